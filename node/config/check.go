@@ -1,0 +1,130 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/multiformats/go-multiaddr"
+)
+
+// fault is one value that decodes but makes no sense.
+type fault struct{ key, text string }
+
+type faults []fault
+
+func (f *faults) add(key, format string, args ...any) {
+	*f = append(*f, fault{key, fmt.Sprintf(format, args...)})
+}
+
+func (f *faults) oneOf(key, got string, want ...string) {
+	if !slices.Contains(want, got) {
+		f.add(key, "want one of %s, got %q", strings.Join(want, ", "), got)
+	}
+}
+
+func (f *faults) between(key string, got, lo, hi int64) {
+	if got < lo || got > hi {
+		f.add(key, "want %d to %d, got %d", lo, hi, got)
+	}
+}
+
+func (c *Config) check() faults {
+	var f faults
+	f.oneOf("role", c.Role, Roles...)
+	f.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	c.checkMesh(&f)
+	c.checkWeb(&f)
+	c.checkMeter(&f)
+	f.between("battery.capacity_wh", int64(c.Battery.CapacityWh), 0, 200_000)
+	f.between("battery.power_w", int64(c.Battery.PowerW), 100, 50_000)
+	f.oneOf("battery.policy", c.Battery.Policy, "veil", "hold", "ls2", "lkm", "none")
+	f.oneOf("battery.source", c.Battery.Source, "sim")
+	f.between("pv.peak_w", int64(c.PV.PeakW), 0, 100_000)
+	c.checkHosting(&f)
+	f.between("aggregator.fee_per_kwh", c.Aggregator.FeePerKWh, 0, 1_000_000)
+	return f
+}
+
+func (c *Config) checkMesh(f *faults) {
+	for i, a := range c.Mesh.Listen {
+		checkMultiaddr(f, fmt.Sprintf("mesh.listen[%d]", i), a, "/ip4/0.0.0.0/tcp/4100")
+	}
+	for i, a := range c.Mesh.Parents {
+		checkMultiaddr(f, fmt.Sprintf("mesh.parents[%d]", i), a, "/ip4/192.0.2.7/tcp/4100/p2p/12D3KooW…")
+	}
+	if (c.Role == "gateway" || c.Role == "wallet") && len(c.Mesh.Listen) > 0 {
+		f.add("mesh.listen", "a %s dials out only; remove the key", c.Role)
+	}
+	f.between("mesh.daily_mb", int64(c.Mesh.DailyMB), 1, 100_000)
+}
+
+func checkMultiaddr(f *faults, key, got, example string) {
+	if _, err := multiaddr.NewMultiaddr(got); err != nil {
+		f.add(key, "want a multiaddr such as %q, got %q", example, got)
+	}
+}
+
+func (c *Config) checkWeb(f *faults) {
+	for _, l := range []struct{ key, addr string }{{"web.listen", c.Web.Listen}, {"wallet.listen", c.Wallet.Listen}} {
+		if l.addr == "off" {
+			continue
+		}
+		host, _, err := net.SplitHostPort(l.addr)
+		if err != nil {
+			f.add(l.key, "want an address such as \"127.0.0.1:7080\" or \"off\", got %q", l.addr)
+			continue
+		}
+		if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
+			f.add(l.key, "the pages have no password, so only a loopback address is allowed, got %q", l.addr)
+		}
+	}
+}
+
+func (c *Config) checkMeter(f *faults) {
+	m := c.Meter
+	f.oneOf("meter.source", m.Source, "", "p1", "replay", "sim")
+	if (m.Source == "p1" || m.Source == "replay") && m.Address == "" {
+		f.add("meter.address", "meter.source %q needs an address", m.Source)
+	}
+	if _, err := time.LoadLocation(m.Zone); err != nil {
+		f.add("meter.zone", "want an IANA time zone such as \"Europe/Berlin\", got %q", m.Zone)
+	}
+	read, report := m.ReadPeriod.D(), m.ReportPeriod.D()
+	if read < time.Minute || read > time.Hour || time.Hour%read != 0 {
+		f.add("meter.read_period", "want a divisor of an hour from 1m to 1h, got %q", read)
+	} else if report < read || report > 24*time.Hour || report%read != 0 {
+		f.add("meter.report_period", "want a multiple of read_period up to 24h, got %q", report)
+	}
+	f.between("meter.connection_limit_w", int64(m.ConnectionLimitW), 1000, 1_000_000)
+}
+
+func (c *Config) checkHosting(f *faults) {
+	h := c.Hosting
+	if c.EVSE.Listen != "" {
+		checkHostPort(f, "evse.listen", c.EVSE.Listen)
+	}
+	f.between("evse.max_w", int64(c.EVSE.MaxW), 1380, 350_000)
+	checkHostPort(f, "hosting.listen", h.Listen)
+	if h.Enabled && c.EVSE.Listen == "" {
+		f.add("hosting.enabled", "hosting guests needs a wallbox: set evse.listen")
+	}
+	for key, p := range map[string]int64{"hosting.p_res": h.PRes, "hosting.p_grid": h.PGrid, "hosting.p_out": h.POut, "hosting.p_export": h.PExport} {
+		if p < 0 || p > 5_000_000 || p%5000 != 0 {
+			f.add(key, "want millionths per kWh from 0 to 5000000 in steps of 5000, so that prices do not mark a host; got %d", p)
+		}
+	}
+	f.oneOf("hosting.policy", h.Policy, "ev-first", "home-first", "pro-rata")
+	f.oneOf("hosting.offline_guest", h.OfflineGuest, "trust", "gift", "refuse")
+	f.oneOf("hosting.on_cut", h.OnCut, "stop", "gift", "unattended")
+	f.between("hosting.trust_limit", h.TrustLimit, 0, 80_000_000)
+}
+
+func checkHostPort(f *faults, key, addr string) {
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		f.add(key, "want host:port, got %q", addr)
+	}
+}

@@ -1,0 +1,252 @@
+// Package config reads gridveil.toml, the one file that an operator owns.
+//
+// The program writes it once, in `gridveil init`, and never again. It holds
+// facts of the installation only; what people change day by day lives in the
+// node's store. [Load] decodes strictly and reports every mistake with file,
+// line and column, and the nearest valid key.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// FileName is the configuration's name inside a data directory.
+const FileName = "gridveil.toml"
+
+// MaxBytes bounds the file; the longest sensible one has a few kilobytes.
+const MaxBytes = 256 << 10
+
+// Config is what gridveil.toml may say. Every key is optional but role; zero
+// values are replaced by the defaults named in the comments.
+type Config struct {
+	// Role is what this node does: gateway, ssn, headend, utility, aggregator, wallet or verifier.
+	Role string `toml:"role"`
+	// Name is shown on the node's own pages and never leaves it. Default: the role.
+	Name string `toml:"name"`
+
+	Mesh       Mesh       `toml:"mesh"`
+	Web        Web        `toml:"web"`
+	Log        Log        `toml:"log"`
+	Meter      Meter      `toml:"meter"`
+	Battery    Battery    `toml:"battery"`
+	PV         PV         `toml:"pv"`
+	EVSE       EVSE       `toml:"evse"`
+	Hosting    Hosting    `toml:"hosting"`
+	Operator   Operator   `toml:"operator"`
+	Aggregator Aggregator `toml:"aggregator"`
+	Wallet     Wallet     `toml:"wallet"`
+	Ledger     Ledger     `toml:"ledger"`
+
+	// Dir is the data directory, set by Load.
+	Dir string `toml:"-"`
+}
+
+// Mesh is how the node meets its neighbours.
+type Mesh struct {
+	// Listen holds multiaddrs such as "/ip4/0.0.0.0/tcp/4100". Gateways and wallets dial out only and leave it empty.
+	Listen []string `toml:"listen"`
+	// Parents are the addresses of the SSNs that a gateway or wallet stays connected to, with /p2p/ peer ids. Filled by enrolment.
+	Parents []string `toml:"parents"`
+	// DailyMB caps onion and bulk traffic per day and direction; alarms are never held back. Default 30.
+	DailyMB int `toml:"daily_mb"`
+}
+
+// Web is the local dashboard.
+type Web struct {
+	// Listen is the loopback address of the pages, "off" for none. Default "127.0.0.1:7080".
+	Listen string `toml:"listen"`
+}
+
+// Log is what goes to standard error.
+type Log struct {
+	// Level is debug, info, warn or error. Default info.
+	Level string `toml:"level"`
+}
+
+// Meter is where readings come from.
+type Meter struct {
+	// Source is p1, replay or sim; empty for a node without a meter. A simulated meter says so in reports and on screen.
+	Source string `toml:"source"`
+	// Address is "tcp://host:port" or a serial device for p1, a CSV file for replay.
+	Address string `toml:"address"`
+	// Zone is the IANA time zone of the replayed file and of the household contract. Default "Europe/Berlin".
+	Zone string `toml:"zone"`
+	// ReadPeriod is how often a reading is taken. Default "15m".
+	ReadPeriod Duration `toml:"read_period"`
+	// ReportPeriod is how often readings are sent. Default "1h".
+	ReportPeriod Duration `toml:"report_period"`
+	// ConnectionLimitW is the connection's power limit, for plausibility. Default 17250 (3 x 25 A).
+	ConnectionLimitW int `toml:"connection_limit_w"`
+}
+
+// Battery is the home battery that masks the load.
+type Battery struct {
+	// CapacityWh is the usable capacity; 0 means no battery.
+	CapacityWh int `toml:"capacity_wh"`
+	// PowerW is the inverter's limit both ways. Default 3000.
+	PowerW int `toml:"power_w"`
+	// Policy is veil, hold, ls2, lkm or none. Default veil.
+	Policy string `toml:"policy"`
+	// Source is sim; other inverters are added by their drivers.
+	Source string `toml:"source"`
+}
+
+// PV is the roof.
+type PV struct {
+	// PeakW is the installed power; 0 means no PV.
+	PeakW int `toml:"peak_w"`
+}
+
+// EVSE is the wallbox: the gateway is its OCPP central system.
+type EVSE struct {
+	// Listen is the address for wallboxes, such as "0.0.0.0:8887"; empty means no wallbox.
+	Listen string `toml:"listen"`
+	// MaxW is what wiring and fuse allow. Default 11000.
+	MaxW int `toml:"max_w"`
+	// MeterKey is the wallbox meter's public key (hex or base64 of its DER, point or oca: form), pinned at pairing.
+	MeterKey string `toml:"meter_key"`
+	// Password is a file (0600) with the station's Basic password.
+	PasswordFile string `toml:"password_file"`
+	// Station is the OCPP identity that is accepted without a click.
+	Station string `toml:"station"`
+}
+
+// Hosting is whether, and at what price, strangers may charge here. Prices are
+// millionths of a currency unit per kWh and multiples of 5000.
+type Hosting struct {
+	Enabled bool `toml:"enabled"`
+	// Listen is the guest door's address. Default "0.0.0.0:8443".
+	Listen string `toml:"listen"`
+	// PRes is the price of own solar energy. Default 180000.
+	PRes int64 `toml:"p_res"`
+	// PGrid is the price of energy bought from the grid. Default 320000.
+	PGrid int64 `toml:"p_grid"`
+	// POut is paid for energy that a car gives to the house. Default 260000.
+	POut int64 `toml:"p_out"`
+	// PExport is paid for energy that a car feeds into the grid. Default 80000.
+	PExport int64 `toml:"p_export"`
+	// Policy is ev-first, home-first or pro-rata. Default ev-first.
+	Policy string `toml:"policy"`
+	// OfflineGuest is what a guest gets while the aggregator is away: trust, gift or refuse. Default trust.
+	OfflineGuest string `toml:"offline_guest"`
+	// TrustLimit is the most a trusted offline session may cost, in millionths. Default 10000000.
+	TrustLimit int64 `toml:"trust_limit"`
+	// OnCut is what happens when the driver's phone is gone for five minutes: stop, gift or unattended. Default stop.
+	OnCut string `toml:"on_cut"`
+}
+
+// Operator is set on nodes of an organisation that certifies others.
+type Operator struct {
+	// CAKey is a file (0600) with the operator's CA key; empty on nodes that certify nobody.
+	CAKey string `toml:"ca_key"`
+	// Zones are the zones this node serves (SSN) or is DSO of (utility). An SSN or gateway takes it from its certificate.
+	Zones []uint32 `toml:"zones"`
+}
+
+// Aggregator is set on EVAGG nodes.
+type Aggregator struct {
+	// FeePerKWh is the driver's fee in millionths per kWh. Default 15000.
+	FeePerKWh int64 `toml:"fee_per_kwh"`
+}
+
+// Wallet is set on a driver's node.
+type Wallet struct {
+	// Listen is the loopback address of the wallet's own page. Default "127.0.0.1:8470".
+	Listen string `toml:"listen"`
+}
+
+// Ledger names logs that a utility or verifier replays and cosigns.
+type Ledger struct {
+	// Policy is a policy file for verification; empty takes the network's.
+	Policy string `toml:"policy"`
+}
+
+// Roles in the order in which people meet them.
+var Roles = []string{"gateway", "ssn", "headend", "utility", "aggregator", "wallet", "verifier"}
+
+// Duration is a time.Duration written as "15m".
+type Duration time.Duration
+
+// UnmarshalText reads Go's duration syntax.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return fmt.Errorf("want a duration such as \"15m\", got %q", b)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// MarshalText writes Go's duration syntax.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// D is the duration.
+func (d Duration) D() time.Duration { return time.Duration(d) }
+
+// Load reads and checks dir/gridveil.toml and fills the defaults. Its error
+// lists all mistakes, each as file:line:column.
+func Load(dir string) (*Config, error) {
+	path := filepath.Join(dir, FileName)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("no %s in %s: run `gridveil init --data %s --role ROLE` first", FileName, dir, dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	c, err := Parse(path, b)
+	if err != nil {
+		return nil, err
+	}
+	c.Dir = dir
+	return c, nil
+}
+
+// Path makes a path of the configuration absolute: relative ones start at Dir.
+func (c *Config) Path(p string) string {
+	if p == "" || filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(c.Dir, p)
+}
+
+// Hosts says whether the node has a wallbox.
+func (c *Config) Hosts() bool { return c.EVSE.Listen != "" }
+
+func (c *Config) fill() {
+	defaultTo(&c.Name, c.Role)
+	defaultTo(&c.Mesh.DailyMB, 30)
+	defaultTo(&c.Web.Listen, "127.0.0.1:7080")
+	defaultTo(&c.Log.Level, "info")
+	defaultTo(&c.Meter.Zone, "Europe/Berlin")
+	defaultTo(&c.Meter.ReadPeriod, Duration(15*time.Minute))
+	defaultTo(&c.Meter.ReportPeriod, Duration(time.Hour))
+	defaultTo(&c.Meter.ConnectionLimitW, 17250)
+	defaultTo(&c.Battery.PowerW, 3000)
+	defaultTo(&c.Battery.Policy, "veil")
+	defaultTo(&c.Battery.Source, "sim")
+	defaultTo(&c.EVSE.MaxW, 11000)
+	h := &c.Hosting
+	defaultTo(&h.Listen, "0.0.0.0:8443")
+	defaultTo(&h.PRes, 180_000)
+	defaultTo(&h.PGrid, 320_000)
+	defaultTo(&h.POut, 260_000)
+	defaultTo(&h.PExport, 80_000)
+	defaultTo(&h.Policy, "ev-first")
+	defaultTo(&h.OfflineGuest, "trust")
+	defaultTo(&h.TrustLimit, 10_000_000)
+	defaultTo(&h.OnCut, "stop")
+	defaultTo(&c.Aggregator.FeePerKWh, 15_000)
+	defaultTo(&c.Wallet.Listen, "127.0.0.1:8470")
+}
+
+func defaultTo[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}

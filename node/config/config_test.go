@@ -1,0 +1,92 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestMistakesAreNamedWithPlaceAndNearestKey(t *testing.T) {
+	for _, tc := range []struct{ name, text, want string }{
+		{"unknown key names the nearest", "role = \"gateway\"\n[battery]\ncapacity_kwh = 5", `x.toml:3:1: unknown key battery.capacity_kwh (did you mean battery.capacity_wh?)`},
+		{"unknown table", "role = \"ssn\"\n[batery]\npower_w = 5", `x.toml:2:2: unknown key batery`},
+		{"wrong multiaddr", "role = \"ssn\"\n[mesh]\nlisten = [\"0.0.0.0:4100\"]", `x.toml:3:1: mesh.listen[0]: want a multiaddr such as "/ip4/0.0.0.0/tcp/4100", got "0.0.0.0:4100"`},
+		{"unknown role", "role = \"gatway\"", `x.toml:1:8: role: want one of gateway, ssn`},
+		{"no role", "name = \"x\"", `x.toml: role: want one of gateway`},
+		{"syntax", "role = ", `x.toml:1:`},
+		{"wrong type", "role = \"gateway\"\n[battery]\ncapacity_wh = \"5\"", `x.toml:3:15: `},
+		{"bad duration", "role = \"gateway\"\n[meter]\nread_period = \"15 min\"", `want a duration such as "15m"`},
+		{"read period off the hour", "role = \"gateway\"\n[meter]\nread_period = \"7m\"", `x.toml:3:15: meter.read_period: want a divisor of an hour`},
+		{"open pages", "role = \"gateway\"\n[web]\nlisten = \"0.0.0.0:80\"", `only a loopback address is allowed`},
+		{"marking price", "role = \"gateway\"\n[hosting]\np_res = 181234", `x.toml:3:9: hosting.p_res: want millionths per kWh`},
+		{"listening leaf", "role = \"wallet\"\n[mesh]\nlisten = [\"/ip4/0.0.0.0/tcp/1\"]", `a wallet dials out only`},
+		{"guest without wallbox", "role = \"gateway\"\n[hosting]\nenabled = true", `hosting guests needs a wallbox`},
+		{"p1 without address", "role = \"gateway\"\n[meter]\nsource = \"p1\"", `needs an address`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := Parse("x.toml", []byte(tc.text))
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want it to contain %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestAllMistakesAreListedInFileOrder(t *testing.T) {
+	_, err := Parse("x.toml", []byte("role = \"x\"\n[log]\nlevel = \"loud\"\ncolour = 1\n"))
+	ps, ok := err.(Problems)
+	if !ok || len(ps) != 3 {
+		t.Fatalf("got %v, want three problems", err)
+	}
+	if ps[0].Line != 1 || ps[1].Line != 3 || ps[2].Line != 4 {
+		t.Errorf("problems stand at lines %d, %d, %d, want 1, 3, 4", ps[0].Line, ps[1].Line, ps[2].Line)
+	}
+}
+
+func TestDefaultsAreFilled(t *testing.T) {
+	c, err := Parse("x.toml", []byte("role = \"gateway\""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Meter.ReadPeriod.D() != 15*time.Minute || c.Hosting.PGrid != 320_000 || c.Name != "gateway" || c.Web.Listen != "127.0.0.1:7080" {
+		t.Errorf("defaults: got %+v", c)
+	}
+}
+
+func TestMissingFileSaysWhatToDo(t *testing.T) {
+	_, err := Load(t.TempDir())
+	if err == nil || !strings.Contains(err.Error(), "gridveil init") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWrittenConfigurationReadsBack(t *testing.T) {
+	dir := t.TempDir()
+	for _, role := range Roles {
+		if err := os.WriteFile(filepath.Join(dir, FileName), Template(role, "A home"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Load(dir)
+		if err != nil {
+			t.Fatalf("template of %s: %v", role, err)
+		}
+		if c.Role != role || c.Name != "A home" || c.Dir != dir {
+			t.Errorf("template of %s gave %q %q", role, c.Role, c.Name)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, r := range Roles {
+		f.Add(Template(r, "x"))
+	}
+	f.Add([]byte("[[mesh]]\nlisten=1"))
+	f.Add([]byte("mesh.listen = [[1]]\nmesh = 3"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if c, err := Parse("f", b); err == nil && c.Role == "" {
+			t.Error("accepted a file without role")
+		}
+	})
+}
