@@ -1,0 +1,621 @@
+package lane
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// Limits of the shell.
+const (
+	writeTimeout = 10 * time.Second // a neighbour that does not take a piece in this time is gone
+	bodyTimeout  = 30 * time.Second // from a frame's header to its last byte
+	openTimeout  = 10 * time.Second // to open and negotiate a stream
+	reopenFirst  = time.Second      // pause before a lost stream is opened again, doubled up to reopenLast
+	reopenLast   = time.Minute
+	maxAssembly  = 4       // bulk messages coming in at once: 4 MiB per neighbour
+	ackEvery     = 8 << 10 // bulk bytes between two Window frames
+	readBuffer   = 2 << 10 // per stream; a gateway has about ten
+)
+
+// handlers and calls limit what one neighbour can have running here, and what we have open there, per lane.
+var (
+	handlers = [Lanes]int{32, 64, 8}
+	calls    = [Lanes]int{64, 256, 64}
+)
+
+// ErrUnsent: the request never left, so it was not done. ErrUnanswered: it left, and whether it was done is unknown;
+// send it again under the same record id. Both wrap their cause.
+var (
+	ErrUnsent     = errors.New("lane: request not sent")
+	ErrUnanswered = errors.New("lane: request sent, no answer")
+	ErrTooLarge   = errors.New("lane: message is longer than the lane allows")
+
+	errClosed = errors.New("link closed")
+	errBroken = errors.New("stream broke")
+)
+
+// Stream is what a lane runs on; a libp2p stream is one.
+type Stream interface {
+	io.ReadWriteCloser
+	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
+	Reset() error
+}
+
+// Clock gives protocol time; nil in a Config means the wall clock.
+type Clock interface {
+	Now() time.Time
+	After(d time.Duration) <-chan time.Time
+}
+
+// Config says what a Link runs on.
+type Config struct {
+	// Open opens a stream to the neighbour. The side that dialled the connection sets it and opens all lanes;
+	// the other side leaves it nil and hands streams to Accept.
+	Open func(ctx context.Context) (Stream, error)
+	// Handle answers a request of the neighbour. It runs on its own goroutine, at most 32, 64 and 8 at once on the
+	// three lanes; ctx ends when the neighbour cancels or the link closes.
+	Handle func(ctx context.Context, l Lane, service uint8, req []byte) ([]byte, error)
+	// Clock paces the reopening of lost streams.
+	Clock Clock
+	// Count, if set, is told of frame bytes sent and received. It must not block.
+	Count func(l Lane, sent, received int)
+}
+
+// Link is the lanes to one neighbour. Its methods are safe for concurrent use.
+type Link struct {
+	c     Config
+	wake  chan struct{} // capacity 1: something to write
+	done  chan struct{} // closed when Serve ends
+	slots [Lanes]chan struct{}
+	runs  [Lanes]chan struct{}
+	wg    sync.WaitGroup
+
+	mu      sync.Mutex // guards everything below; never held while reading or writing a stream
+	closed  bool
+	pace    Pace
+	lanes   [Lanes]laneState
+	nextID  uint32
+	pending map[uint32]*call
+	running map[uint32]context.CancelFunc
+	partial map[uint32]*assembly
+}
+
+type laneState struct {
+	stream  Stream
+	queue   []*out
+	unacked int // bulk bytes sent and not yet acknowledged
+	taken   int // bulk bytes received and not yet acknowledged by us
+}
+
+// out is one frame on its way.
+type out struct {
+	buf    []byte
+	off    int
+	weight int // body bytes that count against the bulk window
+	call   *call
+}
+
+type call struct {
+	lane Lane
+	sent bool // a first byte left
+	done chan result
+}
+
+type result struct {
+	body []byte
+	err  error
+}
+
+type assembly struct {
+	frame Frame
+	body  []byte
+}
+
+// New makes a Link. It does nothing until Serve runs.
+func New(c Config) *Link {
+	if c.Clock == nil {
+		c.Clock = wall{}
+	}
+	if c.Count == nil {
+		c.Count = func(Lane, int, int) {}
+	}
+	k := &Link{c: c, wake: make(chan struct{}, 1), done: make(chan struct{}), nextID: 2,
+		pending: map[uint32]*call{}, running: map[uint32]context.CancelFunc{}, partial: map[uint32]*assembly{}}
+	if c.Open != nil {
+		k.nextID = 1
+	}
+	for l := range k.slots {
+		k.slots[l] = make(chan struct{}, calls[l])
+		k.runs[l] = make(chan struct{}, handlers[l])
+	}
+	return k
+}
+
+// Serve runs the link until ctx ends, then fails every open call and waits for its goroutines.
+func (k *Link) Serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if k.c.Open != nil {
+		for l := range Lane(Lanes) {
+			k.wg.Go(func() { k.keepOpen(ctx, l) })
+		}
+	}
+	k.write(ctx)
+	k.close()
+	k.wg.Wait()
+	return ctx.Err()
+}
+
+func (k *Link) close() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.closed = true
+	close(k.done)
+	for l := range k.lanes {
+		if s := k.lanes[l].stream; s != nil {
+			_ = s.Reset() // the link is over; nothing more can be said on it
+		}
+	}
+	for _, stop := range k.running {
+		stop()
+	}
+	for id, c := range k.pending {
+		k.finish(id, c, nil, errClosed)
+	}
+}
+
+// Call sends a request on lane l and waits for its answer. A *RemoteError is the far side's own answer; ErrUnsent and
+// ErrUnanswered wrap what ended the wait. A request above MaxMessage(l) is ErrTooLarge.
+func (k *Link) Call(ctx context.Context, l Lane, service uint8, req []byte) ([]byte, error) {
+	if len(req) > MaxMessage(l) {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(req), MaxMessage(l))
+	}
+	select {
+	case k.slots[l] <- struct{}{}:
+		defer func() { <-k.slots[l] }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", ErrUnsent, ctx.Err())
+	case <-k.done:
+		return nil, fmt.Errorf("%w: %w", ErrUnsent, errClosed)
+	}
+	c := &call{lane: l, done: make(chan result, 1)}
+	id, err := k.enqueueCall(c, service, req)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case r := <-c.done:
+		return r.body, r.err
+	case <-ctx.Done():
+		return k.abandon(id, c, ctx.Err())
+	}
+}
+
+func (k *Link) enqueueCall(c *call, service uint8, req []byte) (uint32, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed {
+		return 0, fmt.Errorf("%w: %w", ErrUnsent, errClosed)
+	}
+	id := k.nextID
+	for k.pending[id] != nil { // only after 2^31 requests
+		id += 2
+	}
+	k.nextID = id + 2
+	k.pending[id] = c
+	k.enqueue(c.lane, c, frames(c.lane, id, Req, service, req)...)
+	return id, nil
+}
+
+// abandon ends a call whose caller stopped waiting, unless the answer came first.
+func (k *Link) abandon(id uint32, c *call, cause error) ([]byte, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.pending[id] == c {
+		k.finish(id, c, nil, cause)
+		if c.sent && !k.closed {
+			k.unqueue(c)
+			k.enqueue(c.lane, nil, Frame{ID: id, Type: Cancel})
+		}
+	}
+	r := <-c.done
+	return r.body, r.err
+}
+
+// finish hands a call its result; k.mu is held.
+func (k *Link) finish(id uint32, c *call, body []byte, err error) {
+	delete(k.pending, id)
+	delete(k.partial, id)
+	if err != nil {
+		var re *RemoteError
+		switch {
+		case errors.As(err, &re):
+		case c.sent:
+			err = fmt.Errorf("%w: %w", ErrUnanswered, err)
+		default:
+			err = fmt.Errorf("%w: %w", ErrUnsent, err)
+			k.unqueue(c)
+		}
+	}
+	c.done <- result{body, err}
+}
+
+// unqueue takes a call's untouched frames out of the queue; k.mu is held.
+func (k *Link) unqueue(c *call) {
+	q := k.lanes[c.lane].queue
+	kept := q[:0]
+	for _, o := range q {
+		if o.call != c || o.off > 0 {
+			kept = append(kept, o)
+		}
+	}
+	clear(q[len(kept):])
+	k.lanes[c.lane].queue = kept
+}
+
+// enqueue adds frames to a lane; k.mu is held. The queue is bounded by the call and handler slots of both sides.
+func (k *Link) enqueue(l Lane, c *call, fs ...Frame) {
+	for _, f := range fs {
+		o := &out{buf: AppendFrame(make([]byte, 0, HeaderSize+len(f.Body)), f), call: c}
+		if l == Bulk {
+			o.weight = len(f.Body)
+		}
+		k.lanes[l].queue = append(k.lanes[l].queue, o)
+	}
+	k.poke()
+}
+
+func (k *Link) poke() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+// write is the only writer of all lanes of this link: that is what makes priorities hold.
+func (k *Link) write(ctx context.Context) {
+	for {
+		s, l, b, ok := k.take()
+		if !ok {
+			select {
+			case <-k.wake:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		_ = s.SetWriteDeadline(time.Now().Add(writeTimeout)) // a stream that cannot set it fails in Write
+		if _, err := s.Write(b); err != nil {
+			k.drop(l, s)
+			continue
+		}
+		k.c.Count(l, len(b), 0)
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// take picks the next piece to write and marks it as sent.
+func (k *Link) take() (Stream, Lane, []byte, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	bulk := &k.lanes[Bulk]
+	midFrame := len(bulk.queue) > 0 && bulk.queue[0].off > 0
+	if bulk.stream != nil && bulk.taken >= ackEvery && !midFrame {
+		ack := AppendFrame(nil, Frame{Type: Window, Body: binary.BigEndian.AppendUint32(nil, uint32(bulk.taken))})
+		bulk.taken = 0
+		return bulk.stream, Bulk, ack, true
+	}
+	var waiting [Lanes]bool
+	for l := range k.lanes {
+		waiting[l] = k.lanes[l].stream != nil && len(k.lanes[l].queue) > 0
+	}
+	if waiting[Bulk] && !midFrame && bulk.unacked+bulk.queue[0].weight > BulkWindow {
+		waiting[Bulk] = false
+	}
+	l, most, ok := k.pace.Next(waiting)
+	if !ok {
+		return nil, 0, nil, false
+	}
+	st := &k.lanes[l]
+	o := st.queue[0]
+	if o.off == 0 {
+		st.unacked += o.weight
+		if o.call != nil {
+			o.call.sent = true
+		}
+	}
+	b := o.buf[o.off:min(len(o.buf), o.off+most)]
+	if o.off += len(b); o.off == len(o.buf) {
+		st.queue[0] = nil
+		st.queue = st.queue[1:]
+	}
+	k.pace.Wrote(l, len(b), waiting[Bulk])
+	return st.stream, l, b, true
+}
+
+// keepOpen holds one lane's stream open for as long as ctx lasts.
+func (k *Link) keepOpen(ctx context.Context, l Lane) {
+	pause := reopenFirst
+	for ctx.Err() == nil {
+		if s, err := k.open(ctx, l); err == nil {
+			pause = reopenFirst
+			k.attach(ctx, l, s)
+		}
+		jittered := pause/2 + rand.N(pause)
+		pause = min(2*pause, reopenLast)
+		select {
+		case <-k.c.Clock.After(jittered):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (k *Link) open(ctx context.Context, l Lane) (Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	s, err := k.c.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_ = s.SetWriteDeadline(time.Now().Add(openTimeout)) // a stream that cannot set it fails in Write
+	if _, err := s.Write([]byte{byte(l)}); err != nil {
+		_ = s.Reset() // already broken
+		return nil, err
+	}
+	return s, nil
+}
+
+// Accept serves a stream that the neighbour opened, until it breaks or the link closes. A second stream for a lane
+// replaces the first: the neighbour reopens only what it lost.
+func (k *Link) Accept(ctx context.Context, s Stream) error {
+	var first [1]byte
+	_ = s.SetReadDeadline(time.Now().Add(openTimeout)) // a stream that cannot set it fails in Read
+	if _, err := io.ReadFull(s, first[:]); err != nil {
+		_ = s.Reset() // already broken
+		return err
+	}
+	if first[0] >= Lanes {
+		_ = s.Reset() // says no more than the error below
+		return fmt.Errorf("%w: lane %d", ErrFrame, first[0])
+	}
+	_ = s.SetReadDeadline(time.Time{}) // a kept stream may be idle for hours
+	return k.attach(ctx, Lane(first[0]), s)
+}
+
+// attach makes s the stream of lane l and reads it until it ends.
+func (k *Link) attach(ctx context.Context, l Lane, s Stream) error {
+	k.mu.Lock()
+	if k.closed {
+		k.mu.Unlock()
+		_ = s.Reset() // the link is over
+		return errClosed
+	}
+	if old := k.lanes[l].stream; old != nil {
+		_ = old.Reset() // replaced
+		k.forget(l)
+	}
+	k.lanes[l].stream = s
+	k.poke()
+	k.mu.Unlock()
+	err := k.read(ctx, l, s)
+	k.drop(l, s)
+	return err
+}
+
+// drop forgets a broken stream, unless another has taken its place.
+func (k *Link) drop(l Lane, s Stream) {
+	_ = s.Reset() // broken already, or replaced
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.lanes[l].stream == s {
+		k.forget(l)
+	}
+}
+
+// forget clears a lane's stream: calls that used it fail, frames half written or answering go, unsent requests stay.
+// k.mu is held.
+func (k *Link) forget(l Lane) {
+	st := &k.lanes[l]
+	st.stream, st.unacked, st.taken = nil, 0, 0
+	kept := st.queue[:0]
+	for _, o := range st.queue {
+		if o.call != nil && !o.call.sent {
+			kept = append(kept, o)
+		}
+	}
+	clear(st.queue[len(kept):])
+	st.queue = kept
+	for id, c := range k.pending {
+		if c.lane == l && c.sent {
+			k.finish(id, c, nil, errBroken)
+		}
+	}
+	if l == Bulk {
+		clear(k.partial)
+	}
+}
+
+// read takes frames off a stream until it fails.
+func (k *Link) read(ctx context.Context, l Lane, s Stream) error {
+	r := bufio.NewReaderSize(s, readBuffer)
+	var h [HeaderSize]byte
+	for {
+		if _, err := io.ReadFull(r, h[:]); err != nil {
+			return err
+		}
+		f, n, err := ParseHeader(h[:], l)
+		if err != nil {
+			return err
+		}
+		if f.Body, err = readBody(r, s, n); err != nil {
+			return err
+		}
+		k.c.Count(l, 0, HeaderSize+n)
+		if err := k.receive(ctx, l, f); err != nil {
+			return err
+		}
+	}
+}
+
+func readBody(r *bufio.Reader, s Stream, n int) ([]byte, error) {
+	b := make([]byte, n)
+	if n > r.Buffered() {
+		_ = s.SetReadDeadline(time.Now().Add(bodyTimeout)) // a stream that cannot set it fails in Read
+		defer func() { _ = s.SetReadDeadline(time.Time{}) }()
+	}
+	_, err := io.ReadFull(r, b)
+	return b, err
+}
+
+// receive acts on one frame; an error resets the stream.
+func (k *Link) receive(ctx context.Context, l Lane, f Frame) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed {
+		return errClosed
+	}
+	if l == Bulk && len(f.Body) > 0 && f.Type != Window {
+		k.lanes[l].taken += len(f.Body)
+		k.poke()
+	}
+	ours := f.ID%2 == k.nextID%2
+	switch f.Type {
+	case Window:
+		n := int(binary.BigEndian.Uint32(f.Body))
+		if n > k.lanes[l].unacked {
+			return fmt.Errorf("%w: window acknowledges more than was sent", ErrFrame)
+		}
+		k.lanes[l].unacked -= n
+		k.poke()
+		return nil
+	case Cancel:
+		if stop := k.running[f.ID]; stop != nil {
+			stop()
+		}
+		if !ours {
+			delete(k.partial, f.ID)
+		}
+		return nil
+	case Req, Reply, Err:
+		if (f.Type == Req) == ours {
+			return fmt.Errorf("%w: request id %d is on the wrong side", ErrFrame, f.ID)
+		}
+	}
+	if l == Bulk && f.Type != Err {
+		var whole bool
+		var err error
+		if f, whole, err = k.assemble(f); err != nil || !whole {
+			return err
+		}
+	}
+	return k.complete(ctx, l, f)
+}
+
+// assemble joins the chunks of a bulk message; k.mu is held.
+func (k *Link) assemble(f Frame) (Frame, bool, error) {
+	a := k.partial[f.ID]
+	switch f.Type {
+	case Req, Reply:
+		if a != nil || len(k.partial) >= maxAssembly+len(k.pending) {
+			return f, false, fmt.Errorf("%w: too many bulk messages at once", ErrFrame)
+		}
+		if f.Type == Reply && k.pending[f.ID] == nil {
+			return f, false, nil // the caller has gone
+		}
+		k.partial[f.ID] = &assembly{frame: f, body: f.Body}
+		return f, false, nil
+	case Item:
+		if a == nil {
+			return f, false, nil // its call was abandoned
+		}
+		if len(a.body)+len(f.Body) > MaxBulkMessage {
+			return f, false, fmt.Errorf("%w: bulk message above %d bytes", ErrFrame, MaxBulkMessage)
+		}
+		a.body = append(a.body, f.Body...)
+		return f, false, nil
+	default: // End
+		if a == nil {
+			return f, false, nil
+		}
+		delete(k.partial, f.ID)
+		f = a.frame
+		f.Body = a.body
+		return f, true, nil
+	}
+}
+
+// complete acts on a whole message; k.mu is held.
+func (k *Link) complete(ctx context.Context, l Lane, f Frame) error {
+	if f.Type == Req {
+		return k.start(ctx, l, f)
+	}
+	c := k.pending[f.ID]
+	if c == nil || c.lane != l {
+		return nil // the caller has gone
+	}
+	if f.Type == Reply {
+		k.finish(f.ID, c, f.Body, nil)
+		return nil
+	}
+	re, err := decodeError(f.Body)
+	if err != nil {
+		return err
+	}
+	k.finish(f.ID, c, nil, re)
+	return nil
+}
+
+// start runs the handler of a request, or answers that we are busy; k.mu is held.
+func (k *Link) start(ctx context.Context, l Lane, f Frame) error {
+	if k.running[f.ID] != nil {
+		return fmt.Errorf("%w: request id %d is in use", ErrFrame, f.ID)
+	}
+	select {
+	case k.runs[l] <- struct{}{}:
+	default:
+		k.enqueue(l, nil, Frame{ID: f.ID, Type: Err, Service: f.Service,
+			Body: encodeError(&RemoteError{Code: CodeBusy, After: time.Second, Text: "too many requests at once"})})
+		return nil
+	}
+	hctx, cancel := context.WithCancel(ctx)
+	k.running[f.ID] = cancel
+	k.wg.Go(func() { // owned by Serve, which waits in wg after close has cancelled hctx
+		defer cancel()
+		body, err := k.c.Handle(hctx, l, f.Service, f.Body)
+		k.answer(l, f, body, err)
+		<-k.runs[l]
+	})
+	return nil
+}
+
+func (k *Link) answer(l Lane, f Frame, body []byte, err error) {
+	t := Reply
+	if err == nil && len(body) > MaxMessage(l) {
+		err = &RemoteError{Code: CodeTooLong, Text: fmt.Sprintf("%d bytes, at most %d", len(body), MaxMessage(l))}
+	}
+	if err != nil {
+		t, body = Err, encodeError(err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.running, f.ID)
+	if !k.closed && k.lanes[l].stream != nil {
+		k.enqueue(l, nil, frames(l, f.ID, t, f.Service, body)...)
+	}
+}
+
+// wall is the clock of a Config without one.
+type wall struct{}
+
+func (wall) Now() time.Time                         { return time.Now() }
+func (wall) After(d time.Duration) <-chan time.Time { return time.After(d) }
