@@ -177,8 +177,10 @@ func (c Cause) String() string {
 
 // FeeTerms are the aggregator's terms for one session, told to the driver.
 type FeeTerms struct {
-	PerKWh uint32   // millionths per kWh, both directions
-	Sheet  [32]byte // hash of the fee sheet on the ledger
+	PerSession uint32   // millionths
+	PerKWhIn   uint32   // millionths per kWh into the car
+	PerKWhOut  uint32   // millionths per kWh from the car
+	Sheet      [32]byte // hash of the fee sheet on the ledger
 }
 
 // inner is the driver's part of an Answer.
@@ -196,7 +198,9 @@ func (x *inner) bytes() []byte {
 	e.raw(x.Session[:])
 	e.u16(x.Band)
 	e.u32(x.Expires)
-	e.u32(x.Fee.PerKWh)
+	e.u32(x.Fee.PerSession)
+	e.u32(x.Fee.PerKWhIn)
+	e.u32(x.Fee.PerKWhOut)
 	e.raw(x.Fee.Sheet[:])
 	return e
 }
@@ -208,7 +212,7 @@ func parseInner(b []byte) (inner, error) {
 	d.raw(x.Session[:])
 	x.Band = d.u16()
 	x.Expires = d.u32()
-	x.Fee.PerKWh = d.u32()
+	x.Fee.PerSession, x.Fee.PerKWhIn, x.Fee.PerKWhOut = d.u32(), d.u32(), d.u32()
 	d.raw(x.Fee.Sheet[:])
 	return x, d.end("driver's answer")
 }
