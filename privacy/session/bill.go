@@ -168,11 +168,11 @@ type RejectCode byte
 
 // Reasons of a LineReject.
 const (
-	RejectUnknown   Code = 1 // no row of this utility and epoch
-	RejectBilled    Code = 2 // the row was billed before
-	RejectLimit     Code = 3 // above the row's limit, the mandate's band or zero-based range
-	RejectSignature Code = 4 // the driver's signature does not verify
-	RejectForeign   Code = 5 // another aggregator, currency or rounding
+	RejectUnknown   RejectCode = 1 // no row of this utility and epoch
+	RejectBilled    RejectCode = 2 // the row was billed before
+	RejectLimit     RejectCode = 3 // above the row's limit or the mandate's band
+	RejectSignature RejectCode = 4 // the driver's signature does not verify
+	RejectForeign   RejectCode = 5 // another aggregator, currency or rounding
 )
 
 // String names the code for an operator's page.
