@@ -1,0 +1,147 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"math"
+	"testing"
+)
+
+var laws = map[string][]float64{
+	"Bern(.5)": {.5, .5}, "Bern(.1)": {.9, .1}, "Unif 0..4": {.2, .2, .2, .2, .2},
+	"G": {.5, .25, .125, .0625, .0625}, "K": {.8, .1, .05, .03, .02},
+}
+
+func TestLimitTable(t *testing.T) {
+	sizes := []int{0, 1, 2, 3, 4, 5, 6, 8, 10, 16, 20, 32, 50, 100}
+	table := map[string][]float64{
+		"Bern(.5)":  {1.00000, .50000, .30576, .20752, .15045, .11422, .08974, .05966, .04254, .01981, .01350, .00582, .00254, .00067},
+		"Bern(.1)":  {.46900, .21811, .12856, .08518, .06070, .04548, .03537, .02315, .01633, .00746, .00505, .00215, .00093, .00024},
+		"Unif 0..4": {2.32193, 1.52193, 1.10079, .83638, .65748, .53190, .43975, .31571, .23802, .12276, .08712, .04025, .01839, .00510},
+		"G":         {1.87500, 1.20549, .86420, .65341, .51054, .41069, .33790, .24066, .18028, .09177, .06475, .02960, .01342, .00369},
+		"K":         {1.07048, .70033, .50500, .38095, .29539, .23612, .19318, .13625, .10126, .05071, .03553, .01603, .00720, .00196},
+	}
+	for name, want := range table {
+		for i, c := range sizes {
+			if c > 32 && testing.Short() {
+				continue
+			}
+			bits, lower, _, err := Limit(laws[name], c, 1e-6)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if math.Abs(bits-want[i]) > 1e-5 || bits-lower > 1e-6 || lower > bits+1e-12 {
+				t.Errorf("%s c=%d: got %.6f, certified above %.6f, want %.5f", name, c, bits, lower, want[i])
+			}
+		}
+	}
+}
+
+func TestClosedForm(t *testing.T) {
+	for c := range 20 {
+		bits, _, _, err := Limit(laws["Bern(.5)"], c, 1e-8)
+		if want := -math.Log2(math.Cos(math.Pi / float64(c+3))); err != nil || math.Abs(bits-want) > 1e-7 {
+			t.Errorf("c=%d: got %.9f, want %.9f (%v)", c, bits, want, err)
+		}
+	}
+}
+
+func TestOptimalStoreLaw(t *testing.T) {
+	for name, want := range map[string][]float64{"Bern(.5)": {.27639, .44721, .27639}, "G": {.26557, .37671, .35772}} {
+		_, _, theta, err := Limit(laws[name], 2, 1e-9)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for s := range want {
+			if math.Abs(theta[s]-want[s]) > 1e-4 {
+				t.Errorf("%s: theta(%d) = %.5f, want %.5f", name, s, theta[s], want[s])
+			}
+		}
+	}
+}
+
+func TestMarkovVectors(t *testing.T) {
+	sizes := []int{1, 2, 4, 8}
+	for stay, want := range map[float64][]float64{
+		.25: {.3170, .1700, .0723, .0251}, .75: {.5287, .3794, .2272, .1103},
+		.9: {.3678, .3024, .2200, .1360}, .95: {.2414, .2106, .1688, .1202},
+	} {
+		for i, c := range sizes {
+			ch := Chain{[][]float64{{stay, 1 - stay}, {1 - stay, stay}}}
+			k, err := Solve(context.Background(), ch, c, Opts{Rounds: 200, Tolerance: 1e-8})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if math.Abs(k.U-want[i]) > 4e-4 {
+				t.Errorf("stay %.2f, c=%d: got %.4f, want %.4f after %d rounds", stay, c, k.U, want[i], k.Rounds)
+			}
+		}
+	}
+}
+
+func TestIndependentDemandReachesTheLimit(t *testing.T) {
+	for _, c := range []int{2, 6} {
+		k, err := Solve(context.Background(), Independent(laws["G"]), c, Opts{Rounds: 300, Tolerance: 1e-9})
+		if err != nil {
+			t.Fatal(err)
+		}
+		bits, _, _, err := Limit(laws["G"], c, 1e-7)
+		if err != nil || k.U < bits-1e-6 || k.U > bits+5e-4 {
+			t.Errorf("c=%d: kernel %.5f, limit %.5f (%v)", c, k.U, bits, err)
+		}
+	}
+}
+
+func TestRowsAreLawsThatNeverLeaveTheStore(t *testing.T) {
+	k, err := Solve(context.Background(), Prior(2, 6), 20, Opts{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := make([]float64, k.Mx+1)
+	for last := range k.Mx + 1 {
+		for x := range k.Mx + 1 {
+			for s := range k.Ms + 1 {
+				k.Row(last, x, s, a)
+				sum := 0.
+				for y, v := range a {
+					sum += v
+					if j := s - x + y; v > 0 && (j < 0 || j > k.Ms) {
+						t.Fatalf("row (%d,%d,%d) gives level %d, store %d of %d", last, x, s, y, j, k.Ms)
+					}
+				}
+				if math.Abs(sum-1) > 1e-9 {
+					t.Fatalf("row (%d,%d,%d) sums to %v", last, x, s, sum)
+				}
+			}
+		}
+	}
+	k.Row(-5, 99, -1, a) // clipped, not panicking
+}
+
+func TestBadModelsAreRefused(t *testing.T) {
+	for name, ch := range map[string]Chain{
+		"empty": {}, "ragged": {[][]float64{{1}, {.5, .5}}}, "negative": {[][]float64{{2, -1}, {.5, .5}}},
+		"not finite": {[][]float64{{math.NaN(), 1}, {.5, .5}}}, "sum": {[][]float64{{.5, .4}, {.5, .5}}},
+	} {
+		if _, err := Solve(context.Background(), ch, 5, Opts{}); !errors.Is(err, ErrBadChain) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	if _, _, _, err := Limit(nil, 3, 1e-6); !errors.Is(err, ErrBadChain) {
+		t.Errorf("empty law: got %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := Solve(ctx, Prior(2, 6), 20, Opts{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: got %v", err)
+	}
+}
+
+func BenchmarkSolve(b *testing.B) {
+	ch := Prior(2.5, 9)
+	for b.Loop() {
+		if _, err := Solve(context.Background(), ch, 190, Opts{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
