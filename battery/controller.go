@@ -1,0 +1,204 @@
+package battery
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+)
+
+// historyBlocks is how much demand is remembered for the chain: 28 days.
+const historyBlocks = 28 * 288
+
+// minHistory is how much is needed before the home's own chain is trusted.
+const minHistory = 4 * 288
+
+// Controller is the whole of a home's masking: policy, governor, memory and
+// accounts. It is not safe for concurrent use.
+type Controller struct {
+	gov    Governor
+	policy Policy
+	veil   *Veil // nil unless the policy is veil
+	yearly float64
+
+	history []float64 // block demands in Wh, oldest first
+	block   time.Time
+	day     Report
+	reason  string
+}
+
+// Report is one day's account, for the household's own privacy page.
+type Report struct {
+	Policy        string
+	BoundBits     float64 // proven bound of the kernel, bits per day; 0 without one
+	ExposedMins   float64 // minutes in which the meter showed more than the mask wanted
+	ExposedWh     float64
+	CommandedMins float64
+	StaleMins     float64
+	LoadWh        float64
+	MeterWh       float64
+	Reason        string // why another policy runs than was asked for; empty if none
+}
+
+// Config is what a Controller is made from.
+type Config struct {
+	Spec      Spec
+	Policy    string  // veil, hold, ls2, lkm or none
+	YearlyKWh float64 // asked at set-up; zero means 3500
+	// Prior gives the kernel of an unobserved home; nil solves one. A process
+	// with many equal homes shares it.
+	Prior Prior
+	// Rand is used by the controller alone; its seed must not be stored.
+	Rand *rand.Rand
+}
+
+// NewController checks the specification and makes the policy. A battery too
+// small for veil runs hold and the report says so.
+func NewController(ctx context.Context, c Config) (*Controller, error) {
+	if err := c.Spec.Check(); err != nil {
+		return nil, err
+	}
+	if c.YearlyKWh <= 0 {
+		c.YearlyKWh = 3500
+	}
+	ctl := &Controller{gov: Governor{Spec: c.Spec}, yearly: c.YearlyKWh}
+	switch c.Policy {
+	case "none":
+		ctl.policy = None{}
+	case "hold":
+		ctl.policy = &Hold{}
+	case "ls2":
+		ctl.policy = NewStepping(c.Spec, c.Rand)
+	case "lkm":
+		ctl.policy = NewLKM(c.Spec, 15*time.Minute, nil, c.YearlyKWh, c.Rand)
+	default:
+		if err := ctl.startVeil(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	ctl.day.Policy = ctl.policy.Name()
+	return ctl, nil
+}
+
+func (c *Controller) startVeil(ctx context.Context, cfg Config) error {
+	plan, err := PlanFor(cfg.Spec, nil, cfg.YearlyKWh)
+	if err != nil {
+		c.policy, c.reason = &Hold{}, err.Error()
+		return nil
+	}
+	prior := cfg.Prior
+	if prior == nil {
+		prior = SolvePrior
+	}
+	k, err := prior(ctx, plan, cfg.YearlyKWh)
+	if err != nil {
+		return err
+	}
+	c.veil = NewVeil(cfg.Spec, plan, k, cfg.Rand)
+	c.policy = c.veil
+	return nil
+}
+
+// Step observes, decides and accounts for the step that begins now.
+func (c *Controller) Step(o Obs) Command {
+	cmd := c.gov.Decide(o, c.policy)
+	c.account(o, cmd)
+	c.remember(o)
+	return cmd
+}
+
+func (c *Controller) account(o Obs, cmd Command) {
+	mins, hours := o.Dt.Minutes(), o.Dt.Hours()
+	if mins <= 0 {
+		return
+	}
+	switch {
+	case cmd.Cause == CauseStale:
+		c.day.StaleMins += mins
+		return
+	case cmd.Cause == CauseCommanded:
+		c.day.CommandedMins += mins
+	}
+	if cmd.Exposed != 0 {
+		c.day.ExposedMins += mins
+		c.day.ExposedWh += max(float64(cmd.Exposed), -float64(cmd.Exposed)) * hours
+	}
+	c.day.LoadWh += float64(o.Load) * hours
+	c.day.MeterWh += float64(cmd.Predicted) * hours
+}
+
+// remember keeps the demand of whole blocks for the home's chain.
+func (c *Controller) remember(o Obs) {
+	if c.veil == nil {
+		return
+	}
+	at := o.Time.Truncate(Block)
+	if at.Equal(c.block) {
+		return
+	}
+	c.block = at
+	if e, ok := c.veil.Demand(); ok {
+		c.history = append(c.history, e)
+		if extra := len(c.history) - historyBlocks; extra > 0 {
+			c.history = append(c.history[:0], c.history[extra:]...)
+		}
+	}
+}
+
+// Learn solves the kernel of the home's own chain and installs it. It takes
+// seconds, so a node runs it at night; before four days of history, or without
+// veil, it does nothing. On an error the old kernel stays.
+func (c *Controller) Learn(ctx context.Context) error {
+	plan, demand, ok := c.lesson()
+	if !ok {
+		return nil
+	}
+	k, err := SolveFor(ctx, plan, demand)
+	if err != nil {
+		return err
+	}
+	c.veil.Install(plan, k)
+	return nil
+}
+
+func (c *Controller) lesson() (Plan, []float64, bool) {
+	if c.veil == nil || len(c.history) < minHistory {
+		return Plan{}, nil, false
+	}
+	plan, err := PlanFor(c.gov.Spec, c.history, c.yearly)
+	if err != nil {
+		c.reason = err.Error()
+		return Plan{}, nil, false
+	}
+	return plan, c.history, true
+}
+
+// Day gives the account since the last call and starts a new one.
+func (c *Controller) Day() Report {
+	r := c.Today()
+	c.day = Report{Policy: c.policy.Name()}
+	return r
+}
+
+// Today is the account of the running day.
+func (c *Controller) Today() Report {
+	r := c.day
+	r.Reason = c.reason
+	if c.veil != nil {
+		r.BoundBits = c.veil.Bound()
+	}
+	return r
+}
+
+// Snapshot is what a node persists between starts: the block demands in Wh.
+// The random seed is never part of it.
+func (c *Controller) Snapshot() []float64 { return append([]float64(nil), c.history...) }
+
+// Restore takes a Snapshot; values that are no energies are dropped.
+func (c *Controller) Restore(history []float64) {
+	c.history = c.history[:0]
+	for _, e := range history {
+		if e >= 0 && e < 100_000 {
+			c.history = append(c.history, e)
+		}
+	}
+}

@@ -1,0 +1,137 @@
+package battery
+
+import (
+	"math"
+	"time"
+)
+
+// Cause says which rule decided a command.
+type Cause string
+
+// Causes, in order of priority.
+const (
+	CauseStale     Cause = "stale"     // the reading is too old or absurd
+	CauseCommanded Cause = "commanded" // grid operator, aggregator or owner
+	CauseLimit     Cause = "limit"     // battery, fuse or export limit
+	CausePolicy    Cause = "policy"    // the mask had its way
+)
+
+// staleAfter is the age from which a reading is not acted on; in steps longer
+// than this a reading is stale after two steps.
+const staleAfter = 5 * time.Second
+
+// staleHold is how long the last power is kept before it ramps to zero.
+const staleHold = 10 * time.Second
+
+// Sensible bounds of a household reading.
+const (
+	leastLoad Watts = -50_000
+	mostLoad  Watts = 100_000
+)
+
+// exposedFloor is the miss, in watts, from which a step counts as exposed.
+const exposedFloor Watts = 1
+
+// Command is one step's decision.
+type Command struct {
+	Battery   Watts // discharge positive
+	EV        Watts // what the car is asked to draw
+	Predicted Watts // meter power if nothing changes
+	Exposed   Watts // meter power beyond what the mask wanted to show
+	Cause     Cause
+}
+
+// Governor keeps a battery safe whatever its policy asks for: no target, input
+// or fault moves it outside its limits.
+type Governor struct {
+	Spec
+	last  Watts // last decided battery power
+	stale time.Duration
+}
+
+// Decide turns a policy's wish into a command within every limit. It fills the
+// reachable meter range of the observation before the policy sees it.
+func (g *Governor) Decide(o Obs, p Policy) Command {
+	store := Store{Spec: g.Spec, E: g.inside(o.E)}
+	lo, hi := store.Bounds(o.Dt)
+	if !usable(o) {
+		return g.blind(o, lo, hi)
+	}
+	g.stale = 0
+	lo, hi = g.gridLimits(o, lo, hi)
+	net := o.Load + o.EV.Plan
+	o.MinMeter, o.MaxMeter = net-hi, net-lo
+	want, cause := o.Commanded, CauseCommanded
+	target := net
+	if want == nil {
+		target, cause = p.Target(o), CausePolicy
+		if bad(target) {
+			target = net
+		}
+		b := net - target
+		want = &b
+	} else {
+		target = net - *want
+		if bad(*want) {
+			target = net
+		}
+	}
+	b := net - target
+	c := min(max(b, lo), hi)
+	c = min(max(g.ramp(c, o), lo), hi) // hard limits win over the ramp
+	if math.Abs(float64(c-b)) > 1e-6 {
+		cause = CauseLimit
+	}
+	g.last = c
+	out := Command{Battery: c, EV: o.EV.Plan, Predicted: net - c, Cause: cause}
+	if miss := out.Predicted - target; miss > exposedFloor || miss < -exposedFloor {
+		out.Exposed = miss
+	}
+	return out
+}
+
+// gridLimits narrows the battery's range by export and import limits. Where
+// they contradict the battery's own, the battery's win.
+func (g *Governor) gridLimits(o Obs, lo, hi Watts) (Watts, Watts) {
+	net := o.Load + o.EV.Plan
+	if !g.AllowExport {
+		hi = max(lo, min(hi, max(0, net)))
+	}
+	if g.MaxImport > 0 {
+		lo = min(hi, max(lo, net-g.MaxImport))
+	}
+	return lo, hi
+}
+
+// blind acts without a reading: hold for a while, then let go.
+func (g *Governor) blind(o Obs, lo, hi Watts) Command {
+	g.stale += max(o.Dt, 0)
+	if g.stale > staleHold || bad(g.last) {
+		g.last = 0
+	}
+	g.last = min(max(g.last, lo), hi)
+	return Command{Battery: g.last, EV: o.EV.Plan, Cause: CauseStale}
+}
+
+func (g *Governor) ramp(c Watts, o Obs) Watts {
+	if g.RampPerSecond <= 0 {
+		return c
+	}
+	step := g.RampPerSecond * Watts(o.Dt.Seconds())
+	return min(max(c, o.PrevActual-step), o.PrevActual+step)
+}
+
+func (g *Governor) inside(e WattHours) WattHours {
+	if math.IsNaN(float64(e)) {
+		return g.Floor() // unknown charge: neither promise energy nor room beyond it
+	}
+	return min(max(e, 0), g.Capacity)
+}
+
+func usable(o Obs) bool {
+	limit := max(staleAfter, 2*o.Dt)
+	return o.Dt > 0 && o.Dt <= time.Minute && o.Stale <= limit && !bad(o.Load) && !bad(o.EV.Plan) &&
+		!bad(o.PrevMeter) && !bad(o.PrevEV) && o.Load >= leastLoad && o.Load <= mostLoad && !math.IsNaN(float64(o.E))
+}
+
+func bad(w Watts) bool { return math.IsNaN(float64(w)) || math.IsInf(float64(w), 0) }

@@ -1,0 +1,97 @@
+package battery
+
+import (
+	"math"
+	"math/rand/v2"
+	"time"
+)
+
+// EVState is the plugged-in car as ev sees it for this step: its plan, and the
+// slack within which the mask may move it.
+type EVState struct {
+	Plugged            bool
+	Plan, Lo, Hi, Step Watts // Step zero: any power from Lo to Hi
+}
+
+// Obs is what a policy may see: the present and the past, never the future.
+type Obs struct {
+	Time       time.Time
+	Dt         time.Duration
+	Load       Watts // house without car, minus PV; negative when the roof gives more
+	PrevMeter  Watts // mean meter power of the last step
+	PrevEV     Watts // mean car power of the last step
+	MinMeter   Watts // least and greatest meter power that the battery can reach now;
+	MaxMeter   Watts // filled in by the Governor
+	E          WattHours
+	EV         EVState
+	Price      float64       // currency per kWh
+	Stale      time.Duration // age of the newest reading
+	Commanded  *Watts        // battery power that operator, aggregator or owner asks for
+	PrevActual Watts         // battery power measured over the last step
+}
+
+// Policy chooses the meter power to aim at. It may keep state.
+type Policy interface {
+	Name() string
+	Target(Obs) Watts
+}
+
+// None leaves the load as it is.
+type None struct{}
+
+// Name is "none".
+func (None) Name() string { return "none" }
+
+// Target is the load itself.
+func (None) Target(o Obs) Watts { return o.Load + o.EV.Plan }
+
+// Hold repeats the last meter value as long as it can (Kalogridis 2010).
+type Hold struct{ started bool }
+
+// Name is "hold".
+func (*Hold) Name() string { return "hold" }
+
+// Target is the last meter power without the car, plus the car's plan.
+func (h *Hold) Target(o Obs) Watts {
+	if !h.started {
+		h.started = true
+		return o.Load + o.EV.Plan
+	}
+	return o.PrevMeter - o.PrevEV + o.EV.Plan
+}
+
+// Stepping is LS2 of Yang and Li 2012: the meter shows whole multiples of the
+// battery's power and keeps one while it can.
+type Stepping struct {
+	Spec    Spec
+	rnd     *rand.Rand
+	h       float64
+	started bool
+}
+
+// NewStepping makes LS2 for a battery, with its own random source.
+func NewStepping(s Spec, rnd *rand.Rand) *Stepping { return &Stepping{Spec: s, rnd: rnd} }
+
+// Name is "ls2".
+func (*Stepping) Name() string { return "ls2" }
+
+// Target is a multiple of the battery's charging power.
+func (p *Stepping) Target(o Obs) Watts {
+	x, unit := float64(o.Load), float64(p.Spec.MaxCharge)
+	if !p.started || math.Abs(p.h*unit-x) > unit {
+		p.started = true
+		p.h = math.Floor(x / unit)
+		if p.rnd.Uint64()&1 == 1 {
+			p.h = math.Ceil(x / unit)
+		}
+	}
+	h := o.Dt.Hours()
+	flow := WattHours((x - p.h*unit) * h) // positive leaves the store
+	switch {
+	case o.E-flow < p.Spec.Floor():
+		p.h = math.Ceil(x / unit)
+	case o.E-flow > p.Spec.Ceiling():
+		p.h = math.Floor(x / unit)
+	}
+	return Watts(max(0, p.h)*unit) + o.EV.Plan
+}
