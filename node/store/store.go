@@ -1,0 +1,245 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+)
+
+// Options tune a store; the zero value suits a gateway and a demo with dozens
+// of stores in one process.
+type Options struct {
+	// MaxValue is the largest value in bytes; zero means 128 KiB. One Update may
+	// write twice that. Memory grows with it: about 16 x MaxValue when busy.
+	MaxValue int
+	// MinFree is the disk space in bytes that is never used, so that a full disk
+	// stops us with ErrFull and not with a bus error inside Badger's memory map.
+	// Zero means 64 MiB, negative switches the check off.
+	MinFree int64
+	// Free reports the bytes free in a directory; nil asks the file system.
+	Free func(dir string) (int64, error)
+	// Keep is how many commits the chain remembers; zero means 4096.
+	Keep int
+	// Log receives Badger's warnings; nil discards them.
+	Log *slog.Logger
+}
+
+// Limits and their reasons.
+const (
+	defaultMaxValue = 128 << 10
+	largestMaxValue = 1 << 20 // Badger's largest value outside its value log
+	memTableFactor  = 16      // Badger takes 15 % of the memtable per transaction: 2.4 values
+	groupFactor     = 2       // bytes of one commit in values, safely below 2.4
+	maxGroupWrites  = 1024    // Badger allows memtable x 15 % / 96 B = 3,276 at the default size
+	defaultMinFree  = 64 << 20
+	defaultKeep     = 4096
+	recheck         = 64 // newest commits whose values are re-hashed at start
+)
+
+// Store is one node's sealed database.
+type Store struct {
+	dir  string
+	opt  Options
+	db   *badger.DB
+	seal sealer
+
+	headMu sync.Mutex // orders commits; guards slots and last
+	slots  *slots
+	last   head
+
+	mu      sync.Mutex // guards everything below
+	pending []*group   // oldest first; [0] is being committed while leading
+	leading bool
+	stopped error        // why no commit may follow
+	damage  *DamageError // set while DEGRADED
+	closed  bool
+}
+
+// Open opens the store in dir, creating it when dir holds none, and runs the
+// start-up check.
+//
+// When acknowledged data is lost it returns a readable store *and* a
+// *DamageError (see AcceptDamage); when Badger refuses its files it returns nil
+// and a *DamageError of kind Unopenable. Any other error returns nil.
+func Open(dir string, key MasterKey, o Options) (*Store, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("store: create directory: %w", err)
+	}
+	s := &Store{dir: dir, opt: o, seal: newSealer(key)}
+	fresh, err := s.openFiles(key)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.verifyStart(fresh); err != nil {
+		if errors.As(err, &s.damage) {
+			return s, err
+		}
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.MaxValue == 0 {
+		o.MaxValue = defaultMaxValue
+	}
+	if o.MaxValue < defaultMaxValue/2 || o.MaxValue > largestMaxValue {
+		return o, fmt.Errorf("store: MaxValue %d outside %d..%d", o.MaxValue, defaultMaxValue/2, largestMaxValue)
+	}
+	if o.MinFree == 0 {
+		o.MinFree = defaultMinFree
+	}
+	if o.Free == nil {
+		o.Free = freeBytes
+	}
+	if o.Keep == 0 {
+		o.Keep = defaultKeep
+	}
+	if o.Keep < recheck {
+		return o, fmt.Errorf("store: Keep %d, want at least %d", o.Keep, recheck)
+	}
+	return o, nil
+}
+
+func (s *Store) openFiles(key MasterKey) (fresh bool, err error) {
+	if s.slots, fresh, err = openSlots(s.dir, key); err != nil {
+		return false, err
+	}
+	if s.db, err = openBadger(s.badgerOptions(key)); err != nil {
+		return false, errors.Join(&DamageError{Kind: Unopenable, Cause: err}, s.slots.close())
+	}
+	return fresh, nil
+}
+
+// openBadger turns Badger's panics over its own damaged files into errors.
+func openBadger(o badger.Options) (db *badger.DB, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			db, err = nil, fmt.Errorf("badger panicked: %v", p)
+		}
+	}()
+	return badger.Open(o)
+}
+
+func (s *Store) badgerOptions(key MasterKey) badger.Options {
+	mem := int64(memTableFactor * s.opt.MaxValue)
+	o := badger.DefaultOptions(filepath.Join(s.dir, "badger")).
+		WithSyncWrites(true).
+		WithDetectConflicts(false). // one writer
+		WithNumVersionsToKeep(1).
+		WithCompression(options.None).
+		WithEncryptionKey(key.derive("badger")).
+		WithEncryptionKeyRotationDuration(10 * 24 * time.Hour).
+		WithChecksumVerificationMode(options.OnTableAndBlockRead).
+		WithMemTableSize(mem).
+		WithBaseTableSize(max(mem, 1<<20)).
+		WithBaseLevelSize(4 * mem).
+		WithNumMemtables(2).
+		WithNumLevelZeroTables(3).
+		WithNumLevelZeroTablesStall(8).
+		WithNumCompactors(2).
+		WithBlockCacheSize(max(mem/8, 256<<10)).
+		WithIndexCacheSize(max(mem/4, 512<<10)). // 0 panics together with encryption
+		WithMetricsEnabled(false).
+		// Badger only logs a failed sync of its value log, so no value goes there.
+		WithValueThreshold(int64(s.opt.MaxValue + sealOverhead)).
+		WithValueLogFileSize(1 << 20).
+		WithLogger(nil)
+	if s.opt.Log != nil {
+		o = o.WithLogger(badgerLog{s.opt.Log})
+	}
+	return o
+}
+
+// badgerLog passes on what an operator should see and drops the rest.
+type badgerLog struct{ log *slog.Logger }
+
+func (l badgerLog) Errorf(format string, args ...any) {
+	l.log.Error("database reported", "text", fmt.Sprintf(format, args...))
+}
+func (l badgerLog) Warningf(format string, args ...any) {
+	l.log.Warn("database reported", "text", fmt.Sprintf(format, args...))
+}
+func (badgerLog) Infof(string, ...any)  {}
+func (badgerLog) Debugf(string, ...any) {}
+
+// Damage returns what the store lost, nil when it is sound.
+func (s *Store) Damage() *DamageError {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.damage
+}
+
+// Head returns the number of the newest commit.
+func (s *Store) Head() uint64 {
+	s.headMu.Lock()
+	defer s.headMu.Unlock()
+	return s.last.n
+}
+
+// AcceptDamage ends the DEGRADED state: it starts a new commit chain that names
+// the gap. Call it after everything that could be refetched has a source, and
+// raise the event (kind 1) first.
+func (s *Store) AcceptDamage() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return ErrClosed
+	}
+	if s.damage == nil {
+		return nil
+	}
+	if err := s.restartChain(); err != nil {
+		s.stopped = err
+		return fmt.Errorf("%w: %w", ErrStopped, err)
+	}
+	s.damage = nil
+	return nil
+}
+
+// Maintain returns freed space to the disk. Call it about once an hour from a
+// goroutine of the node; it may take seconds.
+func (s *Store) Maintain() error {
+	err := s.db.RunValueLogGC(0.5)
+	if errors.Is(err, badger.ErrNoRewrite) || errors.Is(err, badger.ErrRejected) {
+		return nil
+	}
+	return err
+}
+
+// Close waits for running commits and closes the files.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	waiting := append([]*group(nil), s.pending...)
+	s.mu.Unlock()
+	for _, g := range waiting {
+		<-g.done
+	}
+	return errors.Join(s.db.Close(), s.slots.close())
+}
+
+// SetAside renames a damaged store directory to dir.damaged-<time> so that an
+// empty store can be opened in its place. It returns the new name.
+func SetAside(dir string, now time.Time) (string, error) {
+	to := dir + ".damaged-" + now.UTC().Format("20060102T150405")
+	if err := os.Rename(dir, to); err != nil {
+		return "", fmt.Errorf("store: set damaged directory aside: %w", err)
+	}
+	return to, syncDir(filepath.Dir(dir))
+}
