@@ -11,11 +11,15 @@
 package curve
 
 import (
+	"bytes"
+	"crypto"
 	"errors"
 	"fmt"
 	"io"
 
 	"github.com/cloudflare/circl/group"
+	"github.com/cloudflare/circl/zk/dl"
+	"github.com/cloudflare/circl/zk/dleq"
 )
 
 // Size is the length of an encoded element or scalar.
@@ -31,8 +35,8 @@ var Group group.Group = seeded{group.Ristretto255}
 type seeded struct{ group.Group }
 
 // RandomScalar draws 64 bytes from rnd and reduces them. It panics if rnd
-// fails, because group.Group has no error to return; callers check their
-// reader with [Scalar] first or accept the panic of a broken random source.
+// fails, because group.Group has no error to return; here it is only ever
+// called with bytes that were read before.
 func (g seeded) RandomScalar(rnd io.Reader) group.Scalar {
 	s, err := Scalar(rnd)
 	if err != nil {
@@ -144,3 +148,71 @@ func LagrangeAtZero(seats []uint64) []group.Scalar {
 }
 
 func scalarOf(v uint64) group.Scalar { return group.Ristretto255.NewScalar().SetUint64(v) }
+
+// ProofSize is the length of a proof made by Prove.
+const ProofSize = 2 * Size
+
+// Prove shows knowledge of s for the public point s*G, bound to userID and
+// otherInfo: V and R of circl's Schnorr proof. public must not be the identity.
+func Prove(rnd io.Reader, s group.Scalar, public group.Element, userID, otherInfo []byte) ([ProofSize]byte, error) {
+	nonce, err := drawn(rnd)
+	if err != nil {
+		return [ProofSize]byte{}, err
+	}
+	p := dl.Prove(Group, Group.Generator(), public.Copy(), s, userID, otherInfo, nonce)
+	v, r := Bytes(p.V), ScalarBytes(p.R)
+	return [ProofSize]byte(append(v[:], r[:]...)), nil
+}
+
+// VerifyProof reports whether proof was made by someone who knows the discrete
+// logarithm of public; false for non-canonical proofs too.
+func VerifyProof(public group.Element, proof [ProofSize]byte, userID, otherInfo []byte) bool {
+	v, err := ParseElement(proof[:Size])
+	if err != nil {
+		return false
+	}
+	r, err := ParseScalar(proof[Size:])
+	if err != nil {
+		return false
+	}
+	return dl.Verify(Group, Group.Generator(), public, dl.Proof{V: v, R: r}, userID, otherInfo)
+}
+
+// equal fixes the transcript of ProveEqual.
+var equal = dleq.Params{G: Group, H: crypto.SHA512, DST: []byte("gridveil/open/1")}
+
+// ProveEqual shows that pub = k*G and out = k*base with the same k.
+func ProveEqual(rnd io.Reader, k group.Scalar, pub, base, out group.Element) ([ProofSize]byte, error) {
+	nonce, err := drawn(rnd)
+	if err != nil {
+		return [ProofSize]byte{}, err
+	}
+	p, err := dleq.Prover{Params: equal}.Prove(k, Group.Generator(), pub.Copy(), base.Copy(), out.Copy(), nonce)
+	if err != nil {
+		return [ProofSize]byte{}, fmt.Errorf("prove equality: %w", err)
+	}
+	b, err := p.MarshalBinary()
+	if err != nil {
+		return [ProofSize]byte{}, fmt.Errorf("encode proof: %w", err)
+	}
+	return [ProofSize]byte(b), nil
+}
+
+// VerifyEqual checks what ProveEqual made.
+func VerifyEqual(pub, base, out group.Element, proof [ProofSize]byte) bool {
+	var p dleq.Proof
+	if p.UnmarshalBinary(group.Ristretto255, proof[:]) != nil {
+		return false
+	}
+	return dleq.Verifier{Params: equal}.Verify(Group.Generator(), pub, base, out, &p)
+}
+
+// drawn reads what one scalar needs, so that a failing reader is an error here
+// and not a panic inside circl.
+func drawn(rnd io.Reader) (io.Reader, error) {
+	var b [64]byte
+	if _, err := io.ReadFull(rnd, b[:]); err != nil {
+		return nil, fmt.Errorf("read random scalar: %w", err)
+	}
+	return bytes.NewReader(b[:]), nil
+}
