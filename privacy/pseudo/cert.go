@@ -49,14 +49,14 @@ const CertSize = 372
 // before issuance and signs (enrol); everything before sigAt is what the issuer
 // signs.
 const (
-	schemeAt, kindAt, argAt    = 4, 5, 6
-	issuerAt, audienceAt       = 8, 24
-	epochAt, keyIDAt, spkAt    = 40, 44, 52
-	bcomAt, headEnd            = 84, 116
-	capEAt, capCAt, pokAt      = 116, 148, 244
-	sigAt                      = 308
-	magic                      = "GVP1"
-	scheme                byte = 1 // certificate with capsule; scheme 2 will be group signatures
+	schemeAt, kindAt, argAt      = 4, 5, 6
+	issuerAt, audienceAt         = 8, 24
+	epochAt, keyIDAt, spkAt      = 40, 44, 52
+	bcomAt, headEnd              = 84, 116
+	capEAt, capCAt, pokAt        = 116, 148, 244
+	sigAt                        = 308
+	magic                        = "GVP1"
+	scheme                  byte = 1 // certificate with capsule; scheme 2 will be group signatures
 )
 
 // CertKind says whose pseudonym a certificate is.

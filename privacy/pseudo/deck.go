@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"gridveil/privacy"
@@ -55,8 +56,8 @@ type keySet struct {
 }
 
 // NewBatch makes the key pairs of one deck and the sealed request for their
-// certificates. For a meter epoch is the first of seven days and audience the
-// zone's DSO. It returns ErrBatch for a deck size no issuer takes.
+// certificates. For a meter epoch is the first of seven days, a Monday, and
+// audience the zone's DSO. It returns ErrBatch for a deck size no issuer takes.
 func NewBatch(rnd io.Reader, p Profile, audience [16]byte, epoch uint32) (*Pending, error) {
 	if p.Deck < 1 || p.Deck > MaxDeck {
 		return nil, fmt.Errorf("deck of %d: %w", p.Deck, ErrBatch)
@@ -205,8 +206,7 @@ func (d *Deck) Take(now time.Time) (Pseudonym, error) {
 		if now.Before(from) || !now.Before(to) {
 			continue
 		}
-		d.cards[i] = card{} // the secret keys leave memory with the copy below
-		d.cards = append(d.cards[:i], d.cards[i+1:]...)
+		d.cards = slices.Delete(d.cards, i, i+1) // also zeroes the secret keys
 		p := Pseudonym{SSK: ed25519.NewKeyFromSeed(c.ssk[:]), BSalt: c.bsalt, Cert: c.cert}
 		if d.Kind == Driver {
 			p.BSK = ed25519.NewKeyFromSeed(c.bsk[:])

@@ -127,15 +127,7 @@ func (is *Issuer) Issue(rnd io.Reader, kind privacy.Kind, box []byte, now time.T
 }
 
 func (is *Issuer) checkBatch(req *batchReq, contract Contract, now time.Time) error {
-	current := Week(now)
-	if contract.Kind == Meter {
-		current = Day(now)
-	}
-	ahead := uint32(1)
-	if contract.Kind == Meter {
-		ahead = MeterDeck
-	}
-	if len(req.items) != contract.Deck || req.epoch < current || req.epoch > current+ahead {
+	if len(req.items) != contract.Deck || !epochOpen(contract.Kind, req.epoch, now) {
 		return fmt.Errorf("%d keys for epoch %d: %w", len(req.items), req.epoch, ErrBatch)
 	}
 	seen := make(map[[32]byte]bool, 2*len(req.items))
@@ -158,6 +150,18 @@ func (is *Issuer) checkBatch(req *batchReq, contract Contract, now time.Time) er
 		}
 	}
 	return nil
+}
+
+// epochOpen reports whether a batch for the epoch may be asked for now: a driver
+// for this week or the next, a meter for the seven days from a Monday that
+// include today or follow this week. Weeks of meters begin on Mondays only, so
+// that two batches never hold certificates of the same day.
+func epochOpen(kind CertKind, epoch uint32, now time.Time) bool {
+	this := Week(now)
+	if kind == Meter {
+		return epoch%MeterDeck == 0 && (epoch/MeterDeck == this || epoch/MeterDeck == this+1)
+	}
+	return epoch == this || epoch == this+1
 }
 
 // certify makes the certificates, seals the answer and forgets: s, spk, bsalt
