@@ -47,6 +47,9 @@ type Config struct {
 	// Prior gives the kernel of an unobserved home; nil solves one. A process
 	// with many equal homes shares it.
 	Prior Prior
+	// History holds block demands in Wh known from before, oldest first: of five
+	// minutes for veil, of LKMPeriod for lkm.
+	History []float64
 	// Rand is used by the controller alone; its seed must not be stored.
 	Rand *rand.Rand
 }
@@ -69,7 +72,7 @@ func NewController(ctx context.Context, c Config) (*Controller, error) {
 	case "ls2":
 		ctl.policy = NewStepping(c.Spec, c.Rand)
 	case "lkm":
-		ctl.policy = NewLKM(c.Spec, 15*time.Minute, nil, c.YearlyKWh, c.Rand)
+		ctl.policy = NewLKM(c.Spec, LKMPeriod, c.History, c.YearlyKWh, c.Rand)
 	default:
 		if err := ctl.startVeil(ctx, c); err != nil {
 			return nil, err
@@ -95,6 +98,7 @@ func (c *Controller) startVeil(ctx context.Context, cfg Config) error {
 	}
 	c.veil = NewVeil(cfg.Spec, plan, k, cfg.Rand)
 	c.policy = c.veil
+	c.Restore(cfg.History)
 	return nil
 }
 

@@ -13,6 +13,9 @@ import (
 // Prior solves, or looks up, the kernel of an unobserved home.
 type Prior func(ctx context.Context, p Plan, yearlyKWh float64) (*kernel.Kernel, error)
 
+// LKMPeriod is the block length of the independent-demand baseline.
+const LKMPeriod = 15 * time.Minute
+
 // lkmQuantum is the energy quantum of the baseline, in Wh.
 const lkmQuantum = 50
 

@@ -1,0 +1,237 @@
+package battery
+
+import (
+	"context"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+var noon = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+
+func chacha(seed byte) *rand.Rand { return rand.New(rand.NewChaCha8([32]byte{seed})) }
+
+type wild struct{ r *rand.Rand }
+
+func (wild) Name() string { return "wild" }
+func (w wild) Target(Obs) Watts {
+	switch w.r.IntN(8) {
+	case 0:
+		return Watts(math.NaN())
+	case 1:
+		return Watts(math.Inf(1))
+	case 2:
+		return 1e300
+	case 3:
+		return -1e300
+	}
+	return Watts(w.r.NormFloat64() * 8000)
+}
+
+func randomSpec(r *rand.Rand) Spec {
+	s := Reference(WattHours(200+20_000*r.Float64()), Watts(300+9000*r.Float64()))
+	s.SoCMin, s.SoCMax = .3*r.Float64(), .6+.4*r.Float64()
+	s.EtaCharge, s.EtaDischarge = .7+.3*r.Float64(), .7+.3*r.Float64()
+	s.AllowExport = r.IntN(2) == 0
+	s.Standby = Watts(20 * r.Float64())
+	if r.IntN(3) == 0 {
+		s.MaxImport = Watts(2000 + 10_000*r.Float64())
+	}
+	if r.IntN(3) == 0 {
+		s.RampPerSecond = Watts(5 + 100*r.Float64())
+	}
+	return s
+}
+
+func TestLimitsHold(t *testing.T) {
+	steps := 1_000_000
+	if testing.Short() {
+		steps = 100_000
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	for done := 0; done < steps; {
+		spec := randomSpec(r)
+		if err := spec.Check(); err != nil {
+			t.Fatal(err)
+		}
+		g := Governor{Spec: spec}
+		st := Store{Spec: spec, E: spec.Floor() + WattHours(r.Float64())*(spec.Ceiling()-spec.Floor())}
+		for range 500 {
+			done++
+			checkStep(t, &g, &st, r)
+		}
+	}
+}
+
+func checkStep(t *testing.T, g *Governor, st *Store, r *rand.Rand) {
+	t.Helper()
+	dt := time.Duration(1+r.IntN(60)) * time.Second
+	o := Obs{Time: noon, Dt: dt, Load: Watts(r.NormFloat64() * 3000), E: st.E, EV: EVState{Plan: Watts(r.IntN(2)) * 7000}}
+	switch r.IntN(20) {
+	case 0:
+		o.Load = Watts(math.NaN())
+	case 1:
+		o.Stale = time.Hour
+	case 2:
+		v := Watts(r.NormFloat64() * 1e6)
+		o.Commanded = &v
+	case 3:
+		o.E = WattHours(math.NaN())
+	}
+	c := g.Decide(o, wild{r})
+	lo, hi := st.Bounds(dt)
+	if math.IsNaN(float64(o.E)) {
+		return // the battery's own electronics stop it; nothing is decided on an unknown charge
+	}
+	const eps = 1e-6
+	if math.IsNaN(float64(c.Battery)) || c.Battery < lo-eps || c.Battery > hi+eps {
+		t.Fatalf("battery at %.1f W, allowed %.1f to %.1f (%s)", c.Battery, lo, hi, c.Cause)
+	}
+	net := o.Load + o.EV.Plan
+	if c.Cause != CauseStale && !g.AllowExport && c.Battery > max(0, net)+eps && c.Battery > eps {
+		t.Fatalf("battery feeds the grid: %.1f W at a load of %.1f W", c.Battery, net)
+	}
+	st.Apply(c.Battery, dt)
+	if st.E < -eps || st.E > st.Ceiling()+1e-3 && c.Battery < 0 {
+		t.Fatalf("store at %.3f Wh of %.1f", st.E, st.Ceiling())
+	}
+}
+
+func TestEnergyIsConserved(t *testing.T) {
+	spec := Reference(5000, 3000)
+	spec.Standby = 8
+	for _, name := range []string{"none", "hold", "ls2", "lkm", "veil"} {
+		ctl := controller(t, spec, name, 1)
+		r := rand.New(rand.NewPCG(9, 9))
+		st := Store{Spec: spec, E: 2500}
+		start, loss, battery := st.E, WattHours(0), WattHours(0)
+		var prev Watts
+		for m := range 1440 {
+			o := Obs{Time: noon.Add(time.Duration(m) * time.Minute), Dt: time.Minute, Load: Watts(100 + r.Float64()*2500), E: st.E, PrevMeter: prev}
+			c := ctl.Step(o)
+			loss += st.Apply(c.Battery, time.Minute)
+			battery += WattHours(float64(c.Battery) / 60)
+			prev = c.Predicted
+		}
+		if d := battery + loss + (st.E - start); math.Abs(float64(d)) > 1e-6 {
+			t.Errorf("%s: a day's books differ by %g Wh", name, d)
+		}
+	}
+}
+
+func controller(t *testing.T, spec Spec, policy string, seed byte) *Controller {
+	t.Helper()
+	ctl, err := NewController(context.Background(), Config{Spec: spec, Policy: policy, Rand: chacha(seed)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ctl
+}
+
+func TestPolicyIsCausal(t *testing.T) {
+	spec := Reference(5000, 3000)
+	a, b := controller(t, spec, "veil", 5), controller(t, spec, "veil", 5)
+	stA, stB := Store{Spec: spec, E: 2500}, Store{Spec: spec, E: 2500}
+	var prevA, prevB Watts
+	for m := range 600 {
+		load := Watts(300 + 100*(m%17))
+		other := load
+		if m >= 400 {
+			other += 1500 // the future differs from here on
+		}
+		step := func(ctl *Controller, st *Store, load Watts, prev *Watts) Watts {
+			c := ctl.Step(Obs{Time: noon.Add(time.Duration(m) * time.Minute), Dt: time.Minute, Load: load, E: st.E, PrevMeter: *prev})
+			st.Apply(c.Battery, time.Minute)
+			*prev = c.Predicted
+			return c.Predicted
+		}
+		ya, yb := step(a, &stA, load, &prevA), step(b, &stB, other, &prevB)
+		if m < 400 && ya != yb {
+			t.Fatalf("minute %d: %.2f W and %.2f W before the futures part", m, ya, yb)
+		}
+	}
+}
+
+func TestTooSmallBatteryHoldsAndSaysWhatWouldDo(t *testing.T) {
+	ctl := controller(t, Reference(150, 3000), "veil", 1)
+	if r := ctl.Today(); r.Policy != "hold" || r.Reason == "" {
+		t.Errorf("got %+v", r)
+	}
+	if _, err := PlanFor(Reference(150, 3000), nil, 3500); !errors.Is(err, ErrTooSmall) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestFaultySpecificationListsEveryFault(t *testing.T) {
+	err := Spec{Capacity: WattHours(math.NaN()), EtaCharge: 2, MaxCharge: -1}.Check()
+	if !errors.Is(err, ErrInvalidSpec) {
+		t.Fatalf("got %v", err)
+	}
+	if _, err := NewController(context.Background(), Config{}); !errors.Is(err, ErrInvalidSpec) {
+		t.Errorf("controller without a battery: got %v", err)
+	}
+}
+
+func TestStaleReadingLetsGo(t *testing.T) {
+	g := Governor{Spec: Reference(5000, 3000)}
+	fresh := Obs{Time: noon, Dt: 5 * time.Second, Load: 2000, E: 2500}
+	g.Decide(fresh, fixed(500))
+	stale := fresh
+	stale.Stale = time.Minute
+	first := g.Decide(stale, fixed(500))
+	if first.Battery != 1500 || first.Cause != CauseStale {
+		t.Errorf("first stale step: got %+v, want the last power held", first)
+	}
+	g.Decide(stale, fixed(500))
+	if c := g.Decide(stale, fixed(500)); c.Battery != 0 {
+		t.Errorf("after 15 s without a reading: %.0f W", c.Battery)
+	}
+}
+
+type fixed Watts
+
+func (fixed) Name() string       { return "fixed" }
+func (f fixed) Target(Obs) Watts { return Watts(f) }
+
+func TestRestoreKeepsOnlyEnergies(t *testing.T) {
+	ctl := controller(t, Reference(5000, 3000), "veil", 1)
+	ctl.Restore([]float64{10, math.NaN(), -5, 1e9, 20})
+	if got := ctl.Snapshot(); len(got) != 2 || got[0] != 10 || got[1] != 20 {
+		t.Errorf("got %v", got)
+	}
+}
+
+func FuzzGovernor(f *testing.F) {
+	f.Add(500., 2000., 2500., 30.)
+	f.Fuzz(func(t *testing.T, target, load, e, secs float64) {
+		g := Governor{Spec: Reference(5000, 3000)}
+		dt := time.Duration(secs * float64(time.Second))
+		c := g.Decide(Obs{Time: noon, Dt: dt, Load: Watts(load), E: WattHours(e)}, fixed(target))
+		if math.IsNaN(float64(c.Battery)) || c.Battery > 3000 || c.Battery < -3000 {
+			t.Fatalf("battery at %v W", c.Battery)
+		}
+	})
+}
+
+func BenchmarkVeilStep(b *testing.B) {
+	spec := Reference(5000, 3000)
+	run := func(policy string) float64 {
+		ctl, err := NewController(context.Background(), Config{Spec: spec, Policy: policy, Rand: chacha(1)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		start := time.Now()
+		const n = 200_000
+		for i := range n {
+			ctl.Step(Obs{Time: noon.Add(time.Duration(i) * 10 * time.Second), Dt: 10 * time.Second, Load: Watts(300 + i%900), E: 2500})
+		}
+		return float64(time.Since(start)) / n
+	}
+	for b.Loop() {
+		hold, veil := run("hold"), run("veil")
+		b.ReportMetric(veil, "ns/step")
+		b.ReportMetric(veil/hold, "ratio")
+	}
+}
