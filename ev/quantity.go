@@ -84,7 +84,12 @@ func (e Exact) Floor(minor int64) (int64, error) {
 
 // mulDiv returns a x b / c rounded down, for a, b >= 0, c > 0 and a result that fits (a <= c suffices).
 func mulDiv(a, b, c int64) int64 {
+	q, _ := mulDivRem(a, b, c)
+	return q
+}
+
+func mulDivRem(a, b, c int64) (quotient, remainder int64) {
 	hi, lo := bits.Mul64(uint64(a), uint64(b))
-	q, _ := bits.Div64(hi, lo, uint64(c))
-	return int64(q)
+	q, r := bits.Div64(hi, lo, uint64(c))
+	return int64(q), int64(r)
 }

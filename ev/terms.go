@@ -81,10 +81,10 @@ func (t Terms) Encode() ([]byte, error) {
 	return append(b, t.Calendar[:]...), nil
 }
 
-// Hash names the terms: SHA-256("gridveil/terms/v1\0" || Encode()). It is Offer.tariff.
+// Hash names the terms: SHA-256 of Encode(). It is Offer.Terms of package privacy/session.
 func (t Terms) Hash() ([32]byte, error) {
 	b, err := t.Encode()
-	return sha256.Sum256(append([]byte("gridveil/terms/v1\x00"), b...)), err
+	return sha256.Sum256(b), err
 }
 
 // DecodeTerms reads exactly what Encode writes; anything else is ErrTerms.
