@@ -1,0 +1,95 @@
+package ledger
+
+import (
+	"fmt"
+	"time"
+)
+
+// Item is a parsed entry as store, writer and verifier see it.
+type Item interface {
+	Bytes() []byte                      // as hashed and stored; read only
+	Author() (party uint32, seq uint64) // the idempotent id
+}
+
+// Machine is a state machine over one log. Money is the settlement ledger;
+// metering's audit log is another, with its own origin. A Machine is not safe
+// for concurrent use, but the checks that Checks returns may run anywhere.
+type Machine interface {
+	// Parse reads one entry strictly; it must not keep state.
+	Parse(raw []byte) (Item, error)
+	// Checks lists what must verify before the item is applied.
+	Checks(Item) ([]Check, error)
+	// Apply applies the item whole or not at all, without running checks.
+	Apply(Item) error
+	// Hash is the digest of the state, equal on every replica.
+	Hash() [32]byte
+	// Size is the number of items applied, the index of the next.
+	Size() uint64
+	// LogTime is the newest time that the log itself states, zero if none.
+	LogTime() time.Time
+	// Bucket changes when a snapshot is due.
+	Bucket() uint32
+	// Snapshot encodes the whole state canonically, Restore replaces it.
+	Snapshot() []byte
+	Restore(snapshot []byte) error
+}
+
+// Money is the settlement ledger as a Machine. State may be replaced by
+// Restore, so keep the Money, not the State.
+type Money struct{ State *State }
+
+// NewMoney is the empty settlement ledger of one origin.
+func NewMoney(origin string) *Money { return &Money{State: New(origin)} }
+
+// Parse implements Machine.
+func (m *Money) Parse(raw []byte) (Item, error) {
+	e, err := Parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Checks implements Machine.
+func (m *Money) Checks(it Item) ([]Check, error) {
+	e, ok := it.(*Entry)
+	if !ok {
+		return nil, fmt.Errorf("%w: %T is no entry of this ledger", ErrKind, it)
+	}
+	return m.State.Checks(e)
+}
+
+// Apply implements Machine.
+func (m *Money) Apply(it Item) error {
+	e, ok := it.(*Entry)
+	if !ok {
+		return fmt.Errorf("%w: %T is no entry of this ledger", ErrKind, it)
+	}
+	_, err := m.State.Apply(e)
+	return err
+}
+
+// Hash implements Machine.
+func (m *Money) Hash() [32]byte { return m.State.Hash() }
+
+// Size implements Machine.
+func (m *Money) Size() uint64 { return m.State.Size() }
+
+// LogTime implements Machine.
+func (m *Money) LogTime() time.Time { return m.State.LogTime() }
+
+// Bucket implements Machine.
+func (m *Money) Bucket() uint32 { return m.State.Bucket() }
+
+// Snapshot implements Machine.
+func (m *Money) Snapshot() []byte { return m.State.Snapshot() }
+
+// Restore implements Machine.
+func (m *Money) Restore(snapshot []byte) error {
+	s, err := Restore(m.State.Origin(), snapshot)
+	if err != nil {
+		return err
+	}
+	m.State = s
+	return nil
+}

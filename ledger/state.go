@@ -1,0 +1,487 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Limits of the state.
+const (
+	maxKeys      = 64   // keys a party ever registers per log shard
+	recentSeqs   = 4096 // ids remembered per party, as many as its intake queue may hold
+	refWindow    = 21   // buckets for which refs are remembered
+	maxOpenCases = 4096
+)
+
+// errBroken stops a State whose invariants failed: it must be reloaded.
+var errBroken = errors.New("ledger: balances are inconsistent, reload the state from the log")
+
+// State is what the log amounts to after Size entries. It is a pure state
+// machine: Apply depends only on the entries before. Not safe for concurrent
+// use.
+type State struct {
+	origin     string
+	originHash Hash
+	network    string
+	size       uint64
+	currencies []Currency
+	params     Params
+	parties    []operator // party p at p-1
+	keys       map[KeyID]keyRecord
+	names      map[string]PartyID
+	books      []book // by currency
+
+	tick        uint64 // UTC ms, the log time
+	firstBucket uint32 // bucket of the first tick
+	ticked      bool
+
+	tariffs   map[uint64]Tariff          // by leaf index
+	denoms    map[epochKey]*epoch        // mint keys and their counters
+	mintKeys  map[KeyID]mintKey          // note key id -> its place in denoms
+	spent     map[epochKey]digestSet     // nullifiers, dropped when the epoch lapses
+	transfers map[uint64]*transferRecord // reversible ones, since the last close of their currency
+
+	pairs     map[pairKey]*pair      // settlement of one payer and grid
+	cdrs      map[digest]*cdrRecord  // refs of the last refWindow buckets and unsettled ones
+	refs      map[uint32][]digest    // refs by bucket, to forget them
+	open      uint64                 // unsettled CDRs, held ones included
+	issued    map[uint8]uint32       // currency -> bucket + 1 of its last issue
+	cases     map[CaseID]*caseRecord // all, ended ones too: an id is never used again
+	openCases int
+	disputed  map[Hash]CaseID           // refs of open cases
+	quota     map[PartyID]uint64        // refs linked or opened per requester in month
+	month     uint32                    // yyyymm of quota and monthCDRs
+	monthCDRs uint64                    // CDRs of that month
+	closes    map[closeKey]*closeRecord // payments by currency and period
+	lastClose []closeMark               // by currency
+	broken    bool
+}
+
+// operator is a registered party.
+type operator struct {
+	Party
+	seq     uint64   // last sequence number applied
+	keyIDs  []KeyID  // all ever registered
+	entry   int      // active entry keys
+	recent  []seqRef // ids of the last recentSeqs entries, oldest first from seq-len+1
+	created uint64   // leaf index of the registration
+}
+
+// seqRef remembers which entry used a sequence number.
+type seqRef struct {
+	index uint64
+	leaf  Hash
+}
+
+type keyRecord struct {
+	party   PartyID
+	use     Use
+	pub     Hash
+	added   uint64 // leaf index
+	revoked bool
+}
+
+// book holds the balances of one currency.
+type book struct {
+	common      [3]int64 // earned, notes, unclaimed
+	open        []int64  // by party
+	due         []int64
+	circulation int64 // value of issued - redeemed - lapsed over all mint keys
+}
+
+type transferRecord struct {
+	from, to Account
+	x        int64
+	leaf     Hash
+	reversed uint64 // leaf index of the reverse, 0 if none
+}
+
+// New is the empty state of the log with this origin; the first entry applied
+// must be its genesis.
+func New(origin string) *State {
+	return &State{
+		origin: origin, originHash: OriginHash(origin),
+		keys: map[KeyID]keyRecord{}, names: map[string]PartyID{},
+		tariffs: map[uint64]Tariff{}, denoms: map[epochKey]*epoch{}, mintKeys: map[KeyID]mintKey{},
+		spent: map[epochKey]digestSet{}, transfers: map[uint64]*transferRecord{},
+		pairs: map[pairKey]*pair{}, cdrs: map[digest]*cdrRecord{}, refs: map[uint32][]digest{},
+		issued: map[uint8]uint32{}, cases: map[CaseID]*caseRecord{}, disputed: map[Hash]CaseID{},
+		quota: map[PartyID]uint64{}, closes: map[closeKey]*closeRecord{},
+	}
+}
+
+// Apply applies e as the next entry: whole, or not at all and an error of this
+// package. It checks every rule and that the signers are exactly those demanded,
+// but verifies no signature, note or point: run Checks and Verify before. The
+// postings are in the order of the design and sum to zero.
+func (s *State) Apply(e *Entry) ([]Posting, error) {
+	if s.broken {
+		return nil, errBroken
+	}
+	if err := s.admit(e); err != nil {
+		return nil, err
+	}
+	if _, err := s.signers(e); err != nil {
+		return nil, err
+	}
+	postings, err := s.applyBody(e)
+	if err != nil {
+		return nil, err
+	}
+	s.number(e)
+	if err := s.assertBalances(postings); err != nil {
+		s.broken = true
+		return nil, err
+	}
+	return postings, nil
+}
+
+// admit checks the author and its sequence number.
+func (s *State) admit(e *Entry) error {
+	if (s.size == 0) != (e.Kind() == KindGenesis) {
+		return refuse(ErrKind, "entry %d cannot be a %s", s.size, e.Kind())
+	}
+	if s.size == 0 {
+		if e.Party() != 1 || e.Seq() != 1 {
+			return refuse(ErrRole, "genesis is entry 1 of party 1")
+		}
+		return nil
+	}
+	op, err := s.operator(e.Party())
+	if err != nil {
+		return err
+	}
+	switch want := op.seq + 1; {
+	case e.Seq() > want:
+		return &SeqGapError{Want: want}
+	case e.Seq() < want:
+		return op.seen(e)
+	}
+	return nil
+}
+
+// seen tells how a sequence number that was used before relates to e.
+func (o *operator) seen(e *Entry) error {
+	oldest := o.seq + 1 - uint64(len(o.recent))
+	if e.Seq() < oldest {
+		return refuse(ErrSeqOld, "%d; the next is %d", e.Seq(), o.seq+1)
+	}
+	ref := o.recent[e.Seq()-oldest]
+	if ref.leaf != e.Leaf() {
+		return &SeqConflictError{Index: ref.index}
+	}
+	return &ExistsError{Index: ref.index}
+}
+
+// number counts e as applied.
+func (s *State) number(e *Entry) {
+	op := &s.parties[e.Party()-1]
+	op.seq = e.Seq()
+	if len(op.recent) >= 2*recentSeqs { // amortised: half of it is shifted out at once
+		op.recent = append([]seqRef(nil), op.recent[recentSeqs:]...)
+	}
+	op.recent = append(op.recent, seqRef{s.size, e.Leaf()})
+	s.size++
+}
+
+func (s *State) applyBody(e *Entry) ([]Posting, error) {
+	switch b := e.Body().(type) {
+	case *Genesis:
+		return nil, s.applyGenesis(b)
+	case *Party:
+		return nil, s.applyParty(b)
+	case *Key:
+		return nil, s.applyKey(e.Party(), b)
+	case *Denoms:
+		return nil, s.applyDenoms(b)
+	case *Tariff:
+		return nil, s.applyTariff(e, b)
+	case *Tick:
+		return nil, s.applyTick(b)
+	case *Anchor:
+		return nil, nil // any party, no effect beyond being in the log
+	case *CDR:
+		return nil, s.applyCDR(b)
+	case *Settle:
+		return s.applySettle(b)
+	case *Transfer:
+		return s.applyTransfer(e, b)
+	case *Reverse:
+		return s.applyReverse(b)
+	case *Issue:
+		return s.applyIssue(b)
+	case *Redeem:
+		return s.applyRedeem(b)
+	case *Lapse:
+		return s.applyLapse(b)
+	case *Close:
+		return s.applyClose(b)
+	case *Paid:
+		return s.applyPaid(b)
+	case *Failed:
+		return s.applyFailed(b)
+	case *Dispute:
+		return nil, s.applyDispute(e, b)
+	case *Approve:
+		return nil, s.applyApprove(e.Party(), b)
+	case *Partial:
+		return nil, s.applyPartial(e.Party(), b)
+	case *Result:
+		return nil, s.applyResult(b)
+	case *End:
+		return nil, s.applyEnd(b)
+	}
+	return nil, refuse(ErrKind, "%s", e.Kind())
+}
+
+// operator looks up a registered party.
+func (s *State) operator(p PartyID) (*operator, error) {
+	if p < 1 || int(p) > len(s.parties) {
+		return nil, refuse(ErrRole, "party %d is not registered", p)
+	}
+	return &s.parties[p-1], nil
+}
+
+// role checks that p is registered and has one of the roles.
+func (s *State) role(p PartyID, roles ...Role) error {
+	op, err := s.operator(p)
+	if err != nil {
+		return err
+	}
+	for _, r := range roles {
+		if op.Role == r {
+			return nil
+		}
+	}
+	return refuse(ErrRole, "party %d is a %s, want %v", p, op.Role, roles)
+}
+
+func (s *State) currency(cur uint8) error {
+	if int(cur) >= len(s.currencies) {
+		return refuse(ErrMalformed, "currency %d is not in genesis", cur)
+	}
+	return nil
+}
+
+// Origin is the name of the log.
+func (s *State) Origin() string { return s.origin }
+
+// Network is the network named in genesis.
+func (s *State) Network() string { return s.network }
+
+// Size is the number of entries applied.
+func (s *State) Size() uint64 { return s.size }
+
+// Currencies lists the currencies of the log; read only.
+func (s *State) Currencies() []Currency { return s.currencies }
+
+// Params are the parameters fixed in genesis.
+func (s *State) Params() Params { return s.params }
+
+// LogTime is the time of the last tick, the zero Time before the first.
+func (s *State) LogTime() time.Time {
+	if !s.ticked {
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(s.tick)).UTC()
+}
+
+// Bucket is the settlement bucket of the log time.
+func (s *State) Bucket() uint32 { return s.bucketOf(s.tick) }
+
+// bucketOf is the bucket of a log time; applyTick keeps it within a u32.
+func (s *State) bucketOf(ms uint64) uint32 {
+	if s.params.BucketMs == 0 {
+		return 0 // before genesis
+	}
+	return uint32(ms / s.params.BucketMs)
+}
+
+// Parties lists the registered operators in order of their numbers.
+func (s *State) Parties() []Party {
+	out := make([]Party, len(s.parties))
+	for i := range s.parties {
+		out[i] = s.parties[i].Party
+	}
+	return out
+}
+
+// NextSeq is the sequence number that the party's next entry must carry.
+func (s *State) NextSeq(p PartyID) uint64 {
+	if op, err := s.operator(p); err == nil {
+		return op.seq + 1
+	}
+	return 1
+}
+
+// ActiveKeys lists the keys of a party for one use that are not revoked, in
+// order of registration.
+func (s *State) ActiveKeys(p PartyID, use Use) []Hash {
+	op, err := s.operator(p)
+	if err != nil {
+		return nil
+	}
+	var out []Hash
+	for _, id := range op.keyIDs {
+		if k := s.keys[id]; k.use == use && !k.revoked {
+			out = append(out, k.pub)
+		}
+	}
+	return out
+}
+
+// Balance is the balance of an account, 0 for one that does not exist.
+func (s *State) Balance(a Account) int64 {
+	if p := s.balance(a); p != nil {
+		return *p
+	}
+	return 0
+}
+
+// Total is open plus due of an operator: what falls only under its signature.
+func (s *State) Total(p PartyID, cur uint8) int64 {
+	return s.Balance(OpenAccount(p, cur)) + s.Balance(DueAccount(p, cur))
+}
+
+// balance finds the cell of an account, nil if there is none.
+func (s *State) balance(a Account) *int64 {
+	cur, p, b := int(a.Currency()), int(a.Party()), a.Book()
+	switch {
+	case cur >= len(s.books) || p > len(s.parties):
+		return nil
+	case p == 0 && b <= Unclaimed:
+		return &s.books[cur].common[b]
+	case p > 0 && b == Open:
+		return &s.books[cur].open[p-1]
+	case p > 0 && b == Due:
+		return &s.books[cur].due[p-1]
+	}
+	return nil
+}
+
+// post books the postings of one currency, all or none. It returns ErrOverflow, ErrNotBacked if
+// a common book would fall below zero, ErrLimit if an operator's total would
+// fall below its limit, and an error if they do not sum to zero.
+func (s *State) post(postings ...Posting) error {
+	for i, p := range postings {
+		cell := s.balance(p.Account)
+		if cell == nil {
+			s.unpost(postings[:i])
+			return refuse(ErrMalformed, "account %v does not exist", p.Account)
+		}
+		sum, ok := addAmount(*cell, p.Amount)
+		if !ok {
+			s.unpost(postings[:i])
+			return refuse(ErrOverflow, "account %v", p.Account)
+		}
+		*cell = sum
+	}
+	err := s.withinLimits(postings)
+	if err == nil && len(postings) > 0 {
+		err = s.debtFits(postings[0].Account.Currency())
+	}
+	if err != nil {
+		s.unpost(postings)
+	}
+	return err
+}
+
+// debtFits keeps the sum of all debts of a currency, and with it every other
+// sum of its balances, within an int64.
+func (s *State) debtFits(cur uint8) error {
+	var debt int64
+	for _, v := range s.books[cur].open {
+		if v < 0 {
+			var ok bool
+			if debt, ok = addAmount(debt, v); !ok {
+				return refuse(ErrOverflow, "sum of the debts in currency %d", cur)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *State) unpost(postings []Posting) {
+	for _, p := range postings {
+		*s.balance(p.Account) -= p.Amount
+	}
+}
+
+// withinLimits looks at the accounts after they were booked.
+func (s *State) withinLimits(postings []Posting) error {
+	for _, p := range postings {
+		owner, cur := p.Account.Party(), p.Account.Currency()
+		if owner == 0 {
+			if s.Balance(p.Account) < 0 {
+				return refuse(ErrNotBacked, "account %v would fall to %d", p.Account, s.Balance(p.Account))
+			}
+			continue
+		}
+		total, ok := addAmount(s.Balance(OpenAccount(owner, cur)), s.Balance(DueAccount(owner, cur)))
+		if !ok {
+			return refuse(ErrOverflow, "total of party %d", owner)
+		}
+		if p.Amount < 0 && p.Account.Book() == Open && total < -s.parties[owner-1].Limit {
+			return refuse(ErrLimit, "party %d would owe %d, its limit is %d", owner, -total, s.parties[owner-1].Limit)
+		}
+	}
+	return nil
+}
+
+// assertBalances proves the balance invariants of every currency touched.
+// Source: design/ledger.md, 4.3.
+func (s *State) assertBalances(postings []Posting) error {
+	var seen [MaxCurrencies]bool
+	for _, p := range postings {
+		cur := p.Account.Currency()
+		if seen[cur] {
+			continue
+		}
+		seen[cur] = true
+		if err := s.audit(cur); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// audit recomputes the sums of one currency from its accounts.
+func (s *State) audit(cur uint8) error {
+	b := &s.books[cur]
+	var all, due wideSum
+	for i := range b.open {
+		all.add(b.open[i])
+		all.add(b.due[i])
+		due.add(b.due[i])
+	}
+	for _, v := range b.common {
+		all.add(v)
+		if v < 0 {
+			return fmt.Errorf("%w: a common book of currency %d is negative", errBroken, cur)
+		}
+	}
+	switch {
+	case all != wideSum{}:
+		return fmt.Errorf("%w: currency %d does not sum to zero", errBroken, cur)
+	case due != wideSum{}:
+		return fmt.Errorf("%w: due of currency %d does not sum to zero", errBroken, cur)
+	case b.common[Notes] != b.circulation:
+		return fmt.Errorf("%w: notes book of currency %d is %d, mint keys say %d", errBroken, cur, b.common[Notes], b.circulation)
+	}
+	return nil
+}
+
+// Audit checks the balance invariants of all currencies; Apply checks those an
+// entry touched. An error means the state must be reloaded.
+func (s *State) Audit() error {
+	for cur := range s.books {
+		if err := s.audit(uint8(cur)); err != nil {
+			return err
+		}
+		if got := s.countCirculation(uint8(cur)); got != s.books[cur].circulation {
+			return fmt.Errorf("%w: mint keys of currency %d hold %d, running count %d", errBroken, cur, got, s.books[cur].circulation)
+		}
+	}
+	return nil
+}
