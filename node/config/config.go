@@ -36,7 +36,6 @@ type Config struct {
 	PV         PV         `toml:"pv"`
 	EVSE       EVSE       `toml:"evse"`
 	Hosting    Hosting    `toml:"hosting"`
-	Operator   Operator   `toml:"operator"`
 	Aggregator Aggregator `toml:"aggregator"`
 	Wallet     Wallet     `toml:"wallet"`
 	Ledger     Ledger     `toml:"ledger"`
@@ -137,14 +136,6 @@ type Hosting struct {
 	TrustLimit int64 `toml:"trust_limit"`
 	// OnCut is what happens when the driver's phone is gone for five minutes: stop, gift or unattended. Default stop.
 	OnCut string `toml:"on_cut"`
-}
-
-// Operator is set on nodes of an organisation that certifies others.
-type Operator struct {
-	// CAKey is a file (0600) with the operator's CA key; empty on nodes that certify nobody.
-	CAKey string `toml:"ca_key"`
-	// Zones are the zones this node serves (SSN) or is DSO of (utility). An SSN or gateway takes it from its certificate.
-	Zones []uint32 `toml:"zones"`
 }
 
 // Aggregator is set on EVAGG nodes.

@@ -1,0 +1,254 @@
+// Package identity keeps who a node is: its key, the network it belongs to, its
+// certificate and, on nodes that certify others, the operator's CA.
+//
+// Files of a data directory, all written atomically and readable by the node's
+// own user only:
+//
+//	node.key           the libp2p Ed25519 key, PKCS #8 PEM
+//	network.toml(.sig) the network's bundle and its root signatures
+//	certificate.pem    the node's certificate chain, leaf first
+//	contacts           multiaddrs that the node was enrolled through, one a line
+//	ca.key             the operator's CA key, on nodes that certify others
+package identity
+
+import (
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"gridveil/mesh/member"
+)
+
+// File names inside a data directory.
+const (
+	KeyFile         = "node.key"
+	BundleFile      = "network.toml"
+	SignatureFile   = "network.toml.sig"
+	CertificateFile = "certificate.pem"
+	ContactsFile    = "contacts"
+	CAFile          = "ca.key"
+)
+
+// ErrNotEnrolled means that the node has a key but no certificate yet.
+var ErrNotEnrolled = errors.New("this node belongs to no network yet: run `gridveil join CODE`")
+
+// Identity is a node's membership.
+type Identity struct {
+	Key      ed25519.PrivateKey
+	Bundle   *member.Bundle
+	Chain    [][]byte // DER, leaf first
+	Member   member.Member
+	Contacts []string
+	CA       *member.CA // nil on nodes that certify nobody
+}
+
+// Key loads the node's key, or makes one.
+func Key(dir string, rnd io.Reader) (ed25519.PrivateKey, error) {
+	path := filepath.Join(dir, KeyFile)
+	key, err := readKey(path)
+	if !errors.Is(err, os.ErrNotExist) {
+		return key, err
+	}
+	if _, key, err = drawKey(rnd); err != nil {
+		return nil, err
+	}
+	return key, writeKey(path, key)
+}
+
+// Load reads the identity in dir. It gives ErrNotEnrolled when there is no
+// certificate, and says what to do when files are damaged or do not fit.
+func Load(dir string, now time.Time) (*Identity, error) {
+	key, err := readKey(filepath.Join(dir, KeyFile))
+	if err != nil {
+		return nil, fmt.Errorf("node key: %w", err)
+	}
+	chainPEM, err := os.ReadFile(filepath.Join(dir, CertificateFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, ErrNotEnrolled
+	}
+	if err != nil {
+		return nil, fmt.Errorf("certificate: %w", err)
+	}
+	id := &Identity{Key: key}
+	if id.Chain, err = parseChain(chainPEM); err != nil {
+		return nil, fmt.Errorf("%s: %w", CertificateFile, err)
+	}
+	if id.Bundle, err = readBundle(dir); err != nil {
+		return nil, err
+	}
+	if id.Member, err = id.Bundle.Verify(id.Chain, now); err != nil {
+		return nil, fmt.Errorf("own certificate: %w", err)
+	}
+	if !slices.Equal(id.Member.Key[:], key.Public().(ed25519.PublicKey)) {
+		return nil, fmt.Errorf("%s is for another key than %s: join again with a new code", CertificateFile, KeyFile)
+	}
+	id.Contacts = readLines(filepath.Join(dir, ContactsFile))
+	if id.CA, err = readCA(dir, id.Bundle, id.Member.Operator); err != nil {
+		return nil, err
+	}
+	return id, nil
+}
+
+// Install writes what an enrolment or a founder gave. The certificate comes
+// last: until it is there the node is not enrolled.
+func Install(dir string, bundle, sig []byte, chain [][]byte, contacts []string) error {
+	if _, err := member.OpenBundle(bundle, sig, nil); err != nil {
+		return fmt.Errorf("network bundle: %w", err)
+	}
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{
+		{BundleFile, bundle}, {SignatureFile, sig},
+		{ContactsFile, []byte(strings.Join(contacts, "\n") + "\n")},
+		{CertificateFile, encodeChain(chain)},
+	} {
+		if err := WriteFile(filepath.Join(dir, f.name), f.data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// SaveChain replaces the certificate after a renewal.
+func SaveChain(dir string, chain [][]byte) error {
+	return WriteFile(filepath.Join(dir, CertificateFile), encodeChain(chain))
+}
+
+// WriteFile writes data so that after a crash either the old or the new file is
+// there; mode 0600.
+func WriteFile(path string, data []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
+	}
+	defer os.Remove(tmp.Name())
+	if _, err = tmp.Write(data); err == nil {
+		err = tmp.Sync()
+	}
+	if cerr := tmp.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func readBundle(dir string) (*member.Bundle, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, BundleFile))
+	if err != nil {
+		return nil, fmt.Errorf("network bundle: %w", err)
+	}
+	sig, err := os.ReadFile(filepath.Join(dir, SignatureFile))
+	if err != nil {
+		return nil, fmt.Errorf("network bundle signatures: %w", err)
+	}
+	return member.OpenBundle(raw, sig, nil)
+}
+
+// readCA loads the CA key in dir, if any, with the certificate of the bundle
+// that belongs to it.
+func readCA(dir string, b *member.Bundle, operator string) (*member.CA, error) {
+	key, err := readKey(filepath.Join(dir, CAFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("CA key: %w", err)
+	}
+	op, _ := b.Operator(operator)
+	for _, der := range op.CA {
+		cert, err := x509.ParseCertificate(der)
+		if err == nil && key.Public().(ed25519.PublicKey).Equal(cert.PublicKey) {
+			return &member.CA{Certificate: der, Key: key}, nil
+		}
+	}
+	return nil, fmt.Errorf("%s belongs to no CA of operator %s in %s", CAFile, operator, BundleFile)
+}
+
+func readKey(path string) (ed25519.PrivateKey, error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if fi.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s can be read by others (mode %04o): chmod 600 it", path, fi.Mode().Perm())
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "PRIVATE KEY" {
+		return nil, fmt.Errorf("%s holds no PEM private key", path)
+	}
+	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, ok := k.(ed25519.PrivateKey)
+	if err != nil || !ok {
+		return nil, fmt.Errorf("%s holds no Ed25519 key", path)
+	}
+	return key, nil
+}
+
+func writeKey(path string, key ed25519.PrivateKey) error {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	return WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+func encodeChain(chain [][]byte) []byte {
+	var out []byte
+	for _, der := range chain {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	return out
+}
+
+func parseChain(data []byte) ([][]byte, error) {
+	var chain [][]byte
+	for {
+		block, rest := pem.Decode(data)
+		if block == nil {
+			break
+		}
+		if block.Type == "CERTIFICATE" {
+			chain = append(chain, block.Bytes)
+		}
+		data = rest
+	}
+	if len(chain) == 0 || len(chain) > member.MaxChain {
+		return nil, fmt.Errorf("holds %d certificates, want 1 to %d", len(chain), member.MaxChain)
+	}
+	return chain, nil
+}
+
+func readLines(path string) []string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil // a founder's node has no contacts
+	}
+	return strings.Fields(string(data))
+}
