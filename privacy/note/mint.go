@@ -68,16 +68,6 @@ func (d *Denoms) Value(id [8]byte) (minor uint16, ok bool) {
 	return 0, false
 }
 
-// key finds the public key of a value that is a power of two.
-func (d *Denoms) key(id [8]byte) *PublicKey {
-	for _, k := range d.Keys {
-		if k.id == id {
-			return k
-		}
-	}
-	return nil
-}
-
 // Windows gives until when notes of a month yyyymm are issued (end of month M),
 // redeemed at a utility (end of M+2) and swapped (end of M+3); each bound is
 // the first moment that is too late, UTC.

@@ -65,6 +65,11 @@ var (
 	// ErrAmount says that an amount cannot be paid in one row of notes, or
 	// that sums differ.
 	ErrAmount = errors.New("amount does not fit")
+	// ErrLate says that the window in which a note may be spent this way is
+	// over.
+	ErrLate = errors.New("note can no longer be spent this way")
+	// ErrTwice says that one payment holds the same note twice.
+	ErrTwice = errors.New("note stands twice in one payment")
 	// ErrEncoding is privacy.ErrEncoding.
 	ErrEncoding = privacy.ErrEncoding
 )
