@@ -329,4 +329,3 @@ func TestClosedStoreRefuses(t *testing.T) {
 		t.Errorf("Get: %v, want ErrClosed", err)
 	}
 }
-

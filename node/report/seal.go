@@ -1,0 +1,195 @@
+package report
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"io"
+
+	"github.com/cloudflare/circl/hpke"
+)
+
+// DayKey is the head-end's X25519 pair of one day. The private half is
+// destroyed three days later; recorded traffic then stays closed for ever.
+type DayKey struct {
+	Day  uint16 // days since 1970-01-01 UTC
+	Pub  [32]byte
+	priv [32]byte
+}
+
+// DayOf is the number of the UTC day that holds t (ms).
+func DayOf(t int64) uint16 { return uint16(t / 86_400_000) }
+
+// Days of a key's life.
+const (
+	PublishAhead = 30 // days of keys in an order
+	KeepPrivate  = 3  // days after which a private key is destroyed
+)
+
+var dayKEM = hpke.KEM_X25519_HKDF_SHA256.Scheme()
+
+func daySuite() hpke.Suite {
+	return hpke.NewSuite(hpke.KEM_X25519_HKDF_SHA256, hpke.KDF_HKDF_SHA256, hpke.AEAD_ChaCha20Poly1305)
+}
+
+// NewDayKey draws the pair of a day from rnd; nil means crypto/rand.
+func NewDayKey(rnd io.Reader, day uint16) (DayKey, error) {
+	if rnd == nil {
+		rnd = rand.Reader
+	}
+	seed := make([]byte, dayKEM.SeedSize())
+	if _, err := io.ReadFull(rnd, seed); err != nil {
+		return DayKey{}, fmt.Errorf("draw day key: %w", err)
+	}
+	pub, priv := dayKEM.DeriveKeyPair(seed)
+	p, err := pub.MarshalBinary()
+	if err != nil {
+		return DayKey{}, fmt.Errorf("encode day key: %w", err)
+	}
+	s, err := priv.MarshalBinary()
+	if err != nil {
+		return DayKey{}, fmt.Errorf("encode day key: %w", err)
+	}
+	return DayKey{Day: day, Pub: [32]byte(p), priv: [32]byte(s)}, nil
+}
+
+// Secret gives the bytes to keep in the store: public || private key.
+func (k DayKey) Secret() []byte { return append(k.Pub[:len(k.Pub):len(k.Pub)], k.priv[:]...) }
+
+// DayKeyFrom restores what Secret gave.
+func DayKeyFrom(day uint16, secret []byte) (DayKey, error) {
+	if len(secret) != 64 {
+		return DayKey{}, fmt.Errorf("day key of %d bytes, want 64", len(secret))
+	}
+	return DayKey{Day: day, Pub: [32]byte(secret[:32]), priv: [32]byte(secret[32:])}, nil
+}
+
+// String hides the private half.
+func (k DayKey) String() string { return fmt.Sprintf("day key %d", k.Day) }
+
+// GoString hides the private half from %#v.
+func (k DayKey) GoString() string { return k.String() }
+
+// Message is what travels: the signed header in clear, the body sealed.
+type Message struct {
+	Header Header
+	Day    uint16
+	Box    []byte
+}
+
+// boxOverhead is the HPKE encapsulated key and the tag.
+const boxOverhead = 32 + 16
+
+// paddedSizes are the only sizes of a padded body: 512 x 4^k hides how many
+// slots and meters a report holds within a factor of four.
+var paddedSizes = [...]int{512, 2048, 8192, 32768, 131072, 524288}
+
+// MaxMessage is the largest encoded message.
+const MaxMessage = HeaderSize + 2 + boxOverhead + 524288
+
+// Seal pads and seals the encoded body to a day key. The header is bound as
+// associated data.
+func Seal(rnd io.Reader, h Header, body []byte, day uint16, key [32]byte) (Message, error) {
+	padded, err := pad(body)
+	if err != nil {
+		return Message{}, err
+	}
+	pub, err := dayKEM.UnmarshalBinaryPublicKey(key[:])
+	if err != nil {
+		return Message{}, fmt.Errorf("%w: day key is no X25519 key", ErrInvalidReport)
+	}
+	sender, err := daySuite().NewSender(pub, sealInfo(day))
+	if err != nil {
+		return Message{}, fmt.Errorf("seal report: %w", err)
+	}
+	enc, ctx, err := sender.Setup(rnd)
+	if err != nil {
+		return Message{}, fmt.Errorf("seal report: %w", err)
+	}
+	ct, err := ctx.Seal(padded, h.Encode())
+	if err != nil {
+		return Message{}, fmt.Errorf("seal report: %w", err)
+	}
+	return Message{Header: h, Day: day, Box: append(enc, ct...)}, nil
+}
+
+// OpenBody opens a message and returns the encoded body. It returns ErrOpen,
+// which a receiver answers with BadBody (or Reseal when it has no such key).
+func (k DayKey) OpenBody(m Message) ([]byte, error) {
+	if m.Day != k.Day || len(m.Box) < boxOverhead {
+		return nil, ErrOpen
+	}
+	priv, err := dayKEM.UnmarshalBinaryPrivateKey(k.priv[:])
+	if err != nil {
+		return nil, fmt.Errorf("%w: own day key", ErrOpen)
+	}
+	receiver, err := daySuite().NewReceiver(priv, sealInfo(k.Day))
+	if err != nil {
+		return nil, fmt.Errorf("%w: own day key", ErrOpen)
+	}
+	ctx, err := receiver.Setup(m.Box[:32])
+	if err != nil {
+		return nil, ErrOpen
+	}
+	padded, err := ctx.Open(m.Box[32:], m.Header.Encode())
+	if err != nil {
+		return nil, ErrOpen
+	}
+	return unpad(padded)
+}
+
+func sealInfo(day uint16) []byte {
+	return binary.BigEndian.AppendUint16([]byte("gridveil/report-seal/v1\x00"), day)
+}
+
+func pad(body []byte) ([]byte, error) {
+	for _, size := range paddedSizes {
+		if len(body) < size {
+			out := make([]byte, size)
+			copy(out, body)
+			out[len(body)] = 0x80
+			return out, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: body of %d bytes, limit %d", ErrInvalidReport, len(body), MaxBody)
+}
+
+func unpad(padded []byte) ([]byte, error) {
+	end := len(padded) - 1
+	for end >= 0 && padded[end] == 0 {
+		end--
+	}
+	if end < 0 || padded[end] != 0x80 {
+		return nil, fmt.Errorf("%w: padding", ErrOpen)
+	}
+	if again, err := pad(padded[:end]); err != nil || len(again) != len(padded) {
+		return nil, fmt.Errorf("%w: padding", ErrOpen)
+	}
+	return padded[:end], nil
+}
+
+// Encode gives header 192 | seal day 2 | box.
+func (m Message) Encode() []byte {
+	b := append(make([]byte, 0, HeaderSize+2+len(m.Box)), m.Header.Encode()...)
+	b = binary.BigEndian.AppendUint16(b, m.Day)
+	return append(b, m.Box...)
+}
+
+// DecodeMessage parses a message. The box must have one of the padded sizes,
+// so a relay can check the size of what it cannot read.
+func DecodeMessage(raw []byte) (Message, error) {
+	if len(raw) < HeaderSize+2 || len(raw) > MaxMessage {
+		return Message{}, fmt.Errorf("%w: message of %d bytes", ErrInvalidReport, len(raw))
+	}
+	h, err := DecodeHeader(raw[:HeaderSize])
+	if err != nil {
+		return Message{}, err
+	}
+	m := Message{Header: h, Day: binary.BigEndian.Uint16(raw[HeaderSize:]), Box: raw[HeaderSize+2:]}
+	for _, size := range paddedSizes {
+		if len(m.Box) == size+boxOverhead {
+			return m, nil
+		}
+	}
+	return Message{}, fmt.Errorf("%w: box of %d bytes", ErrInvalidReport, len(m.Box))
+}
