@@ -49,6 +49,7 @@ const (
 	KeyBundle uint64 = 0 // trust: the bundle; a revocation list has member.CRLKey
 	KeyOnion  uint64 = 1 // dir: `keys`, the onion keys of a member
 	KeySeal   uint64 = 2 // dir: `seal`, the HPKE key of a member
+	KeySheet  uint64 = 3 // dir: `sheet`, public keys of the services a member offers; the mesh does not read it
 )
 
 // ZoneKey is the register key for prices (low = tariff) and network states (low = quantity) of a zone.
@@ -126,11 +127,13 @@ func (k Kind) MaxLife(key uint64) time.Duration { return rules[k].life(key) }
 // InZone reports whether a FeedZone register speaks about zone.
 func (e *Envelope) InZone(zone string) bool { return uint32(e.Key>>32) == zoneTag(zone) }
 
-func fixed(d time.Duration) func(uint64) time.Duration { return func(uint64) time.Duration { return d } }
+func fixed(d time.Duration) func(uint64) time.Duration {
+	return func(uint64) time.Duration { return d }
+}
 
 func directoryLife(key uint64) time.Duration {
-	if key == KeySeal {
-		return 14 * day // renewed weekly
+	if key == KeySeal || key == KeySheet {
+		return 14 * day // renewed weekly, or when a key changes
 	}
 	return 2 * time.Hour // renewed hourly
 }
@@ -139,7 +142,7 @@ func anyBackbone(m member.Member, _ *Envelope, _ *member.Bundle) bool { return m
 
 // aboutItself: the publisher's key is the subject, so only the register key is left to check.
 func aboutItself(m member.Member, e *Envelope, _ *member.Bundle) bool {
-	return m.Role.Backbone() && (e.Key == KeyOnion || e.Key == KeySeal)
+	return m.Role.Backbone() && (e.Key == KeyOnion || e.Key == KeySeal || e.Key == KeySheet)
 }
 
 // mayPrice: a utility prices the zones it serves, an aggregator flexibility anywhere.
