@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"gridveil/privacy"
+	"gridveil/privacy/pseudo"
 )
 
 // AuthReq is the host's question whether a session may start. The Open is not
@@ -55,21 +56,21 @@ func boxSize(s privacy.Suite) int { return privacy.KindBox.Block() + s.Overhead(
 // Reason is all that a host learns of a refusal.
 type Reason uint16
 
-// Reasons; what lies behind Refused is for the driver only.
+// Reasons; what lies behind ReasonRefused is for the driver only.
 const (
-	Refused  Reason = 1 // not authorised
-	Retry    Reason = 2 // the aggregator cannot answer now: same bytes again later
-	BadOffer Reason = 3 // the host's offer, pass or request is at fault
+	ReasonRefused Reason = 1 // not authorised
+	ReasonRetry   Reason = 2 // the aggregator cannot answer now: same bytes again later
+	ReasonOffer   Reason = 3 // the host's offer, pass or request is at fault
 )
 
 // String says what a host's page may show.
 func (r Reason) String() string {
 	switch r {
-	case Refused:
+	case ReasonRefused:
 		return "not authorised"
-	case Retry:
+	case ReasonRetry:
 		return "try again later"
-	case BadOffer:
+	case ReasonOffer:
 		return "the offer was not accepted"
 	}
 	return fmt.Sprintf("reason %d", uint16(r))
@@ -121,7 +122,7 @@ func ParseAnswer(b []byte) (Answer, error) {
 		d.bad = d.bad || !IsBand(v)
 	} else {
 		a.Reason = Reason(v)
-		d.bad = d.bad || v < uint16(Refused) || v > uint16(BadOffer)
+		d.bad = d.bad || v < uint16(ReasonRefused) || v > uint16(ReasonOffer)
 	}
 	a.Expires = d.u32()
 	d.bad = d.bad || (!a.OK && a.Expires != 0)
@@ -245,7 +246,7 @@ func ParseAsk(b []byte) (Ask, error) {
 // knows the driver's utility, and nothing else.
 type Shown struct {
 	Session [32]byte // H(Open)
-	Cert    [CertSize]byte
+	Cert    pseudo.Cert
 }
 
 // Bytes encodes the certificate shown, ShownSize bytes.

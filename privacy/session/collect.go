@@ -3,6 +3,7 @@ package session
 import (
 	"crypto/ed25519"
 	"fmt"
+	"io"
 
 	"gridveil/privacy"
 	"gridveil/privacy/note"
@@ -170,3 +171,27 @@ func ParseLock(b []byte) (Lock, error) {
 	d.raw(l.Sig[:])
 	return l, d.end("lock")
 }
+
+// A boxed Collect or Collected: kind, version, H(Open), box. The name tells the
+// aggregator which exporter opens it; the carrying host knows it anyway.
+func boxCollect(rnd io.Reader, x privacy.Exporter, session [32]byte, msg []byte) ([]byte, error) {
+	box, err := x.Seal(rnd, privacy.KindCollectInner, msg)
+	if err != nil {
+		return nil, fmt.Errorf("box collect: %w", err)
+	}
+	e := head(privacy.KindCollectInner, 34+len(box))
+	e.raw(session[:])
+	e.raw(box)
+	return e, nil
+}
+
+func splitBoxed(msg []byte) (session [32]byte, box []byte, err error) {
+	d := body(msg, privacy.KindCollectInner, -1)
+	d.raw(session[:])
+	if d.bad || len(d.b) > maxBoxed {
+		return session, nil, fmt.Errorf("%w: boxed collect", ErrMalformed)
+	}
+	return session, d.b, nil
+}
+
+const maxBoxed = 8 << 10 // two blocks of KindCollectInner and the box's own bytes

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"gridveil/privacy"
+	"gridveil/privacy/pseudo"
 )
 
 // Offer is what a host asks for one session, signed by HPK, a key that is used
@@ -171,7 +172,7 @@ func (a *billAuth) body() []byte {
 
 // boxed is the plaintext of Box: what only the aggregator may see.
 type boxed struct {
-	Cert  [CertSize]byte
+	Cert  pseudo.Cert
 	BPK   [32]byte
 	BSalt [16]byte
 	Nonce [16]byte

@@ -238,11 +238,7 @@ func (d *dec) evidence() *Evidence {
 		d.bad = true
 		return nil
 	}
-	if len(d.b) > MaxEvidence {
-		d.bad = true
-		return nil
-	}
-	v := new(Evidence)
+	v, left := new(Evidence), len(d.b)
 	d.raw(v.Salt[:])
 	d.raw(v.MeterSalt[:])
 	v.MeterKey = d.blob(maxKeyBytes)
@@ -254,6 +250,7 @@ func (d *dec) evidence() *Evidence {
 	for i := 0; i < n && !d.bad; i++ {
 		v.Records = append(v.Records, d.blob(MaxEvidence))
 	}
+	d.bad = d.bad || left-len(d.b) > MaxEvidence
 	return v
 }
 

@@ -40,6 +40,7 @@ import (
 	"time"
 
 	"gridveil/privacy"
+	"gridveil/privacy/pseudo"
 )
 
 // Kinds of the unsigned messages between wallet and gateway: they never leave
@@ -66,10 +67,9 @@ const (
 	StubBoxSize = 192 + privacy.ExporterBoxOverhead
 	ReceiptSize = 139 + 384 + privacy.ExporterBoxOverhead
 	AskSize     = 36
-	ShownSize   = 34 + CertSize
+	ShownSize   = 34 + pseudo.CertSize
 	LineSize    = 161
 	RejectSize  = 99
-	CertSize    = 372 // a certificate of package pseudo
 	boxPlain    = 502
 	innerBox    = 192 + privacy.ExporterBoxOverhead
 	openingBox  = 384 + privacy.ExporterBoxOverhead

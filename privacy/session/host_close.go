@@ -1,0 +1,196 @@
+package session
+
+import (
+	"bytes"
+	"fmt"
+	"time"
+
+	"gridveil/privacy"
+	"gridveil/privacy/note"
+)
+
+// Lock puts notes behind what the host may come to owe, before the car
+// discharges: no lock, no sale. Until its Receipt came, Locked stays 0.
+func (h *Host) Lock(value int64, bind [32]byte, notes []note.Spent) (Out, error) {
+	if h.phase != Running || h.answer == nil || h.lock != nil || h.offer.Mode&ModeDischarge == 0 {
+		return Out{}, fmt.Errorf("lock: %w", ErrOrder)
+	}
+	if value <= 0 || value > MaxAmount || value%cent != 0 {
+		return Out{}, fmt.Errorf("lock: %w", ErrNotWholeCents)
+	}
+	if len(notes) < 1 || len(notes) > MaxLocked {
+		return Out{}, fmt.Errorf("lock: %w: %d notes, want 1 to %d", ErrAmount, len(notes), MaxLocked)
+	}
+	l := Lock{Session: h.Session(), Value: value, Currency: h.offer.Currency, Bind: bind, Notes: notes}
+	l.Sig = privacy.Sign(h.key, privacy.KindLock, h.cfg.Net, l.body())
+	h.lock = l.Bytes()
+	return h.out(Stay, Send{ToAggregator, h.lock}), nil
+}
+
+// End closes the session once the transaction is over and its signed records
+// are in. With the driver present the record goes to the driver; after the
+// driver left, the last acknowledged Tick (or, unattended, the meter's word)
+// is settled at once.
+func (h *Host) End(now time.Time, end Ending) (Out, error) {
+	if h.phase != Running && h.phase != Left {
+		return Out{}, fmt.Errorf("end: %w", ErrOrder)
+	}
+	if err := h.checkEnding(&end); err != nil {
+		return Out{}, err
+	}
+	h.ending = &end
+	if h.phase == Left || h.cfg.Unattended && h.waiting() {
+		return h.settleAlone()
+	}
+	h.record = h.recordOf(Both, end.Energy, end.Amounts)
+	h.phase, h.since = Closing, millis(now)
+	c := Close{Record: h.record, Evidence: end.Evidence}
+	return h.out(Stay, Send{ToDriver, c.Bytes()}), nil
+}
+
+func (h *Host) checkEnding(end *Ending) error {
+	if err := end.Amounts.Check(h.offer.Mode); err != nil {
+		return fmt.Errorf("end: %w", err)
+	}
+	if end.Amounts.Total() > int64(h.band)*unit {
+		return fmt.Errorf("end: %w", ErrBand)
+	}
+	if end.Amounts.Owed > h.locked {
+		return fmt.Errorf("end: %w", ErrNoLock)
+	}
+	if end.End.Before(end.Begin) || !end.Energy.valid() {
+		return fmt.Errorf("end: %w: times or energies out of range", ErrAmount)
+	}
+	if end.Evidence == nil {
+		return nil
+	}
+	if err := end.Evidence.check(); err != nil {
+		return fmt.Errorf("end: %w", err)
+	}
+	return end.Evidence.opens(&h.offer, &Record{Evidence: end.Evidence.Hash()})
+}
+
+func (h *Host) recordOf(f Form, e Energy, a Amounts) Record {
+	r := Record{Offer: h.open.Offer, Open: h.Session(), Energy: e, Amounts: a, Currency: h.offer.Currency, Form: f}
+	r.T0 = uint32(h.ending.Begin.Unix() / slotSeconds)
+	r.T1 = uint32((h.ending.End.Unix() + slotSeconds - 1) / slotSeconds)
+	if h.acked.tick.Seq > 0 {
+		r.LastTick = h.acked.tick.Hash(h.cfg.Net)
+	}
+	if h.ending.Evidence != nil {
+		r.Evidence = h.ending.Evidence.Hash()
+	}
+	r.HostSig = privacy.Sign(h.key, privacy.KindRecord, h.cfg.Net, r.body())
+	return r
+}
+
+// settleAlone settles without the driver's signature under the record.
+func (h *Host) settleAlone() (Out, error) {
+	s := Settle{}
+	switch {
+	case h.cfg.Unattended && h.ending.Evidence != nil:
+		s.Record = h.recordOf(Unattended, h.ending.Energy, h.ending.Amounts)
+		s.Evidence = h.ending.Evidence
+	case h.acked.tick.Seq > 0:
+		s.Record = h.recordOf(Cut, h.acked.tick.Energy, h.acked.amounts)
+		s.Tick, s.Ack = &h.acked.tick, &h.ack
+		if h.offer.Mode&ModeShown != 0 {
+			s.Evidence = h.ending.Evidence
+		}
+	default:
+		h.phase = Void
+		return h.out(Stay), nil
+	}
+	return h.toSettle(s)
+}
+
+func (h *Host) toSettle(s Settle) (Out, error) {
+	h.record, h.settle, h.phase = s.Record, s.Bytes(), Settling
+	return h.out(Stay, h.Outbox()...), nil
+}
+
+// onClosed takes the driver's signature under the record, with its stub.
+func (h *Host) onClosed(msg []byte) (Out, error) {
+	s, err := ParseSettle(msg)
+	if err != nil {
+		return Out{}, err
+	}
+	if h.phase != Closing {
+		return Out{}, fmt.Errorf("closed: %w", ErrOrder)
+	}
+	if s.Record.Form != Both || s.Evidence != nil || !bytes.Equal(s.Record.body(), h.record.body()) || s.Record.HostSig != h.record.HostSig {
+		return Out{}, fmt.Errorf("closed: %w", ErrMismatch)
+	}
+	if err := s.Record.verifyDriver(h.cfg.Net, h.open.SPK); err != nil {
+		return Out{}, err
+	}
+	if h.offer.Mode&ModeShown != 0 {
+		s.Evidence = h.ending.Evidence
+	}
+	return h.toSettle(s)
+}
+
+func (h *Host) onReceipt(msg []byte) (Out, error) {
+	r, err := ParseReceipt(msg)
+	if err != nil {
+		return Out{}, err
+	}
+	if r.Session != h.Session() {
+		return Out{}, fmt.Errorf("receipt: %w", ErrMismatch)
+	}
+	if err := r.Verify(h.cfg.Net, h.cfg.EVAGGKey); err != nil {
+		return Out{}, err
+	}
+	if r.Taken == TakenLock {
+		return h.onLocked(&r, msg)
+	}
+	if h.phase != Settling {
+		return Out{}, fmt.Errorf("receipt: %w", ErrOrder)
+	}
+	if r.What != h.record.Hash(h.cfg.Net) || r.Value != h.record.Amounts.Host {
+		return Out{}, fmt.Errorf("receipt: %w", ErrMismatch)
+	}
+	h.receipt, h.phase = bytes.Clone(msg), Done
+	return h.out(Stay, Send{ToDriver, msg}), nil
+}
+
+func (h *Host) onLocked(r *Receipt, msg []byte) (Out, error) {
+	if h.lock == nil || h.locked != 0 {
+		return Out{}, fmt.Errorf("lock receipt: %w", ErrOrder)
+	}
+	l, err := ParseLock(h.lock)
+	if err != nil {
+		return Out{}, err
+	}
+	if r.What != l.Hash(h.cfg.Net) || r.Value != l.Value {
+		return Out{}, fmt.Errorf("lock receipt: %w", ErrMismatch)
+	}
+	h.locked = r.Value
+	return h.out(Stay, Send{ToDriver, msg}), nil
+}
+
+// Due is what the host may collect: its earnings, or what is left of its lock;
+// zero until the receipt is there.
+func (h *Host) Due() int64 {
+	if h.phase != Done {
+		return 0
+	}
+	return h.record.Amounts.Host + h.locked - h.record.Amounts.Owed
+}
+
+// Collect signs a request for the host's notes: row is blinded for Due in the
+// keys of month epoch. It returns ErrNotDue before the receipt.
+func (h *Host) Collect(epoch uint32, row note.Row) (Collect, error) {
+	if h.Due() == 0 {
+		return Collect{}, ErrNotDue
+	}
+	c := Collect{Session: h.Session(), Party: PartyHost, Epoch: epoch, Row: row}
+	c.Sign(h.cfg.Net, h.key)
+	return c, nil
+}
+
+// valid says whether every register is within 0..MaxEnergy.
+func (e Energy) valid() bool {
+	ok := func(v int64) bool { return v >= 0 && v <= MaxEnergy }
+	return ok(e.Grid) && ok(e.Res) && ok(e.Out)
+}
