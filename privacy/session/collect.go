@@ -16,6 +16,7 @@ type Party byte
 const (
 	PartyHost   Party = 1
 	PartyDriver Party = 2
+	PartyChange Party = 3 // the host again, for what is left of its Lock
 )
 
 // Collect asks for the blind notes of a settled session: slot i of Row is a
@@ -69,7 +70,7 @@ func ParseCollect(b []byte) (Collect, error) {
 	}
 	c.Row = *row
 	d.raw(c.Sig[:])
-	d.bad = d.bad || c.Party < PartyHost || c.Party > PartyDriver
+	d.bad = d.bad || c.Party < PartyHost || c.Party > PartyChange
 	return c, d.end("collect")
 }
 

@@ -169,22 +169,27 @@ func (h *Host) onLocked(r *Receipt, msg []byte) (Out, error) {
 	return h.out(Stay, Send{ToDriver, msg}), nil
 }
 
-// Due is what the host may collect: its earnings, or what is left of its lock;
-// zero until the receipt is there.
-func (h *Host) Due() int64 {
-	if h.phase != Done {
+// Due is what the host may collect, millionths: as PartyHost its earnings, as
+// PartyChange what is left of its lock. Zero until the receipt is there.
+func (h *Host) Due(p Party) int64 {
+	switch {
+	case h.phase != Done:
 		return 0
+	case p == PartyHost:
+		return h.record.Amounts.Host
+	case p == PartyChange:
+		return h.locked - h.record.Amounts.Owed
 	}
-	return h.record.Amounts.Host + h.locked - h.record.Amounts.Owed
+	return 0
 }
 
-// Collect signs a request for the host's notes: row is blinded for Due in the
-// keys of month epoch. It returns ErrNotDue before the receipt.
-func (h *Host) Collect(epoch uint32, row note.Row) (Collect, error) {
-	if h.Due() == 0 {
+// Collect signs a request for notes: row is blinded for Due(p) in the keys of
+// month epoch. It returns ErrNotDue before the receipt.
+func (h *Host) Collect(p Party, epoch uint32, row note.Row) (Collect, error) {
+	if h.Due(p) == 0 {
 		return Collect{}, ErrNotDue
 	}
-	c := Collect{Session: h.Session(), Party: PartyHost, Epoch: epoch, Row: row}
+	c := Collect{Session: h.Session(), Party: p, Epoch: epoch, Row: row}
 	c.Sign(h.cfg.Net, h.key)
 	return c, nil
 }
