@@ -84,7 +84,9 @@ var ErrShares = errors.New("ev: amounts do not follow from energy and prices")
 // CheckShares is the driver's check of a record: do the shares follow from the energies and the deal? The record does
 // not say how much discharge stayed in the house; the shares pass if some split of Out explains them, so the driver
 // gets at least the lower of the two prices. A deal with calendar prices cannot be checked from sums: check with Split.
-func CheckShares(e Energy, s Shares, d Deal) error {
+//
+// band and locked cap the amounts as in Shares.Cap.
+func CheckShares(e Energy, s Shares, d Deal, band, locked int64) error {
 	if d.Terms.Price == CalendarPrice {
 		return fmt.Errorf("%w: calendar prices are checked by interval", ErrTerms)
 	}
@@ -99,7 +101,7 @@ func CheckShares(e Energy, s Shares, d Deal) error {
 		}
 		got, e := Split([]Flow{f}, d)
 		err = errors.Join(err, e)
-		return got
+		return got.Cap(band, locked)
 	}
 	// What the host has to pay rises with home, or with the dearer sink; find the first that pays enough.
 	balance := func(x Shares) int64 { return x.HostOwes - x.Host }

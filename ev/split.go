@@ -19,6 +19,19 @@ func (s Shares) Balanced() bool {
 	return s.Total+s.HostOwes+max(0, -s.Grid) == s.Host+s.Driver+s.Fee+max(0, s.Grid)
 }
 
+// Cap returns the shares with what may not be billed left out: more than the band in total, and more than the notes that
+// the host locked. The host bears the first, since its gateway should have paused the car; what is left over comes off
+// its utility. The driver bears the second.
+func (s Shares) Cap(band, locked int64) Shares {
+	over := max(0, s.Total-band)
+	host := min(over, s.Host)
+	grid := min(over-host, max(0, s.Grid))
+	owed := max(0, s.HostOwes-locked)
+	s.Host, s.Grid, s.Total = s.Host-host, s.Grid-grid, s.Total-host-grid
+	s.HostOwes, s.Driver = s.HostOwes-owed, s.Driver-owed
+	return s
+}
+
 // Split prices the flows of one session. Each payee's sum is kept exactly and rounded down once. What the host earns
 // and owes is netted first, and so is what the host's utility earns and owes in direct mode. The fee is the driver's
 // in both directions. A FlatFee session pays Terms.Flat and the fee per session, whatever flowed.

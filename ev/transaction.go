@@ -244,6 +244,15 @@ func (p *point) get(measurand string) (sum int64, ok bool) {
 	return sum, ok
 }
 
+// readings returns what one event says about its instants.
+func (e Event) readings() []Reading {
+	points := map[int64]*point{}
+	for _, s := range e.Samples {
+		addSample(points, &e, s)
+	}
+	return readings(points)
+}
+
 func readings(points map[int64]*point) []Reading {
 	out := make([]Reading, 0, len(points))
 	for at, p := range points {
