@@ -116,29 +116,28 @@ func ParseCollected(b []byte) (Collected, error) {
 
 // Lock puts notes of the host behind what it may come to owe the driver. Value
 // and change are settled with the session: what is not owed comes back by
-// Collect. Bind is the ledger's purpose hash of the redeem entry, to which the
-// spend signatures are bound.
+// Collect. The notes are spent to the aggregator with the session's name,
+// H(Open), as purpose (note.Wallet.Spend).
 type Lock struct {
 	Session  [32]byte // H(Open)
 	Value    int64    // millionths, the sum of the notes
 	Currency uint16
-	Bind     [32]byte
-	Notes    []note.Spent // 1..MaxLocked
+	Payment  note.Payment // 1..MaxLocked notes
 	Sig      privacy.Signature
 }
 
 const spentSize = note.Size + 64
 
 func (l *Lock) body() []byte {
-	e := head(privacy.KindLock, 2+32+8+2+32+1+len(l.Notes)*spentSize+64)
+	e := head(privacy.KindLock, 2+32+8+2+32+1+len(l.Payment.Notes)*spentSize+64)
 	e.raw(l.Session[:])
 	e.i64(l.Value)
 	e.u16(l.Currency)
-	e.raw(l.Bind[:])
-	e.u8(byte(len(l.Notes)))
-	for i := range l.Notes {
-		e.raw(l.Notes[i].Note[:])
-		e.raw(l.Notes[i].Spend[:])
+	e.raw(l.Payment.Salt[:])
+	e.u8(byte(len(l.Payment.Notes)))
+	for i := range l.Payment.Notes {
+		e.raw(l.Payment.Notes[i].Note[:])
+		e.raw(l.Payment.Notes[i].Spend[:])
 	}
 	return e
 }
@@ -158,7 +157,7 @@ func ParseLock(b []byte) (Lock, error) {
 	d.raw(l.Session[:])
 	l.Value = d.debt()
 	l.Currency = d.u16()
-	d.raw(l.Bind[:])
+	d.raw(l.Payment.Salt[:])
 	n := int(d.u8())
 	if n < 1 || n > MaxLocked || len(d.b) < n*spentSize {
 		d.bad = true
@@ -167,7 +166,7 @@ func ParseLock(b []byte) (Lock, error) {
 		var s note.Spent
 		d.raw(s.Note[:])
 		d.raw(s.Spend[:])
-		l.Notes = append(l.Notes, s)
+		l.Payment.Notes = append(l.Payment.Notes, s)
 	}
 	d.raw(l.Sig[:])
 	return l, d.end("lock")

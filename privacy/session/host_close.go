@@ -11,17 +11,19 @@ import (
 
 // Lock puts notes behind what the host may come to owe, before the car
 // discharges: no lock, no sale. Until its Receipt came, Locked stays 0.
-func (h *Host) Lock(value int64, bind [32]byte, notes []note.Spent) (Out, error) {
+//
+// p spends notes worth value to the aggregator, with Session as purpose.
+func (h *Host) Lock(value int64, p note.Payment) (Out, error) {
 	if h.phase != Running || h.answer == nil || h.lock != nil || h.offer.Mode&ModeDischarge == 0 {
 		return Out{}, fmt.Errorf("lock: %w", ErrOrder)
 	}
 	if value <= 0 || value > MaxAmount || value%cent != 0 {
 		return Out{}, fmt.Errorf("lock: %w", ErrNotWholeCents)
 	}
-	if len(notes) < 1 || len(notes) > MaxLocked {
-		return Out{}, fmt.Errorf("lock: %w: %d notes, want 1 to %d", ErrAmount, len(notes), MaxLocked)
+	if n := len(p.Notes); n < 1 || n > MaxLocked {
+		return Out{}, fmt.Errorf("lock: %w: %d notes, want 1 to %d", ErrAmount, n, MaxLocked)
 	}
-	l := Lock{Session: h.Session(), Value: value, Currency: h.offer.Currency, Bind: bind, Notes: notes}
+	l := Lock{Session: h.Session(), Value: value, Currency: h.offer.Currency, Payment: p}
 	l.Sig = privacy.Sign(h.key, privacy.KindLock, h.cfg.Net, l.body())
 	h.lock = l.Bytes()
 	return h.out(Stay, Send{ToAggregator, h.lock}), nil
