@@ -25,7 +25,7 @@ var (
 )
 
 // Replay remembers the packets seen under one onion key. It is exact up to a
-// chance of 2^-44 per packet: 8-byte tags under a secret of its own, so nobody
+// chance of 2^-43 per packet: 8-byte tags under a secret of its own, so nobody
 // can aim at a slot. When it is full it refuses, it never forgets.
 type Replay struct {
 	secret  [16]byte

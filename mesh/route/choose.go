@@ -1,0 +1,224 @@
+package route
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"gridveil/mesh/member"
+	"gridveil/mesh/mix"
+	"gridveil/mesh/packet"
+)
+
+// Self is the sender's own end of a loop or reply block: its identity and its
+// unpublished onion key for the time of arrival (mix.Keyring.At).
+type Self struct {
+	Node packet.NodeKey
+	Key  func(arrival time.Time) (mix.PublicKey, bool)
+}
+
+// Chooser chooses routes over one snapshot.
+type Chooser struct {
+	Snapshot *Snapshot
+	Skip     func(packet.NodeKey) bool // relays to avoid now; nil for none
+	HopMean  time.Duration             // of the class; 0 for lab
+}
+
+// Route is a way for one packet, ready for packet.Build or packet.NewReplyBlock.
+type Route struct {
+	Hops           []packet.Hop // relays, then the last hop
+	Arrival        time.Time    // when the last hop will see it, transit not counted
+	SingleOperator bool         // all relays of the network belong to one operator
+}
+
+// First is the node to hand the packet to.
+func (r *Route) First() packet.NodeKey { return r.Hops[0].Node }
+
+// Relays lists the relays of the route in order, for mix.Loops and Health.
+func (r *Route) Relays() []packet.NodeKey {
+	var out []packet.NodeKey
+	for _, h := range r.Hops[:len(r.Hops)-1] {
+		out = append(out, h.Node)
+	}
+	return out
+}
+
+// To chooses guard, middle and exit for a packet that leaves at depart for the
+// member recipient. guards are the usable guards, the preferred one first.
+func (c *Chooser) To(recipient packet.NodeKey, guards []packet.NodeKey, depart time.Time, rnd io.Reader) (*Route, error) {
+	target, known := c.Snapshot.Node(recipient)
+	if !known || !target.haveKeys {
+		return nil, fmt.Errorf("%w: the recipient publishes no onion keys", packet.ErrRoute)
+	}
+	path, err := c.pick(guards, target, rnd)
+	if err != nil {
+		return nil, err
+	}
+	return c.time(append(path, target), nil, depart, rnd)
+}
+
+// Back chooses the way of an answer from whoever holds the reply block to self:
+// any two relays, then a guard of self. depart is when the answer is expected
+// to leave; answers are due within mix.KeyMargin of it. from is the replier.
+func (c *Chooser) Back(self Self, from packet.NodeKey, guards []packet.NodeKey, depart time.Time, rnd io.Reader) (*Route, error) {
+	replier, known := c.Snapshot.Node(from)
+	if !known {
+		return nil, fmt.Errorf("%w: the replier is not in the directory", packet.ErrRoute)
+	}
+	path, err := c.pick(guards, replier, rnd)
+	if err != nil {
+		return nil, err
+	}
+	// The same rules hold as on the way there, read from the other end.
+	path[0], path[2] = path[2], path[0]
+	return c.time(path, &self, depart, rnd)
+}
+
+// Loop chooses a way back to self: guard, middle, other guard. With one usable
+// guard the third relay is any other.
+func (c *Chooser) Loop(self Self, guards []packet.NodeKey, depart time.Time, rnd io.Reader) (*Route, error) {
+	path, err := c.pickLoop(guards, rnd)
+	if err != nil {
+		return nil, err
+	}
+	return c.time(path, &self, depart, rnd)
+}
+
+// rule says how strict pick is about the recipient's operator.
+type rule struct{ guardToo, exitToo bool }
+
+// pick returns guard, middle, exit for a way between a leaf and the member far.
+// The first guard that allows a route is used; exit and middle are uniform over
+// what the rules allow.
+func (c *Chooser) pick(guards []packet.NodeKey, far *Node, rnd io.Reader) ([]*Node, error) {
+	for _, r := range []rule{{true, true}, {false, true}, {false, false}} {
+		for _, g := range guards {
+			guard, ok := c.relay(g)
+			if !ok || guard.Key == far.Key || r.guardToo && guard.Member.Operator == far.Member.Operator {
+				continue
+			}
+			path, err := c.pickBehind(guard, far, r, rnd)
+			if path != nil || err != nil {
+				return path, err
+			}
+		}
+	}
+	return nil, c.tooFew(guards)
+}
+
+// pickBehind chooses exit, then middle; nil when the rules leave none.
+func (c *Chooser) pickBehind(guard, far *Node, r rule, rnd io.Reader) ([]*Node, error) {
+	operators := c.Snapshot.Operators()
+	exits := c.filter(func(n *Node) bool {
+		sameAsGuard := operators >= 2 && n.Member.Operator == guard.Member.Operator
+		return n.Key != guard.Key && n.Key != far.Key && !sameAsGuard && !(r.exitToo && n.Member.Operator == far.Member.Operator)
+	})
+	if err := mix.Shuffle(exits, rnd); err != nil {
+		return nil, err
+	}
+	for _, exit := range exits {
+		middles := c.filter(func(n *Node) bool {
+			taken := n.Key == guard.Key || n.Key == exit.Key || n.Key == far.Key && c.Snapshot.ssns >= 4
+			op := n.Member.Operator
+			return !taken && (operators < 3 || op != guard.Member.Operator && op != exit.Member.Operator)
+		})
+		if len(middles) > 0 {
+			i, err := below(len(middles), rnd)
+			if err != nil {
+				return nil, err
+			}
+			return []*Node{guard, middles[i], exit}, nil
+		}
+	}
+	return nil, nil
+}
+
+// pickLoop returns guard, middle, other guard.
+func (c *Chooser) pickLoop(guards []packet.NodeKey, rnd io.Reader) ([]*Node, error) {
+	var ends []*Node
+	for _, g := range guards {
+		if n, ok := c.relay(g); ok {
+			ends = append(ends, n)
+		}
+	}
+	if len(ends) == 0 {
+		return nil, c.tooFew(guards)
+	}
+	if len(ends) == 1 {
+		others := c.filter(func(n *Node) bool { return n.Key != ends[0].Key && n.Member.Role == member.RoleSSN })
+		if len(others) == 0 {
+			return nil, c.tooFew(guards)
+		}
+		i, err := below(len(others), rnd)
+		if err != nil {
+			return nil, err
+		}
+		ends = append(ends, others[i])
+	}
+	middles := c.filter(func(n *Node) bool { return n.Key != ends[0].Key && n.Key != ends[1].Key })
+	if len(middles) == 0 {
+		return nil, c.tooFew(guards)
+	}
+	i, err := below(len(middles), rnd)
+	if err != nil {
+		return nil, err
+	}
+	return []*Node{ends[0], middles[i], ends[1]}, nil
+}
+
+// relay finds a usable relay.
+func (c *Chooser) relay(key packet.NodeKey) (*Node, bool) {
+	n, known := c.Snapshot.Node(key)
+	return n, known && n.Relay() && !(c.Skip != nil && c.Skip(key))
+}
+
+func (c *Chooser) filter(keep func(*Node) bool) []*Node {
+	var out []*Node
+	for _, n := range c.Snapshot.relays {
+		if keep(n) && !(c.Skip != nil && c.Skip(n.Key)) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+func (c *Chooser) tooFew(guards []packet.NodeKey) error {
+	usable := len(c.filter(func(*Node) bool { return true }))
+	e := &FewRelaysError{Relays: usable}
+	switch {
+	case len(guards) == 0:
+		e.Why = "no guard is connected"
+	case usable >= MinRelays:
+		e.Why = "the rules for guard, middle, exit and operators leave none"
+	}
+	return e
+}
+
+// time draws the holds and picks for every hop the key that is valid when the
+// packet gets there. self, if set, is the last hop.
+func (c *Chooser) time(path []*Node, self *Self, depart time.Time, rnd io.Reader) (*Route, error) {
+	r := &Route{Arrival: depart, SingleOperator: c.Snapshot.Operators() == 1}
+	for i, n := range path {
+		key, ok := n.KeyAt(r.Arrival, c.Snapshot.Epoch)
+		if !ok {
+			return nil, fmt.Errorf("%w: relay %d of the route has no key for that time", ErrStaleDirectory, i+1)
+		}
+		h := packet.Hop{Node: n.Key, KeyID: key.ID, Key: key.Key}
+		if i < MinRelays {
+			var err error
+			if h.Delay, err = mix.HopDelay(c.HopMean, rnd); err != nil {
+				return nil, err
+			}
+			r.Arrival = r.Arrival.Add(h.Delay)
+		}
+		r.Hops = append(r.Hops, h)
+	}
+	if self != nil {
+		key, ok := self.Key(r.Arrival)
+		if !ok {
+			return nil, fmt.Errorf("%w: no own key for the time of return", packet.ErrRoute)
+		}
+		r.Hops = append(r.Hops, packet.Hop{Node: self.Node, KeyID: key.ID, Key: key.Key})
+	}
+	return r, nil
+}

@@ -1,0 +1,198 @@
+package route
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"gridveil/mesh/member"
+	"gridveil/mesh/packet"
+)
+
+// Limits of guards.
+const (
+	GuardCount = 2
+	guardLife  = 30 * 24 * time.Hour
+	guardSpan  = 7 * 24 * time.Hour // life is 30 +- 7 days, uniform, so that changes do not coincide
+	maxGuards  = GuardCount + 1     // a third only while both are down
+)
+
+// Guard is a relay that a leaf uses as first hop for weeks: with few guards, few
+// relays ever see which link a packet came from.
+type Guard struct {
+	Node  packet.NodeKey
+	Until time.Time
+}
+
+// Guards holds a leaf's guards. Persist it (Encode) whenever Refresh reports a change.
+type Guards struct {
+	list []Guard // the standing two first, then a third while needed
+	turn int
+}
+
+// ErrGuards is a stored list of guards that does not have its layout.
+var ErrGuards = errors.New("stored guards are malformed")
+
+// Refresh keeps guards that are still SSNs of the directory, replaces those that
+// ran out, and adds a third only while both others are down. billing is the
+// parent that forwards this home's bills ("" key for none): with three SSNs or
+// more, at most one guard is it. usable says whether a node is connected and
+// not skipped; a guard that is down stays a guard. An out-of-date directory
+// removes nobody.
+func (g *Guards) Refresh(s *Snapshot, billing packet.NodeKey, usable func(packet.NodeKey) bool, now time.Time, rnd io.Reader) (changed bool, err error) {
+	before := slices.Clone(g.list)
+	g.list = slices.DeleteFunc(g.list, func(x Guard) bool {
+		n, known := s.Node(x.Node)
+		return !x.Until.After(now) || known && n.haveKeys && !isGuard(n)
+	})
+	for len(g.list) < GuardCount {
+		added, err := g.add(s, billing, nil, now, rnd)
+		if err != nil {
+			return true, err
+		}
+		if !added {
+			break
+		}
+	}
+	standing := g.list[:min(len(g.list), GuardCount)]
+	down := len(standing) == GuardCount && !slices.ContainsFunc(standing, func(x Guard) bool { return usable(x.Node) })
+	switch {
+	case !down:
+		g.list = standing
+	case len(g.list) < maxGuards:
+		if _, err := g.add(s, billing, usable, now, rnd); err != nil {
+			return true, err
+		}
+	}
+	return !slices.Equal(before, g.list), nil
+}
+
+func isGuard(n *Node) bool { return n.Relay() && n.Member.Role == member.RoleSSN }
+
+// add draws one more guard, uniform over the SSNs that are allowed.
+func (g *Guards) add(s *Snapshot, billing packet.NodeKey, usable func(packet.NodeKey) bool, now time.Time, rnd io.Reader) (bool, error) {
+	var allowed []packet.NodeKey
+	for _, n := range s.relays {
+		taken := slices.ContainsFunc(g.list, func(x Guard) bool { return x.Node == n.Key })
+		if isGuard(n) && !taken && (usable == nil || usable(n.Key)) {
+			allowed = append(allowed, n.Key)
+		}
+	}
+	if len(allowed) == 0 {
+		return false, nil
+	}
+	i, err := below(len(allowed), rnd)
+	if err != nil {
+		return false, err
+	}
+	spread, err := below(int(2*guardSpan/time.Minute), rnd)
+	if err != nil {
+		return false, err
+	}
+	until := now.Add(guardLife - guardSpan + time.Duration(spread)*time.Minute).UTC().Truncate(time.Millisecond)
+	g.list = append(g.list, Guard{allowed[i], until})
+	return true, nil
+}
+
+// List gives the guards, standing ones first. Floor.Check takes it.
+func (g *Guards) List() []Guard { return slices.Clone(g.list[:min(len(g.list), GuardCount)]) }
+
+// Usable lists the guards to try for the next packet: those that are usable,
+// the two standing ones alternately first.
+func (g *Guards) Usable(usable func(packet.NodeKey) bool) []packet.NodeKey {
+	var out []packet.NodeKey
+	for i := range g.list {
+		n := g.list[(i+g.turn)%len(g.list)].Node
+		if usable(n) {
+			out = append(out, n)
+		}
+	}
+	if len(g.list) > 0 {
+		g.turn = (g.turn + 1) % len(g.list)
+	}
+	return out
+}
+
+const guardRecord = 32 + 8
+
+// Encode gives the stored form: (node key 32 | until u64)*.
+func (g *Guards) Encode() []byte {
+	var b []byte
+	for _, x := range g.list {
+		b = append(b, x.Node[:]...)
+		b = binary.BigEndian.AppendUint64(b, uint64(x.Until.UnixMilli()))
+	}
+	return b
+}
+
+// ParseGuards is the inverse of Encode; no bytes are no guards.
+func ParseGuards(b []byte) (*Guards, error) {
+	if len(b)%guardRecord != 0 || len(b) > maxGuards*guardRecord {
+		return nil, fmt.Errorf("%w: %d bytes", ErrGuards, len(b))
+	}
+	g := &Guards{}
+	for ; len(b) > 0; b = b[guardRecord:] {
+		ms := binary.BigEndian.Uint64(b[32:])
+		if ms > 1<<48 { // the year 10889
+			return nil, fmt.Errorf("%w: time of a guard", ErrGuards)
+		}
+		g.list = append(g.list, Guard{packet.NodeKey(b[:32]), time.UnixMilli(int64(ms)).UTC()})
+	}
+	return g, nil
+}
+
+// below draws an integer in [0,n). The bias is below n/2^64.
+func below(n int, rnd io.Reader) (int, error) {
+	var raw [8]byte
+	if _, err := io.ReadFull(rnd, raw[:]); err != nil {
+		return 0, fmt.Errorf("draw random number: %w", err)
+	}
+	return int(binary.BigEndian.Uint64(raw[:]) % uint64(n)), nil
+}
+
+// Limits of the health table.
+const (
+	healthLosses = 3                // lost loops on as many different routes, none returned in between
+	healthSkip   = 10 * time.Minute // then the relay is skipped this long
+)
+
+// Health remembers which relays lose loops. The zero value is ready.
+type Health struct {
+	lost map[packet.NodeKey][]string // different routes that lost a loop since one returned
+	skip map[packet.NodeKey]time.Time
+}
+
+// Judge takes the outcome of one loop over relays. A return clears the relays on
+// its way: so a broken middle is found although every loop passes both guards.
+func (h *Health) Judge(relays []packet.NodeKey, lost bool, now time.Time) {
+	if h.lost == nil {
+		h.lost, h.skip = map[packet.NodeKey][]string{}, map[packet.NodeKey]time.Time{}
+	}
+	var name []byte
+	for _, r := range relays {
+		name = append(name, r[:]...)
+	}
+	for _, r := range relays {
+		if !lost {
+			delete(h.lost, r)
+			continue
+		}
+		if slices.Contains(h.lost[r], string(name)) {
+			continue
+		}
+		h.lost[r] = append(h.lost[r], string(name))
+		if len(h.lost[r]) >= healthLosses {
+			delete(h.lost, r)
+			h.skip[r] = now.Add(healthSkip)
+		}
+	}
+}
+
+// Skipped reports whether a relay is to be avoided at now.
+func (h *Health) Skipped(node packet.NodeKey, now time.Time) bool {
+	until, marked := h.skip[node]
+	return marked && now.Before(until)
+}
