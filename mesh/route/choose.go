@@ -3,6 +3,7 @@ package route
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"gridveil/mesh/member"
@@ -47,8 +48,8 @@ func (r *Route) Relays() []packet.NodeKey {
 // member recipient. guards are the usable guards, the preferred one first.
 func (c *Chooser) To(recipient packet.NodeKey, guards []packet.NodeKey, depart time.Time, rnd io.Reader) (*Route, error) {
 	target, known := c.Snapshot.Node(recipient)
-	if !known || !target.haveKeys {
-		return nil, fmt.Errorf("%w: the recipient publishes no onion keys", packet.ErrRoute)
+	if !known || !target.Recipient() {
+		return nil, fmt.Errorf("%w: the recipient publishes no keys for onion requests", packet.ErrRoute)
 	}
 	path, err := c.pick(guards, target, rnd)
 	if err != nil {
@@ -113,22 +114,21 @@ func (c *Chooser) pickBehind(guard, far *Node, r rule, rnd io.Reader) ([]*Node, 
 		sameAsGuard := operators >= 2 && n.Member.Operator == guard.Member.Operator
 		return n.Key != guard.Key && n.Key != far.Key && !sameAsGuard && !(r.exitToo && n.Member.Operator == far.Member.Operator)
 	})
-	if err := mix.Shuffle(exits, rnd); err != nil {
-		return nil, err
-	}
-	for _, exit := range exits {
+	for len(exits) > 0 {
+		exit, err := drawNode(exits, rnd)
+		if err != nil {
+			return nil, err
+		}
 		middles := c.filter(func(n *Node) bool {
 			taken := n.Key == guard.Key || n.Key == exit.Key || n.Key == far.Key && c.Snapshot.ssns >= 4
 			op := n.Member.Operator
 			return !taken && (operators < 3 || op != guard.Member.Operator && op != exit.Member.Operator)
 		})
-		if len(middles) > 0 {
-			i, err := below(len(middles), rnd)
-			if err != nil {
-				return nil, err
-			}
-			return []*Node{guard, middles[i], exit}, nil
+		middle, err := drawNode(middles, rnd)
+		if middle != nil || err != nil {
+			return []*Node{guard, middle, exit}, err
 		}
+		exits = slices.DeleteFunc(exits, func(n *Node) bool { return n == exit })
 	}
 	return nil, nil
 }
@@ -146,24 +146,36 @@ func (c *Chooser) pickLoop(guards []packet.NodeKey, rnd io.Reader) ([]*Node, err
 	}
 	if len(ends) == 1 {
 		others := c.filter(func(n *Node) bool { return n.Key != ends[0].Key && n.Member.Role == member.RoleSSN })
-		if len(others) == 0 {
-			return nil, c.tooFew(guards)
-		}
-		i, err := below(len(others), rnd)
+		other, err := drawNode(others, rnd)
 		if err != nil {
 			return nil, err
 		}
-		ends = append(ends, others[i])
+		if other == nil {
+			return nil, c.tooFew(guards)
+		}
+		ends = append(ends, other)
 	}
 	middles := c.filter(func(n *Node) bool { return n.Key != ends[0].Key && n.Key != ends[1].Key })
-	if len(middles) == 0 {
-		return nil, c.tooFew(guards)
-	}
-	i, err := below(len(middles), rnd)
+	middle, err := drawNode(middles, rnd)
 	if err != nil {
 		return nil, err
 	}
-	return []*Node{ends[0], middles[i], ends[1]}, nil
+	if middle == nil {
+		return nil, c.tooFew(guards)
+	}
+	return []*Node{ends[0], middle, ends[1]}, nil
+}
+
+// drawNode picks one uniformly; nil from an empty list.
+func drawNode(from []*Node, rnd io.Reader) (*Node, error) {
+	if len(from) == 0 {
+		return nil, nil
+	}
+	i, err := below(len(from), rnd)
+	if err != nil {
+		return nil, err
+	}
+	return from[i], nil
 }
 
 // relay finds a usable relay.

@@ -33,9 +33,6 @@ const (
 	keySize      = 2 + 32
 	leavesStep   = 5 // published leaf numbers are floored to this, so that one home's coming does not show
 
-	// MaxRelays is the size of a region; a home keeps at most 0.4 MB of directory.
-	MaxRelays = 128
-
 	// maxNodes bounds the directory, as the dir registers are bounded (two per member).
 	maxNodes = 2048
 )
@@ -159,6 +156,11 @@ type Node struct {
 	haveKeys bool
 }
 
+// Recipient reports whether the node takes onion requests: it says so and can be sealed to.
+func (n *Node) Recipient() bool {
+	return n.haveKeys && n.Keys.Flags&FlagRecipient != 0 && n.SealKey != nil
+}
+
 // Relay reports whether the node forwards onion packets.
 func (n *Node) Relay() bool { return n.haveKeys && n.Keys.Flags&FlagRelay != 0 }
 
@@ -247,10 +249,11 @@ type Snapshot struct {
 	nodes  map[packet.NodeKey]*Node
 	relays []*Node // ordered by key, so that choice depends on rnd alone
 	ssns   int     // relays that are SSNs
+
+	operators int // distinct ones of the relays
 }
 
-// Snapshot copies what is valid at now: members with live `keys`, at most
-// MaxRelays of them as relays.
+// Snapshot copies what is valid at now.
 func (d *Directory) Snapshot(now time.Time) *Snapshot {
 	s := &Snapshot{Epoch: d.epoch, nodes: map[packet.NodeKey]*Node{}}
 	for key, n := range d.nodes {
@@ -268,12 +271,14 @@ func (d *Directory) Snapshot(now time.Time) *Snapshot {
 		}
 	}
 	slices.SortFunc(s.relays, func(a, b *Node) int { return slices.Compare(a.Key[:], b.Key[:]) })
-	s.relays = s.relays[:min(len(s.relays), MaxRelays)]
+	operators := map[string]bool{}
 	for _, n := range s.relays {
+		operators[n.Member.Operator] = true
 		if n.Member.Role == member.RoleSSN {
 			s.ssns++
 		}
 	}
+	s.operators = len(operators)
 	return s
 }
 
@@ -286,11 +291,5 @@ func (s *Snapshot) Node(key packet.NodeKey) (*Node, bool) {
 // Relays lists the relays, ordered by key. The caller must not change the slice.
 func (s *Snapshot) Relays() []*Node { return s.relays }
 
-// Operators counts the distinct operators of the relays.
-func (s *Snapshot) Operators() int {
-	seen := map[string]bool{}
-	for _, n := range s.relays {
-		seen[n.Member.Operator] = true
-	}
-	return len(seen)
-}
+// Operators is the number of distinct operators of the relays.
+func (s *Snapshot) Operators() int { return s.operators }

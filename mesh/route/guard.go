@@ -37,19 +37,18 @@ type Guards struct {
 var ErrGuards = errors.New("stored guards are malformed")
 
 // Refresh keeps guards that are still SSNs of the directory, replaces those that
-// ran out, and adds a third only while both others are down. billing is the
-// parent that forwards this home's bills ("" key for none): with three SSNs or
-// more, at most one guard is it. usable says whether a node is connected and
-// not skipped; a guard that is down stays a guard. An out-of-date directory
-// removes nobody.
-func (g *Guards) Refresh(s *Snapshot, billing packet.NodeKey, usable func(packet.NodeKey) bool, now time.Time, rnd io.Reader) (changed bool, err error) {
+// ran out, and adds a third only while both others are down. usable says whether
+// a node is connected and not skipped; a guard that is down stays a guard. An
+// out-of-date directory removes nobody. Guards are distinct, so at least one of
+// them is not the parent that forwards this home's bills.
+func (g *Guards) Refresh(s *Snapshot, usable func(packet.NodeKey) bool, now time.Time, rnd io.Reader) (changed bool, err error) {
 	before := slices.Clone(g.list)
 	g.list = slices.DeleteFunc(g.list, func(x Guard) bool {
 		n, known := s.Node(x.Node)
 		return !x.Until.After(now) || known && n.haveKeys && !isGuard(n)
 	})
 	for len(g.list) < GuardCount {
-		added, err := g.add(s, billing, nil, now, rnd)
+		added, err := g.add(s, nil, now, rnd)
 		if err != nil {
 			return true, err
 		}
@@ -63,7 +62,7 @@ func (g *Guards) Refresh(s *Snapshot, billing packet.NodeKey, usable func(packet
 	case !down:
 		g.list = standing
 	case len(g.list) < maxGuards:
-		if _, err := g.add(s, billing, usable, now, rnd); err != nil {
+		if _, err := g.add(s, usable, now, rnd); err != nil {
 			return true, err
 		}
 	}
@@ -73,7 +72,7 @@ func (g *Guards) Refresh(s *Snapshot, billing packet.NodeKey, usable func(packet
 func isGuard(n *Node) bool { return n.Relay() && n.Member.Role == member.RoleSSN }
 
 // add draws one more guard, uniform over the SSNs that are allowed.
-func (g *Guards) add(s *Snapshot, billing packet.NodeKey, usable func(packet.NodeKey) bool, now time.Time, rnd io.Reader) (bool, error) {
+func (g *Guards) add(s *Snapshot, usable func(packet.NodeKey) bool, now time.Time, rnd io.Reader) (bool, error) {
 	var allowed []packet.NodeKey
 	for _, n := range s.relays {
 		taken := slices.ContainsFunc(g.list, func(x Guard) bool { return x.Node == n.Key })
