@@ -126,6 +126,9 @@ func Seal(rnd io.Reader, s Suite, pk []byte, k Kind, net Net, pt []byte) ([]byte
 		return nil, Exporter{}, fmt.Errorf("recipient key: %w", ErrEncoding)
 	}
 	enc, ctx, err := sender.Setup(rnd)
+	if errors.Is(err, hpke.ErrInvalidKEMSharedSecret) { // a small-order point: everybody would know the secret
+		return nil, Exporter{}, fmt.Errorf("recipient key: %w", ErrEncoding)
+	}
 	if err != nil {
 		return nil, Exporter{}, fmt.Errorf("seal %v: %w", k, err)
 	}
@@ -148,7 +151,7 @@ func Open(key BoxKey, k Kind, net Net, box []byte) ([]byte, Exporter, error) {
 		return nil, Exporter{}, fmt.Errorf("open %v: %w", k, ErrKind)
 	}
 	n := scheme.CiphertextSize()
-	if len(box) > MaxPlaintext+n+k.Block() {
+	if len(box) > MaxPlaintext+k.Block()+key.Suite.Overhead() {
 		return nil, Exporter{}, fmt.Errorf("open %v: %w", k, ErrTooLong)
 	}
 	if len(box) < n {
