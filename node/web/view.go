@@ -1,0 +1,265 @@
+// Package web is the local dashboard: server-rendered pages, one stream of live
+// values, no script needed to read anything.
+//
+// A [Site] supplies what is shown; pages hold no rules. Every page has a stable
+// URL and the same data as JSON and, where it is a table, as CSV, from the same
+// view, so that an export equals the screen. What a node's owner may not see is
+// not in its Site: a page never filters secrets out.
+package web
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// Site is what a node, or a whole demonstration, shows. Methods are called from
+// many requests at once and must not block on remotes.
+type Site interface {
+	Meta(ctx context.Context) Meta
+	Overview(ctx context.Context) Overview
+	// Homes lists what Energy and Left may be asked for; a gateway has one.
+	Homes(ctx context.Context) []HomeRef
+	Energy(ctx context.Context, home string) (Energy, bool)
+	Sessions(ctx context.Context) []SessionRow
+	Session(ctx context.Context, id string) (Session, bool)
+	Ledger(ctx context.Context, from uint64) Ledger
+	Entry(ctx context.Context, index uint64) (Entry, bool)
+	Alarms(ctx context.Context) []AlarmRow
+	Left(ctx context.Context, home string) (Left, bool)
+	Party(ctx context.Context, id string) (Party, bool)
+	// Live gives values by key; a page shows them where data-live="key" stands.
+	// Keys are listed beside the view fields that they keep current.
+	Live(ctx context.Context) map[string]string
+	// Proof writes a .tlog-proof of a ledger entry.
+	Proof(ctx context.Context, w io.Writer, index uint64) error
+}
+
+// Meta is shown on every page.
+type Meta struct {
+	Title    string    // "Elm Street neighbourhood", or the node's name
+	Role     string    // a role, or "demo"
+	Now      time.Time // the node's clock; live key "now"
+	Speed    float64   // of an accelerated clock, 1 otherwise
+	Banners  []string  // "simulated hardware", "class lab: …", whole sentences
+	Warnings []Warning
+	Pages    []string // which of the pages this role has; empty means all
+}
+
+// Warning is a standing problem, worst first.
+type Warning struct {
+	Severity, Title, Text, Next string
+	Since                       time.Time
+}
+
+// Overview answers in five seconds: am I fine, what flows, what do I owe or
+// earn, who sees what.
+type Overview struct {
+	Headline string // "All is well: 25 homes metered, 4 cars charging." live "headline"
+	Figures  []Figure
+	Nodes    []Node
+	Edges    []Edge
+	Events   []Event // newest first, at most 20; live "events" is the newest one's text
+	Verify   string  // "gridveil verify …", for the reader who wants to check
+}
+
+// Figure is one large number. Live key: "fig-" + Key.
+type Figure struct{ Key, Label, Value, Unit, Note string }
+
+// Node of the neighbourhood map. Kind: home, ssn, headend, utility, aggregator,
+// wallet, verifier. Live keys: "node-"+ID+"-state", "node-"+ID+"-text".
+type Node struct {
+	ID, Kind, Name, Zone string
+	X, Y                 float64  // 0..100 of the map
+	State                string   // idle, charging, discharging, solar, offline, alarm
+	Text                 string   // one sentence
+	Features             []string // pv, battery, evse
+}
+
+// Edge of the map. Kind: power, report, onion, ledger, alarm. Live key:
+// "edge-"+ID+"-level", a number 0 (still) to 4.
+type Edge struct {
+	ID, From, To, Kind string
+	Level              int
+}
+
+// Event is something that just happened, in words.
+type Event struct {
+	At   time.Time
+	Kind string // session, alarm, ledger, node, refused
+	Text string
+	Link string // page that shows it, or empty
+}
+
+// HomeRef names a home.
+type HomeRef struct{ ID, Name string }
+
+// Energy is the load page of one home.
+type Energy struct {
+	Home      HomeRef
+	Simulated bool
+	Now       Flows     // live "energy-<field>"
+	Times     []int64   // Unix seconds, one a minute or coarser, at most 1500
+	True      []float64 // W, house without car
+	Metered   []float64 // W, what the meter measures, the only thing that leaves
+	PV        []float64
+	Battery   []float64 // W, discharge positive
+	EV        []float64 // W, charging positive
+	TrueKWh   float64
+	MeterKWh  float64
+	Masking   Masking
+	Bill      []BillLine
+	BillTotal string
+}
+
+// Flows are present powers in W.
+type Flows struct {
+	Load, Meter, PV, Battery, EV float64
+	SoCPct                       float64
+}
+
+// Masking is what the household is told about its mask.
+type Masking struct {
+	Policy      string
+	BoundBits   float64 // proven upper bound, bits per day; 0 when none holds
+	ExposedMins float64
+	Cannot      []string // what this battery cannot hide, in sentences
+	Reason      string   // why another policy runs than was asked for
+}
+
+// BillLine is one line of a bill.
+type BillLine struct{ Text, Energy, Rate, Amount string }
+
+// SessionRow is one line of the session list.
+type SessionRow struct {
+	ID      string // short form of H(Open), "7F3A-92"
+	Begin   time.Time
+	Host    string // name of the home; only where the viewer may know it
+	State   string
+	Case    string // pv, grid, mixed, v2g-house, v2g-grid, gift, refused
+	KWhIn   float64
+	KWhOut  float64
+	Total   string
+	Refused string // reason, for a refused record
+}
+
+// Session is one session in full.
+type Session struct {
+	SessionRow
+	End       time.Time
+	Steps     []Event // opened, authorised, started, …
+	Intervals []Interval
+	Terms     []Pair // prices, rule, band
+	Payees    []Payee
+	OCMF      []Reading
+	Ref       string // ledger ref; only for driver and aggregator views
+	Entry     *uint64
+	Parties   []Knows // who learned what of this session
+}
+
+// Interval is a five-minute split.
+type Interval struct {
+	Start                       time.Time
+	FromPV, FromHouse, FromGrid float64 // kWh into the car
+	ToHouse, ToGrid             float64 // kWh out of the car
+	Amount                      string
+}
+
+// Payee is one line of how each cent was paid.
+type Payee struct{ Who, For, Exact, Paid, How string }
+
+// Reading is a signed meter record, byte for byte.
+type Reading struct {
+	Raw      string
+	Verdict  string // "signature verifies", or the reason why not
+	OK       bool
+	KeyPrint string // fingerprint of the meter key
+}
+
+// Pair is a name and a value.
+type Pair struct{ Name, Value string }
+
+// Knows says what one party learned.
+type Knows struct{ Party, Learned, NotLearned, Because string }
+
+// Ledger is the ledger page.
+type Ledger struct {
+	Origin        string
+	Size          uint64 // live "ledger-size"
+	CosignedSize  uint64 // live "ledger-cosigned"
+	Quorum        string // "3 of 3 verifiers"
+	Checkpoint    string // the signed note, verbatim
+	Cosigners     []Cosigner
+	Balances      []Balance
+	SumMicro      int64
+	Entries       []EntryRow // newest first from the asked index
+	Older         *uint64
+	Equivocations int
+}
+
+// Cosigner is one verifier with the age of its last signature.
+type Cosigner struct {
+	Name string
+	Size uint64
+	At   time.Time
+	OK   bool
+	Text string
+}
+
+// Balance of one account.
+type Balance struct{ Party, Account, Amount string }
+
+// EntryRow is one ledger entry in a list.
+type EntryRow struct {
+	Index       uint64
+	Kind, Party string
+	Text        string // in words
+	Final       bool
+}
+
+// Entry is one ledger entry in full.
+type Entry struct {
+	EntryRow
+	At       time.Time
+	Leaf     string
+	Fields   []Pair
+	Postings []Balance
+	Raw      string // hex
+}
+
+// AlarmRow is one alarm.
+type AlarmRow struct {
+	ID             string
+	At             time.Time
+	Priority, Kind string
+	Device, Text   string
+	DeliveredMs    int64 // from raised to the utility's inbox
+	Acknowledged   string
+	Class          string // as the utility classifies it
+}
+
+// Left is "What left this house today".
+type Left struct {
+	Home  HomeRef
+	Day   string
+	Lines []LeftLine
+	Stays []string // what never left, in sentences
+}
+
+// LeftLine is one kind of message to one kind of recipient.
+type LeftLine struct {
+	What, To, As string // "billing report", "utility-a via elm-ssn", pseudonym
+	Count        int
+	Bytes        int64
+	Learns       string
+	Bits         float64 // upper bound
+	Last         time.Time
+}
+
+// Party is what one node of the map can see.
+type Party struct {
+	Node   Node
+	Sees   []Pair
+	Never  []string // what it cannot see and why
+	Recent []Event
+}
