@@ -7,6 +7,7 @@
 package tile
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"strconv"
 	"strings"
@@ -153,3 +154,127 @@ func (h *Hashes) Root(n uint64) ([32]byte, error) {
 func (h *Hashes) Tile(t Tile) ([]byte, error) {
 	return tlog.ReadTileData(tlog.Tile{H: Height, L: t.L, N: int64(t.N), W: t.W}, h)
 }
+
+// Edge is the right edge of a tree: per level the hashes of the tile that is not
+// full yet. It grows without the rest of the tree. The zero value is empty.
+type Edge struct {
+	size   uint64
+	levels [][]tlog.Hash
+}
+
+// Size is the number of leaves.
+func (e *Edge) Size() uint64 { return e.size }
+
+// Append adds a leaf hash and calls full for each tile that this completes, from
+// level 0 upwards.
+func (e *Edge) Append(leaf [32]byte, full func(t Tile, data []byte)) {
+	h := tlog.Hash(leaf)
+	e.size++
+	for l, n := 0, e.size; ; l++ {
+		if l == len(e.levels) {
+			e.levels = append(e.levels, nil)
+		}
+		e.levels[l] = append(e.levels[l], h)
+		if len(e.levels[l]) < Width {
+			return
+		}
+		n /= Width // now the number of full tiles at this level
+		full(Tile{l, n - 1, Width}, join(e.levels[l]))
+		h = perfect(e.levels[l])
+		e.levels[l] = e.levels[l][:0]
+	}
+}
+
+// Restore sets the edge of a tree of size leaves; partial gives the data of each
+// partial tile that Of(size) lists.
+func (e *Edge) Restore(size uint64, partial func(Tile) ([]byte, error)) error {
+	e.size, e.levels = size, nil
+	for l, n := 0, size; n > 0; l, n = l+1, n/Width {
+		t := Tile{l, n / Width, int(n % Width)}
+		var hashes []tlog.Hash
+		if t.W > 0 {
+			data, err := partial(t)
+			if err != nil {
+				return err
+			}
+			if len(data) < t.W*tlog.HashSize {
+				return fmt.Errorf("%s has %d bytes", t.Path(), len(data))
+			}
+			for i := range t.W {
+				hashes = append(hashes, tlog.Hash(data[i*tlog.HashSize:]))
+			}
+		}
+		e.levels = append(e.levels, hashes)
+	}
+	return nil
+}
+
+// Partial gives the data of the partial tile at a level, nil if it is empty.
+func (e *Edge) Partial(l int) []byte {
+	if l < 0 || l >= len(e.levels) {
+		return nil
+	}
+	return join(e.levels[l])
+}
+
+// Root is the tree hash of all leaves: subtrees of falling size, from the right.
+func (e *Edge) Root() [32]byte {
+	var acc *tlog.Hash
+	for _, hashes := range e.levels {
+		for end := len(hashes); end > 0; {
+			n := end & -end // the rightmost perfect subtree of this level
+			h := perfect(hashes[end-n : end])
+			if acc != nil {
+				h = tlog.NodeHash(h, *acc)
+			}
+			acc = &h
+			end -= n
+		}
+	}
+	if acc == nil {
+		return sha256.Sum256(nil)
+	}
+	return [32]byte(*acc)
+}
+
+// perfect is the root over a power of two of hashes.
+func perfect(hashes []tlog.Hash) tlog.Hash {
+	if len(hashes) == 1 {
+		return hashes[0]
+	}
+	mid := len(hashes) / 2
+	return tlog.NodeHash(perfect(hashes[:mid]), perfect(hashes[mid:]))
+}
+
+func join(hashes []tlog.Hash) []byte {
+	var b []byte
+	for i := range hashes {
+		b = append(b, hashes[i][:]...)
+	}
+	return b
+}
+
+// Reader reads single hashes of a tree from its tiles. What get returns is
+// checked against the root, so tiles may come from anywhere.
+func Reader(size uint64, root [32]byte, get func(Tile) ([]byte, error)) tlog.HashReader {
+	return tlog.TileHashReader(tlog.Tree{N: int64(size), Hash: tlog.Hash(root)}, source(get))
+}
+
+// source is a tlog.TileReader without a cache.
+type source func(Tile) ([]byte, error)
+
+func (source) Height() int { return Height }
+
+func (get source) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
+	out := make([][]byte, len(tiles))
+	for i, t := range tiles {
+		data, err := get(Tile{t.L, uint64(t.N), t.W})
+		if err != nil {
+			return nil, err
+		}
+		out[i] = data
+	}
+	return out, nil
+}
+
+func (source) SaveTiles([]tlog.Tile, [][]byte) {}
