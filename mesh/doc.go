@@ -1,0 +1,2 @@
+// Package mesh is the network of gridveil.
+package mesh

@@ -1,0 +1,82 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"gridveil/mesh/lane"
+	"gridveil/mesh/member"
+)
+
+// What a call can end in, besides an answer. The first group means that nothing was done: keep the record and try
+// again later. A private class never falls back to an open path.
+var (
+	ErrOffline        = errors.New("the other node cannot be reached now")
+	ErrBusy           = errors.New("the other node is busy")
+	ErrSmallSet       = errors.New("too few homes share this path to hide among")
+	ErrFewRelays      = errors.New("fewer than three relays are known")
+	ErrStaleDirectory = errors.New("the directory of relays is older than two hours")
+
+	ErrUnacked    = errors.New("sent, but not acknowledged: it may or may not have been done") // send again, same record id
+	ErrTooLarge   = errors.New("message is longer than its class allows")                      // split it
+	ErrNotAllowed = errors.New("this role may not use that service")                           // never retry
+	ErrRefused    = errors.New("the other node refused the request")                           // never retry as it is
+)
+
+// What keeps a node out of the network. The texts say what to do.
+var (
+	ErrNotMember = errors.New("not admitted: the certificate is not accepted here; pair this node again with a new code")
+	ErrRevoked   = errors.New("not admitted: the certificate was revoked; ask the operator")
+	ErrClock     = errors.New("not admitted: the clock is more than 30 s off; check the time source")
+)
+
+// BusyError is ErrBusy with the far side's advice.
+type BusyError struct {
+	After time.Duration // earliest useful retry
+}
+
+func (e *BusyError) Error() string { return fmt.Sprintf("%v; try again in %v", ErrBusy, e.After) }
+
+// Is makes errors.Is(err, ErrBusy) true.
+func (e *BusyError) Is(target error) bool { return target == ErrBusy }
+
+// RemoteError is an error that the far side's handler returned.
+type RemoteError = lane.RemoteError
+
+// callError turns a lane's error into the mesh's words.
+func callError(err error) error {
+	var re *lane.RemoteError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &re) && re.Code == lane.CodeBusy:
+		return &BusyError{After: re.After}
+	case errors.As(err, &re) && re.Code == lane.CodeRefused:
+		return fmt.Errorf("%w: %s", ErrRefused, re.Text)
+	case errors.Is(err, lane.ErrTooLarge):
+		return fmt.Errorf("%w: %w", ErrTooLarge, err)
+	case errors.Is(err, lane.ErrUnanswered):
+		return fmt.Errorf("%w: %w", ErrUnacked, err)
+	case errors.Is(err, lane.ErrUnsent) && errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: %w", &BusyError{After: time.Second}, err)
+	case errors.Is(err, lane.ErrUnsent):
+		return fmt.Errorf("%w: %w", ErrOffline, err)
+	}
+	return err
+}
+
+// verdictError turns the refusal of a hello into an error that shows the next step.
+func verdictError(code member.VerdictCode) error {
+	switch code {
+	case member.VerdictRevoked:
+		return ErrRevoked
+	case member.VerdictClock:
+		return ErrClock
+	case member.VerdictBusy:
+		return &BusyError{After: time.Minute}
+	default:
+		return fmt.Errorf("%w (%v)", ErrNotMember, code)
+	}
+}

@@ -1,0 +1,31 @@
+package meshtest
+
+import "time"
+
+// Clock is protocol time that runs Speed times as fast as the wall clock.
+type Clock struct {
+	start time.Time // protocol time at wall
+	wall  time.Time
+	speed float64
+}
+
+// Epoch is when every test network begins.
+var Epoch = time.Date(2026, 3, 2, 6, 0, 0, 0, time.UTC)
+
+// NewClock starts a clock at Epoch.
+func NewClock(speed float64) *Clock { return &Clock{start: Epoch, wall: time.Now(), speed: speed} }
+
+// Now is the protocol time.
+func (c *Clock) Now() time.Time {
+	return c.start.Add(time.Duration(float64(time.Since(c.wall)) * c.speed))
+}
+
+// After sends once d of protocol time has passed.
+func (c *Clock) After(d time.Duration) <-chan time.Time {
+	ch := make(chan time.Time, 1)
+	time.AfterFunc(time.Duration(float64(d)/c.speed), func() { ch <- c.Now() })
+	return ch
+}
+
+// Wall gives the wall time that d of protocol time takes.
+func (c *Clock) Wall(d time.Duration) time.Duration { return time.Duration(float64(d) / c.speed) }

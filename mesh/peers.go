@@ -1,0 +1,192 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+)
+
+const (
+	redialFirst = time.Second     // pause after the first failure, doubled with each
+	redialLast  = 5 * time.Minute // a street that lost its substation must not knock it over when it returns
+	maxFailures = 4096            // peers whose last failure is remembered
+)
+
+// failure keeps callers from waiting for a dial that has just failed.
+type failure struct {
+	err   error
+	until time.Time
+}
+
+// keeper holds a connection to one peer open.
+type keeper struct {
+	info   peer.AddrInfo
+	cancel context.CancelFunc // nil before it runs; guarded by Host.mu
+}
+
+// Keep connects to a peer and reconnects whenever the connection ends, until Release or the end of Serve.
+func (h *Host) Keep(p peer.AddrInfo) {
+	if p.ID == h.ID() {
+		return
+	}
+	h.Learn(p)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.keepers[p.ID] != nil {
+		return
+	}
+	k := &keeper{info: p}
+	h.keepers[p.ID] = k
+	if h.serving {
+		h.startKeeper(k)
+	}
+}
+
+// startKeeper runs the loop of k; h.mu is held and the host serves.
+func (h *Host) startKeeper(k *keeper) {
+	ctx, cancel := context.WithCancel(h.run)
+	k.cancel = cancel
+	h.wg.Go(func() { defer cancel(); h.keepLoop(ctx, k.info.ID) })
+}
+
+// Release ends what Keep began; an open connection stays until it ends by itself.
+func (h *Host) Release(id peer.ID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if k := h.keepers[id]; k != nil {
+		if k.cancel != nil {
+			k.cancel()
+		}
+		delete(h.keepers, id)
+	}
+}
+
+// Learn remembers where a peer can be dialled.
+func (h *Host) Learn(p peer.AddrInfo) {
+	h.wire.Peerstore().AddAddrs(p.ID, p.Addrs, peerstore.PermanentAddrTTL)
+}
+
+func (h *Host) keepLoop(ctx context.Context, id peer.ID) {
+	pause := redialFirst
+	for ctx.Err() == nil {
+		if l := h.admitted(id); l != nil {
+			select {
+			case <-l.ctx.Done():
+			case <-ctx.Done():
+			}
+			pause = redialFirst
+			continue
+		}
+		if _, err := h.connect(ctx, id); err == nil {
+			pause = redialFirst
+			continue
+		}
+		select {
+		case <-h.clock.After(pause/2 + rand.N(pause)):
+		case <-ctx.Done():
+		}
+		pause = min(2*pause, redialLast)
+	}
+}
+
+// admitted gives the oldest live link to a peer, nil if there is none.
+func (h *Host) admitted(id peer.ID) *link {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, l := range h.peers[id] {
+		if l.ctx.Err() == nil {
+			return l
+		}
+	}
+	return nil
+}
+
+// reach gives a link to a peer, dialling at most once. A peer that has just failed is ErrOffline at once.
+func (h *Host) reach(ctx context.Context, id peer.ID) (*link, error) {
+	if l := h.admitted(id); l != nil {
+		return l, nil
+	}
+	h.mu.Lock()
+	f, failed := h.failures[id]
+	serving := h.serving
+	h.mu.Unlock()
+	switch {
+	case !serving:
+		return nil, fmt.Errorf("%w: this node is not connected", ErrOffline)
+	case id == h.ID():
+		return nil, fmt.Errorf("%w: a node does not call itself", ErrNotAllowed)
+	case failed && h.clock.Now().Before(f.until):
+		return nil, f.err
+	case len(h.wire.Peerstore().Addrs(id)) == 0:
+		return nil, fmt.Errorf("%w: no address is known", ErrOffline)
+	}
+	return h.connect(ctx, id)
+}
+
+// connect dials a peer and waits for its hello to end.
+func (h *Host) connect(ctx context.Context, id peer.ID) (*link, error) {
+	h.wire.swarm.Backoff().Clear(id) // our own pauses are on protocol time
+	dctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	c, err := h.wire.swarm.DialPeer(network.WithDialPeerTimeout(dctx, dialTimeout), id)
+	if err != nil {
+		return nil, h.failed(ctx, id, fmt.Errorf("%w: %w", ErrOffline, redactDial(err)))
+	}
+	l := h.linkOf(c)
+	if l == nil {
+		return nil, h.failed(ctx, id, fmt.Errorf("%w: connection closed at once", ErrOffline))
+	}
+	select {
+	case <-l.settled:
+	case <-dctx.Done():
+		return nil, h.failed(ctx, id, fmt.Errorf("%w: no hello in time", ErrOffline))
+	}
+	h.mu.Lock()
+	ok, err := l.admitted, l.err
+	h.mu.Unlock()
+	if !ok {
+		return nil, h.failed(ctx, id, err)
+	}
+	return l, nil
+}
+
+// failed remembers a failure of the peer, not one of a caller that gave up.
+func (h *Host) failed(ctx context.Context, id peer.ID, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.failures) >= maxFailures {
+		clear(h.failures) // costs one useless dial each
+	}
+	h.failures[id] = failure{err, h.clock.Now().Add(redialFirst)}
+	switch {
+	case errors.Is(err, ErrClock):
+		h.warnLocked(WarnClockOff)
+	case errors.Is(err, ErrRevoked):
+		h.warnLocked(WarnRevoked)
+	case errors.Is(err, ErrNotMember):
+		h.warnLocked(WarnNotMember)
+	}
+	return err
+}
+
+// redactDial keeps the class of a dial error and drops its text, which lists peer ids and addresses.
+func redactDial(err error) error {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return context.DeadlineExceeded
+	case errors.Is(err, context.Canceled):
+		return context.Canceled
+	}
+	return errDial
+}
+
+var errDial = errors.New("dial failed")
