@@ -106,6 +106,9 @@ func (q *Queue) Append(tx *store.Tx, d Draft) (Header, error) {
 		return Header{}, err
 	}
 	h.Seq, h.Prev = c.next, c.prev
+	if c.next > 1 && c.prev == [32]byte{} {
+		h.Flags |= FlagRestart // renumbered while nothing was pending
+	}
 	h.Sign(q.key)
 	if err := h.check(); err != nil {
 		return Header{}, err
@@ -186,7 +189,9 @@ func (q *Queue) Pending() (n uint64, err error) {
 
 // OnAck applies an acknowledgement. pub is the key of the relay for held, and
 // of the head-end for final; only final trims. It returns how many reports were
-// trimmed, ErrSignature, or ErrForked.
+// trimmed, ErrSignature, or ErrForked: then the head-end knows a chain that this
+// store has lost, the pending reports continue behind it as a new chain, and the
+// caller raises an event of kind 1.
 func (q *Queue) OnAck(a Ack, pub ed25519.PublicKey, now time.Time) (trimmed uint64, err error) {
 	if err := a.Verify(pub); err != nil {
 		return 0, err
@@ -208,6 +213,10 @@ func (q *Queue) OnAck(a Ack, pub ed25519.PublicKey, now time.Time) (trimmed uint
 		trimmed, err = q.trim(tx, a)
 		return err
 	})
+	if errors.Is(err, ErrForked) {
+		clear(q.sent)
+		return 0, errors.Join(err, q.startBehind(a.Seq))
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -286,6 +295,17 @@ func (q *Queue) continueAt(seq uint64) error {
 			return err
 		}
 		return q.renumber(tx, c, seq)
+	})
+}
+
+// startBehind continues as a new chain after the last report the head-end has.
+func (q *Queue) startBehind(seq uint64) error {
+	return q.st.Update(func(tx *store.Tx) error {
+		c, err := q.load(tx)
+		if err != nil {
+			return err
+		}
+		return q.renumber(tx, c, seq+1)
 	})
 }
 
