@@ -74,7 +74,10 @@ func (r *Replay) Wipe() {
 
 // shorten maps a tag to 64 secret bits, never 0.
 func (r *Replay) shorten(tag [16]byte) uint64 {
-	sum := sha256.Sum256(append(r.secret[:], tag[:]...))
+	var keyed [32]byte
+	copy(keyed[:], r.secret[:])
+	copy(keyed[16:], tag[:])
+	sum := sha256.Sum256(keyed[:])
 	return binary.BigEndian.Uint64(sum[:]) | 1<<63
 }
 

@@ -130,8 +130,8 @@ func parseRequest(b []byte) (Request, error) {
 		r.Replies = append(r.Replies, ReplyBlock(rest[:ReplyBlockSize]))
 		rest = rest[ReplyBlockSize:]
 	}
-	if len(rest) > MaxBody {
-		return Request{}, fmt.Errorf("%w: body of %d bytes", ErrMessage, len(rest))
+	if len(rest) > MaxBody || n > MaxReplies(len(rest)) {
+		return Request{}, fmt.Errorf("%w: body of %d bytes with %d reply blocks", ErrMessage, len(rest), n)
 	}
 	r.Body = bytes.Clone(rest)
 	return r, nil
