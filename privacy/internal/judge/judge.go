@@ -199,3 +199,10 @@ func map1(b []byte) Point {
 	w2, w3 := sub(one, ss), add(one, ss)
 	return Point{mul(w0, inv(w1)), mul(w2, inv(w3))}
 }
+
+// HashScalar is hash_to_field for ristretto255 scalars: 64 expanded bytes,
+// little-endian, modulo L.
+func HashScalar(msg []byte, dst string) *big.Int {
+	s := little(expand(string(msg), dst))
+	return s.Mod(s, L)
+}
