@@ -301,6 +301,12 @@ func (s *Scene) Settle(payer, grid ledger.PartyID) Step {
 		GridPay: o.values.GridPay, Energy: o.values.Energy, Blind: o.blind}, signers}
 }
 
+// Unsettle remembers again what a refused settle would have opened.
+func (s *Scene) Unsettle(b *ledger.Settle) {
+	v := commit.Values{Pay: b.Pay, Earn: b.Earn, GridPay: b.GridPay, Energy: b.Energy}
+	s.opens[[3]uint32{0, uint32(b.Payer), uint32(b.Grid)}] = opening{b.N, v, b.Blind}
+}
+
 // Forget takes a session out of what the next settle opens.
 func (s *Scene) Forget(payer, grid ledger.PartyID) {
 	delete(s.opens, [3]uint32{0, uint32(payer), uint32(grid)})
