@@ -215,9 +215,12 @@ func equivocation(held, e *Envelope) (Verdict, []byte) {
 	if bytes.Equal(held.Body, e.Body) {
 		return Verdict{Ignore, ReasonSame}, nil // signed twice with other times; harmless
 	}
+	if held.Publisher != e.Publisher {
+		return Verdict{Ignore, ReasonEquivocates}, nil // trust: the publisher only carries what a root or CA signed
+	}
 	evidence, err := EncodeEvidence(held, e)
 	if err != nil {
-		return Verdict{Ignore, ReasonEquivocates}, nil // root- or CA-signed bodies of up to 60 KiB do not fit
+		return Verdict{Ignore, ReasonEquivocates}, nil // trust bodies of up to 60 KiB do not fit
 	}
 	return Verdict{Ignore, ReasonEquivocates}, evidence
 }
