@@ -1,0 +1,118 @@
+package leak
+
+// Message is a kind of message that leaves a house or a wallet. The numbers are
+// stored in journals: they never change.
+type Message byte
+
+// Messages.
+const (
+	Offer        Message = 1
+	Opening      Message = 2
+	AuthRequest  Message = 3
+	Tick         Message = 4
+	Ack          Message = 5
+	Close        Message = 6
+	Signed       Message = 7
+	Settlement   Message = 8
+	ShownRecords Message = 9 // the signed meter records inside a settlement, where they must be shown
+	ShownCert    Message = 10
+	Lock         Message = 11
+	CollectHost  Message = 12
+	CollectBoxed Message = 13
+	Swap         Message = 14
+	Redeem       Message = 15
+	PassRequest  Message = 16
+	DeckRequest  Message = 17
+	BillLine     Message = 18
+	MeterReport  Message = 19 // LFID registers
+	Alarm        Message = 20
+	SumReport    Message = 21
+	DayRequest   Message = 22
+	OnionCell    Message = 23
+	LedgerEntry  Message = 24
+	Flex         Message = 25
+	lastMessage          = Flex
+)
+
+// String names the message as the page does.
+func (m Message) String() string {
+	names := [...]string{"", "offer", "opening", "authorisation request", "tick", "ack", "close", "signed record", "settlement",
+		"shown meter records", "shown certificate", "lock", "collect", "collect (boxed)", "swap", "redeem", "host pass request",
+		"deck request", "bill line", "meter report", "alarm", "private sum report", "day certificates request", "onion packet",
+		"ledger entry", "flexibility offer"}
+	if m >= Offer && m <= lastMessage {
+		return names[m]
+	}
+	return "unknown message"
+}
+
+// Numbers of values that fields can take, with their reasons.
+const (
+	random   = 1          // fresh for each use
+	everyone = 1          // the same for all who take part
+	prices   = 200        // multiples of 5000 millionths up to 1 unit
+	power    = 40         // 100 W steps that occur: 11 sizes of connection and their halves
+	quarter  = 96         // 15-minute times of a day
+	second   = 86400      // of a day
+	energy   = 800        // 100 Wh up to 80 kWh
+	exactWh  = 80_000_000 // 1 mWh up to 80 kWh
+	cents    = 8192       // up to 81.91
+	zones    = 1 << 16    // of a network
+	contract = 1 << 32    // names one customer
+	bands    = 4          // 10, 20, 40, 80
+	regs     = 10_000_000 // register values of 1 Wh a year
+	ocmf     = 1 << 62    // names one meter, for ever
+	weeks    = 53         // of a year
+	reading  = 1          // one additive share is uniform
+	ciphered = 1          // sealed to somebody else
+	notes    = 1 << 20    // one of the month's notes: it names no session
+	utility  = 64         // utilities of a network
+	modes    = 8          // three bits
+	forms    = 3          // signed, cut, unattended
+	kinds    = 32         // of alarms
+	volts    = 400        // tenths of a volt around 230
+)
+
+var table = []Row{
+	{Offer, Guest, "your prices, for one car", []Field{{"session key", Technical, random}, {"host pass", Technical, everyone},
+		{"meter commitment", Technical, random}, {"prices", Customer, prices * prices}, {"highest power", Technical, power}, {"mode", Customer, modes}}},
+	{Opening, HostHome, "you accept an offer", []Field{{"session key", Technical, random}, {"band", Customer, bands}, {"sealed box", Customer, ciphered}}},
+	{Opening, Aggregator, "the sealed box: may you charge?", []Field{{"certificate: your utility", Customer, utility}, {"limit", Customer, bands},
+		{"week", Customer, weeks}, {"bill key", Customer, random}, {"band", Customer, bands}}},
+	{AuthRequest, Aggregator, "may this guest charge here?", []Field{{"zone of the pass", Technical, zones}, {"prices", Customer, prices * prices},
+		{"highest power", Technical, power}, {"time", Technical, quarter}}},
+	{Tick, Guest, "what was charged so far", []Field{{"energy", Customer, exactWh}, {"amount", Customer, cents}, {"time", Technical, second}}},
+	{Ack, HostHome, "you agree to it", []Field{{"time", Technical, second}}},
+	{Close, Guest, "the result, with the meter's signature", []Field{{"meter key", Technical, ocmf}, {"energy", Customer, exactWh},
+		{"amounts", Customer, cents}, {"times", Customer, quarter * quarter}}},
+	{Signed, HostHome, "your signature under it", []Field{{"signature", Customer, random}, {"sealed stub", Customer, ciphered}}},
+	{Settlement, Aggregator, "the result, to be paid", []Field{{"energy", Customer, exactWh}, {"amounts", Customer, cents},
+		{"times", Customer, quarter * quarter}, {"form", Customer, forms}, {"evidence hash", Technical, random}}},
+	{ShownRecords, Aggregator, "the meter's signature, where a sale or an absent driver demands it", []Field{{"meter key and serial", Technical, ocmf},
+		{"registers", Customer, regs}}},
+	{ShownCert, HostHome, "you let an offline host know your utility", []Field{{"your utility", Customer, utility}, {"limit", Customer, bands}}},
+	{Lock, Aggregator, "notes behind what the house may owe", []Field{{"amount", Customer, cents}, {"notes", Customer, notes}}},
+	{CollectHost, Aggregator, "the notes of a session", []Field{{"session", Customer, everyone}, {"blinded notes", Customer, random}}},
+	{CollectBoxed, HostHome, "a request carried for a guest", []Field{{"sealed request", Customer, ciphered}}},
+	{CollectBoxed, Aggregator, "a driver's notes", []Field{{"session", Customer, everyone}, {"blinded notes", Customer, random}}},
+	{Swap, Aggregator, "old notes for new ones, by onion", []Field{{"notes", Customer, notes}, {"sum", Customer, cents}}},
+	{Redeem, OwnUtility, "a credit of 20.00 on your bill", []Field{{"contract", Customer, contract}, {"step", Customer, everyone}, {"day", Customer, 28}}},
+	{PassRequest, Aggregator, "the right to host for a week", []Field{{"zone", Technical, zones}, {"blinded keys", Technical, random}}},
+	{DeckRequest, OwnUtility, "next week's pseudonyms", []Field{{"contract", Customer, contract}, {"bill keys", Customer, random}}},
+	{BillLine, OwnUtility, "what you charged elsewhere", []Field{{"contract", Customer, contract}, {"energy in", Customer, energy},
+		{"energy out", Customer, energy}, {"amount", Customer, cents}, {"day", Customer, 31}}},
+	{MeterReport, OwnUtility, "your meter's registers", []Field{{"contract", Customer, contract}, {"registers", Customer, regs}, {"day", Customer, 31}}},
+	{MeterReport, Substation, "sealed registers on their way", []Field{{"connection", Technical, contract}, {"sealed report", Customer, ciphered}}},
+	{Alarm, OwnUtility, "a fault at your connection", []Field{{"contract", Customer, contract}, {"kind", Technical, kinds}, {"voltage", Technical, volts},
+		{"time", Technical, second}}},
+	{Alarm, Substation, "a fault at your connection", []Field{{"connection", Technical, contract}, {"kind", Technical, kinds}, {"voltage", Technical, volts},
+		{"time", Technical, second}}},
+	{SumReport, SumLeader, "one share of your reading", []Field{{"day identity", Technical, random}, {"zone", Technical, zones}, {"share", Technical, reading}}},
+	{SumReport, SumHelper, "the other share of your reading", []Field{{"day identity", Technical, random}, {"zone", Technical, zones}, {"share", Technical, reading}}},
+	{SumReport, GridOp, "your report in the published list", []Field{{"day identity", Technical, random}, {"zone", Technical, zones}, {"commitments", Technical, random}}},
+	{DayRequest, Escrow, "next week's day identities", []Field{{"meter handle", Technical, contract}, {"zone", Technical, zones}}},
+	{OnionCell, Relay, "a packet among others", []Field{{"cell", Technical, ciphered}}},
+	{LedgerEntry, Ledger, "your session, hidden in a commitment", []Field{{"utility of the driver", Customer, utility}, {"day", Customer, 31},
+		{"commitment", Customer, random}}},
+	{Flex, Aggregator, "what your car could shift", []Field{{"meter certificate", Technical, ocmf}, {"plan", Customer, power * power}, {"zone", Technical, zones}}},
+}
