@@ -1,0 +1,147 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"time"
+)
+
+// fixture is a small neighbourhood with every state that a page can show.
+type fixture struct{ empty bool }
+
+var noon = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+
+func (f fixture) Meta(context.Context) Meta {
+	m := Meta{Title: "Elm Street neighbourhood", Role: "demo", Now: noon, Speed: 240, Banners: []string{"Simulated hardware: meters, wallboxes, batteries and roofs on this page are models. Nodes, stores, signatures and the network are real."}}
+	if !f.empty {
+		m.Warnings = []Warning{{"problem", "The aggregator cannot be reached", "Sessions start on trust and wait to be settled. Nothing is lost.", "Nothing to do; it is tried again every minute.", noon}}
+	}
+	return m
+}
+
+func (f fixture) Overview(context.Context) Overview {
+	if f.empty {
+		return Overview{Headline: "Waiting for the first reading."}
+	}
+	o := Overview{Headline: "All is well: 25 homes metered, 2 cars charging, every account sums to 0.",
+		Figures: []Figure{{"homes", "Homes metered", "25", "of 25", ""}, {"sessions", "Sessions today", "7", "", "2 refused"}, {"settled", "Settled", "38.20", "EUR", "all final"}, {"onion", "Onion packets", "18 204", "", "0 lost"}},
+		Verify:  "gridveil verify demo/export"}
+	zones := []string{"elm", "oak", "mill"}
+	for z, name := range zones {
+		cx := 18 + float64(z)*32
+		o.Nodes = append(o.Nodes, Node{ID: "ssn-" + name, Kind: "ssn", Name: name, X: cx, Y: 58, State: "idle", Text: "Substation of " + name})
+		for i := range 8 {
+			a := math.Pi * (0.1 + 0.8*float64(i)/7)
+			id := fmt.Sprintf("home-%d", z*8+i+1)
+			n := Node{ID: id, Kind: "home", Name: "Home " + id, X: cx - 13*math.Cos(a), Y: 62 + 30*math.Sin(a), State: []string{"idle", "charging", "solar", "discharging", "offline", "alarm", "idle", "idle"}[i], Text: "A home"}
+			if i%2 == 0 {
+				n.Features = []string{"pv", "battery"}
+			}
+			if i == 1 || i == 3 {
+				n.Features = append(n.Features, "evse")
+			}
+			o.Nodes = append(o.Nodes, n)
+			o.Edges = append(o.Edges, Edge{id, id, "ssn-" + name, "report", i % 3})
+		}
+		o.Edges = append(o.Edges, Edge{"up-" + name, "ssn-" + name, "headend", "report", 2})
+	}
+	o.Nodes = append(o.Nodes, Node{ID: "headend", Kind: "headend", Name: "head-end", X: 28, Y: 32, Text: "Collects"},
+		Node{ID: "uta", Kind: "utility", Name: "utility A", X: 12, Y: 12, Text: "Bills the homes"}, Node{ID: "utb", Kind: "utility", Name: "utility B", X: 38, Y: 10, Text: "Bills the drivers"},
+		Node{ID: "evagg", Kind: "aggregator", Name: "EVAGG", X: 68, Y: 22, State: "offline", Text: "Settles"}, Node{ID: "watch", Kind: "verifier", Name: "watchdog", X: 90, Y: 12, Text: "Replays"})
+	o.Edges = append(o.Edges, Edge{"bill", "headend", "uta", "report", 1}, Edge{"cosign", "evagg", "watch", "ledger", 3}, Edge{"onion1", "ssn-elm", "evagg", "onion", 2}, Edge{"alarm1", "ssn-mill", "headend", "alarm", 4})
+	o.Events = []Event{{noon, "session", "A car arrives at home 2", "/sessions/7F3A-92"}, {noon.Add(-time.Minute), "refused", "A forged meter record is refused: signature does not verify", "/sessions/0000-01"}, {noon.Add(-2 * time.Minute), "ledger", "Checkpoint 118 signed by 3 of 3", "/ledger"}}
+	return o
+}
+
+func (f fixture) Homes(context.Context) []HomeRef {
+	return []HomeRef{{"home-1", "Home 1"}, {"home-2", "Home 2"}}
+}
+
+func (f fixture) Energy(_ context.Context, home string) (Energy, bool) {
+	if home != "home-1" && home != "home-2" {
+		return Energy{}, false
+	}
+	e := Energy{Home: HomeRef{home, "Home"}}
+	if f.empty {
+		return e, true
+	}
+	for m := range 720 {
+		x := 200 + 80*math.Sin(float64(m)/20)
+		if m%97 < 12 {
+			x += 1900
+		}
+		pv := math.Max(0, 4000*math.Sin(float64(m-300)/420*math.Pi))
+		e.Times = append(e.Times, noon.Add(time.Duration(m-720)*time.Minute).Unix())
+		e.True = append(e.True, x)
+		e.Metered = append(e.Metered, 600+100*float64(m/5%4))
+		e.PV, e.Battery, e.EV = append(e.PV, pv), append(e.Battery, x-600), append(e.EV, 0)
+	}
+	e.TrueKWh, e.MeterKWh = 6.21, 6.48
+	e.Now = Flows{Load: 2143, Meter: 702, PV: 3120, Battery: 1441, SoCPct: 62}
+	e.Masking = Masking{Policy: "veil", BoundBits: 9.3, ExposedMins: 14, Cannot: []string{"Energy: the month's total is exact.", "Peaks above 3 kW."}}
+	e.Bill = []BillLine{{"Day tariff", "4.120 kWh", "0.320 EUR/kWh", "1.32 EUR"}}
+	e.BillTotal = "1.32 EUR"
+	return e, true
+}
+
+func (f fixture) rows() []SessionRow {
+	if f.empty {
+		return nil
+	}
+	return []SessionRow{{ID: "7F3A-92", Begin: noon, Host: "Home 2", State: "paid", Case: "mixed", KWhIn: 7.345, Total: "1.81 EUR"},
+		{ID: "0000-01", Begin: noon, Host: "Home 2", Case: "refused", Refused: "meter signature does not verify"}}
+}
+func (f fixture) Sessions(context.Context) []SessionRow { return f.rows() }
+func (f fixture) Session(_ context.Context, id string) (Session, bool) {
+	for _, r := range f.rows() {
+		if r.ID == id {
+			entry := uint64(17)
+			return Session{SessionRow: r, End: noon, Entry: &entry, Steps: []Event{{noon, "session", "opened by a wallet", ""}, {noon, "session", "authorised", ""}},
+				Intervals: []Interval{{Start: noon, FromPV: .5, FromGrid: .2, Amount: "0.15 EUR"}}, Terms: []Pair{{"solar", "0.180 EUR/kWh"}, {"band", "10 EUR"}},
+				Payees: []Payee{{"host", "solar energy", "830220.66", "0.83 EUR", "notes"}}, OCMF: []Reading{{`OCMF|{"FV":"1.0"}|{"SD":"00"}`, "signature verifies", true, "a1b2-c3d4"}},
+				Parties: []Knows{{"Uta", "nothing", "that a car was there", "no message of the session reaches it"}}}, true
+		}
+	}
+	return Session{}, false
+}
+func (f fixture) Ledger(context.Context, uint64) Ledger {
+	l := Ledger{Origin: "evagg.example/demo", Quorum: "no verifier yet"}
+	if f.empty {
+		return l
+	}
+	older := uint64(10)
+	return Ledger{Origin: "evagg.example/demo", Size: 118, CosignedSize: 118, Quorum: "3 of 3 verifiers", Checkpoint: "evagg.example/demo\n118\nabc=\n\n— evagg sig\n", Older: &older,
+		Cosigners: []Cosigner{{"utility A", 118, noon, true, "replayed"}}, Balances: []Balance{{"utility B", "open", "-1.81 EUR"}}, Entries: []EntryRow{{17, "cdr", "evagg", "a session of utility B's customer, sealed", true}}}
+}
+func (f fixture) Entry(_ context.Context, i uint64) (Entry, bool) {
+	return Entry{EntryRow: EntryRow{i, "cdr", "evagg", "a sealed session", true}, At: noon, Leaf: "00ff", Fields: []Pair{{"ref", "abcd"}}, Raw: "47564531"}, i == 17
+}
+func (f fixture) Alarms(context.Context) []AlarmRow {
+	if f.empty {
+		return nil
+	}
+	return []AlarmRow{{"a1", noon, "P0", "voltage lost", "meter of home 4", "Phase 1 below 160 V", 412, "", "alarm"}}
+}
+func (f fixture) Left(_ context.Context, home string) (Left, bool) {
+	l := Left{Home: HomeRef{home, "Home"}, Day: "1 June 2026", Stays: []string{"The true load of any minute."}}
+	if !f.empty {
+		l.Lines = []LeftLine{{"billing report", "utility A", "LFID 3c9a", 12, 18_204, "energy of each quarter of an hour, masked", 96, noon}}
+	}
+	return l, home == "home-1" || home == "home-2"
+}
+func (f fixture) Party(_ context.Context, id string) (Party, bool) {
+	return Party{Node: Node{ID: id, Kind: "utility", Name: "utility A", Text: "Bills the homes"}, Sees: []Pair{{"readings", "metered energy"}}, Never: []string{"That a car was there: no message is addressed to it."}, Recent: []Event{{noon, "node", "a bill", ""}}}, id == "uta"
+}
+func (f fixture) Live(context.Context) map[string]string {
+	return map[string]string{"headline": "Live headline", "node-home-1-state": "charging", "events": "session\t12:01\tA car leaves home 2"}
+}
+func (f fixture) Proof(_ context.Context, w io.Writer, i uint64) error {
+	if i != 17 {
+		return errors.New("not final")
+	}
+	_, err := io.WriteString(w, "c2sp.org/tlog-proof@v1\n")
+	return err
+}

@@ -1,0 +1,174 @@
+package web
+
+import (
+	"bytes"
+	"encoding/csv"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+func (s *Server) overview(w http.ResponseWriter, r *http.Request) {
+	v := s.site.Overview(r.Context())
+	s.show(w, r, "overview", "overview", "Overview", v, nil)
+}
+
+// energyPage is the view of the energy page.
+type energyPage struct {
+	Homes []HomeRef
+	Energy
+}
+
+func (s *Server) energy(w http.ResponseWriter, r *http.Request) {
+	homes := s.site.Homes(r.Context())
+	id := pick(r.URL.Query().Get("home"), homes)
+	e, ok := s.site.Energy(r.Context(), id)
+	if !ok {
+		s.fail(w, r, http.StatusNotFound, "No readings of that home here", "A node shows only the home it stands in; a demonstration shows all of its homes.")
+		return
+	}
+	s.show(w, r, "energy", "energy", "Energy", energyPage{homes, e}, func() [][]string { return energyTable(e) })
+}
+
+func pick(asked string, homes []HomeRef) string {
+	if asked == "" && len(homes) > 0 {
+		return homes[0].ID
+	}
+	return asked
+}
+
+func energyTable(e Energy) [][]string {
+	rows := [][]string{{"time", "true_w", "metered_w", "pv_w", "battery_w", "ev_w"}}
+	cell := func(v []float64, i int) string {
+		if i >= len(v) {
+			return ""
+		}
+		return strconv.FormatFloat(v[i], 'f', 0, 64)
+	}
+	for i, t := range e.Times {
+		rows = append(rows, []string{time.Unix(t, 0).UTC().Format(time.RFC3339), cell(e.True, i), cell(e.Metered, i), cell(e.PV, i), cell(e.Battery, i), cell(e.EV, i)})
+	}
+	return rows
+}
+
+func (s *Server) sessions(w http.ResponseWriter, r *http.Request) {
+	rows := s.site.Sessions(r.Context())
+	s.show(w, r, "sessions", "sessions", "Sessions", rows, func() [][]string {
+		out := [][]string{{"session", "begin", "host", "state", "case", "kwh_in", "kwh_out", "total", "refused"}}
+		for _, v := range rows {
+			out = append(out, []string{v.ID, v.Begin.UTC().Format(time.RFC3339), v.Host, v.State, v.Case, kwh(v.KWhIn), kwh(v.KWhOut), v.Total, v.Refused})
+		}
+		return out
+	})
+}
+
+func (s *Server) session(w http.ResponseWriter, r *http.Request) {
+	v, ok := s.site.Session(r.Context(), r.PathValue("id"))
+	if !ok {
+		s.fail(w, r, http.StatusNotFound, "No such session here", "A session is kept by its host, its driver and the aggregator; others never see it.")
+		return
+	}
+	s.show(w, r, "session", "sessions", "Session "+v.ID, v, func() [][]string {
+		out := [][]string{{"start", "from_pv_kwh", "from_house_kwh", "from_grid_kwh", "to_house_kwh", "to_grid_kwh", "amount"}}
+		for _, i := range v.Intervals {
+			out = append(out, []string{i.Start.UTC().Format(time.RFC3339), kwh(i.FromPV), kwh(i.FromHouse), kwh(i.FromGrid), kwh(i.ToHouse), kwh(i.ToGrid), i.Amount})
+		}
+		return out
+	})
+}
+
+func (s *Server) ledger(w http.ResponseWriter, r *http.Request) {
+	from, ok := parseIndex(r.URL.Query().Get("from"))
+	if !ok {
+		from = 1<<63 - 1
+	}
+	v := s.site.Ledger(r.Context(), from)
+	s.show(w, r, "ledger", "ledger", "Ledger", v, func() [][]string {
+		out := [][]string{{"index", "kind", "party", "text", "final"}}
+		for _, e := range v.Entries {
+			out = append(out, []string{strconv.FormatUint(e.Index, 10), e.Kind, e.Party, e.Text, strconv.FormatBool(e.Final)})
+		}
+		return out
+	})
+}
+
+func (s *Server) entry(w http.ResponseWriter, r *http.Request) {
+	index, ok := parseIndex(r.PathValue("index"))
+	var v Entry
+	if ok {
+		v, ok = s.site.Entry(r.Context(), index)
+	}
+	if !ok {
+		s.fail(w, r, http.StatusNotFound, "No such entry", "Entries are numbered from 0 to the size of the log.")
+		return
+	}
+	s.show(w, r, "entry", "ledger", "Entry "+strconv.FormatUint(index, 10), v, nil)
+}
+
+func (s *Server) proof(w http.ResponseWriter, r *http.Request) {
+	index, ok := parseIndex(r.PathValue("index"))
+	if !ok {
+		s.fail(w, r, http.StatusNotFound, "No such entry", "Entries are numbered from 0 to the size of the log.")
+		return
+	}
+	var b bytes.Buffer
+	if err := s.site.Proof(r.Context(), &b, index); err != nil {
+		s.fail(w, r, http.StatusConflict, "No proof yet", "The entry is not yet under a checkpoint that enough verifiers signed. Try again in a minute.")
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Content-Disposition", `attachment; filename="entry-`+strconv.FormatUint(index, 10)+`.tlog-proof"`)
+	_, _ = b.WriteTo(w) // the reader hung up
+}
+
+func (s *Server) alarms(w http.ResponseWriter, r *http.Request) {
+	rows := s.site.Alarms(r.Context())
+	s.show(w, r, "alarms", "alarms", "Alarms", rows, func() [][]string {
+		out := [][]string{{"id", "at", "priority", "kind", "device", "text", "delivered_ms", "class", "acknowledged"}}
+		for _, a := range rows {
+			out = append(out, []string{a.ID, a.At.UTC().Format(time.RFC3339), a.Priority, a.Kind, a.Device, a.Text, strconv.FormatInt(a.DeliveredMs, 10), a.Class, a.Acknowledged})
+		}
+		return out
+	})
+}
+
+// privacyPage is the view of "What left this house today".
+type privacyPage struct {
+	Homes []HomeRef
+	Left
+}
+
+func (s *Server) privacy(w http.ResponseWriter, r *http.Request) {
+	homes := s.site.Homes(r.Context())
+	id := pick(r.URL.Query().Get("home"), homes)
+	v, ok := s.site.Left(r.Context(), id)
+	if !ok {
+		s.fail(w, r, http.StatusNotFound, "No journal of that home here", "What leaves a house is written down in that house only.")
+		return
+	}
+	s.show(w, r, "privacy", "privacy", "What left this house", privacyPage{homes, v}, func() [][]string {
+		out := [][]string{{"what", "to", "as", "count", "bytes", "learns", "bits", "last"}}
+		for _, l := range v.Lines {
+			out = append(out, []string{l.What, l.To, l.As, strconv.Itoa(l.Count), strconv.FormatInt(l.Bytes, 10), l.Learns, strconv.FormatFloat(l.Bits, 'f', 1, 64), l.Last.UTC().Format(time.RFC3339)})
+		}
+		return out
+	})
+}
+
+func (s *Server) party(w http.ResponseWriter, r *http.Request) {
+	v, ok := s.site.Party(r.Context(), r.PathValue("id"))
+	if !ok {
+		s.fail(w, r, http.StatusNotFound, "No such party", "Parties are the nodes on the overview's map.")
+		return
+	}
+	s.show(w, r, "party", "overview", "What "+v.Node.Name+" can see", v, nil)
+}
+
+func writeCSV(w http.ResponseWriter, name string, rows [][]string) {
+	w.Header().Set("Content-Type", "text/csv; charset=utf-8")
+	w.Header().Set("Content-Disposition", `attachment; filename="gridveil-`+name+`.csv"`)
+	c := csv.NewWriter(w)
+	_ = c.WriteAll(rows) // the reader hung up
+}
+
+func kwh(v float64) string { return strconv.FormatFloat(v, 'f', 3, 64) }
