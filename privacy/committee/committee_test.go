@@ -247,10 +247,36 @@ func TestAWrongPartialNamesItsSeat(t *testing.T) {
 	} {
 		bent := append([]Partial(nil), good...)
 		bend(&bent[1])
-		_, err := Combine(testNet, &s.pub, &card.Cert, bent, s.key)
-		if !errors.Is(err, ErrPartial) || !strings.Contains(err.Error(), fmt.Sprint("seat ", bent[1].Seat)) {
-			t.Errorf("%s: got %v", name, err)
+		if err := bent[1].Verify(&s.pub, &card.Cert); !errors.Is(err, ErrPartial) {
+			t.Errorf("%s: Verify gives %v", name, err)
 		}
+		opened, err := Combine(testNet, &s.pub, &card.Cert, bent, s.key)
+		if bent[1].Seat == good[1].Seat && bent[1].d == good[1].d {
+			// The share is right and only its proof is not: the enrol
+			// signature proves the result.
+			if err != nil || opened.Contract != alice {
+				t.Errorf("%s: Combine gives %v", name, err)
+			}
+			continue
+		}
+		if !errors.Is(err, ErrPartial) || !strings.Contains(err.Error(), fmt.Sprint("seat ", bent[1].Seat)) {
+			t.Errorf("%s: Combine gives %v", name, err)
+		}
+	}
+}
+
+// A committee that runs into a wrong proof never calls it the issuer's fault.
+func TestAMismatchNeedsEveryProof(t *testing.T) {
+	s := newScene(t)
+	card := s.cards[alice]
+	s.lk[alice] = s.lk[bob]
+	partials := s.mustPartials(t, &card.Cert, 1, 2, 3)
+	if _, err := Combine(testNet, &s.pub, &card.Cert, partials, s.key); !errors.Is(err, ErrMismatch) {
+		t.Errorf("good proofs: %v", err)
+	}
+	partials[2].proof[0] ^= 1
+	if _, err := Combine(testNet, &s.pub, &card.Cert, partials, s.key); !errors.Is(err, ErrPartial) {
+		t.Errorf("a wrong proof: %v", err)
 	}
 }
 

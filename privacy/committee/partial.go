@@ -117,32 +117,53 @@ type Opened struct {
 }
 
 // Combine opens a certificate with the partials of at least Threshold different
-// seats; extra and repeated ones are checked and then left out. lk gives the
-// key of a contract of this issuer.
+// seats; it uses the first three. lk gives the key of a contract of this issuer.
 //
-// Errors: ErrPartial naming the seat whose proof fails, ErrTooFew, ErrMismatch
-// if no such contract exists or its key did not sign for this certificate, or
-// if the capsule does not open at all: in each case the issuer is at fault.
+// A result is proven by the enrol signature, so the partials' own proofs are
+// looked at only when there is none: then either a seat is at fault, ErrPartial
+// naming it, or the issuer, ErrMismatch: the capsule does not open, no such
+// contract exists, or its key did not sign for this certificate. ErrTooFew
+// means to wait for more seats.
 func Combine(net privacy.Net, pub *Public, c *pseudo.Cert, partials []Partial, lk func(contract [16]byte) ([32]byte, bool)) (Opened, error) {
-	seats, points := []uint64{}, []group.Element{}
-	have := map[uint8]bool{}
-	for i := range partials {
-		p := &partials[i]
-		if err := p.Verify(pub, c); err != nil {
+	chosen := distinct(partials)
+	if len(chosen) < Threshold {
+		return Opened{}, fmt.Errorf("%d of %d seats: %w", len(chosen), Threshold, ErrTooFew)
+	}
+	opened, err := open(net, c, chosen, lk)
+	if err == nil {
+		return opened, nil
+	}
+	for i := range chosen {
+		if err := chosen[i].Verify(pub, c); err != nil {
 			return Opened{}, err
 		}
-		if have[p.Seat] || len(seats) == Threshold {
-			continue
+	}
+	return Opened{}, err
+}
+
+// distinct gives the first Threshold partials of different seats.
+func distinct(partials []Partial) []Partial {
+	var chosen []Partial
+	have := map[uint8]bool{}
+	for _, p := range partials {
+		if !have[p.Seat] && len(chosen) < Threshold {
+			have[p.Seat] = true
+			chosen = append(chosen, p)
 		}
+	}
+	return chosen
+}
+
+// open trusts the partials; it returns ErrMismatch, or ErrPartial for one that
+// is no point at all.
+func open(net privacy.Net, c *pseudo.Cert, chosen []Partial, lk func(contract [16]byte) ([32]byte, bool)) (Opened, error) {
+	seats, points := make([]uint64, len(chosen)), make([]group.Element, len(chosen))
+	for i, p := range chosen {
 		d, err := curve.ParseElement(p.d[:])
-		if err != nil {
+		if err != nil || p.Seat < 1 || p.Seat > Seats {
 			return Opened{}, fmt.Errorf("seat %d: %w", p.Seat, ErrPartial)
 		}
-		have[p.Seat] = true
-		seats, points = append(seats, uint64(p.Seat)), append(points, d)
-	}
-	if len(seats) < Threshold {
-		return Opened{}, fmt.Errorf("%d of %d seats: %w", len(seats), Threshold, ErrTooFew)
+		seats[i], points[i] = uint64(p.Seat), d
 	}
 	contract, enrol, err := pseudo.OpenCapsule(c, curve.Bytes(interpolate(seats, points)))
 	if err != nil {
