@@ -8,6 +8,7 @@ import (
 
 	"gridveil/mesh/lane"
 	"gridveil/mesh/member"
+	"gridveil/mesh/route"
 )
 
 // What a call can end in, besides an answer. The first group means that nothing was done: keep the record and try
@@ -15,9 +16,9 @@ import (
 var (
 	ErrOffline        = errors.New("the other node cannot be reached now")
 	ErrBusy           = errors.New("the other node is busy")
-	ErrSmallSet       = errors.New("too few homes share this path to hide among")
-	ErrFewRelays      = errors.New("fewer than three relays are known")
-	ErrStaleDirectory = errors.New("the directory of relays is older than two hours")
+	ErrSmallSet       = route.ErrSmallSet
+	ErrFewRelays      = route.ErrFewRelays
+	ErrStaleDirectory = route.ErrStaleDirectory
 
 	ErrUnacked    = errors.New("sent, but not acknowledged: it may or may not have been done") // send again, same record id
 	ErrTooLarge   = errors.New("message is longer than its class allows")                      // split it

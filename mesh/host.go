@@ -56,6 +56,7 @@ type Host struct {
 	lim   Limits
 	regs  *registers
 	stats counters
+	lag   lagMeter
 
 	run context.Context // of Serve; libp2p's callbacks bring none. Set before serving is true
 	wg  sync.WaitGroup  // everything that Serve or a callback started
@@ -126,6 +127,9 @@ func New(c Config, key crypto.PrivKey, s Stores) (*Host, error) {
 	if err := errors.Join(h.open(), h.wire.listen(c.Listen)); err != nil {
 		return nil, errors.Join(fmt.Errorf("mesh: %w", err), h.wire.Close())
 	}
+	for _, p := range c.Parents {
+		h.Keep(p)
+	}
 	return h, nil
 }
 
@@ -186,9 +190,6 @@ func (h *Host) Serve(ctx context.Context) error {
 		h.startKeeper(k)
 	}
 	h.mu.Unlock()
-	for _, p := range h.c.Parents {
-		h.Keep(p)
-	}
 	h.wg.Go(func() { h.housekeep(run) })
 	err := h.regs.serve(run)
 	if err == nil {

@@ -10,12 +10,15 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
+	ma "github.com/multiformats/go-multiaddr"
 )
 
 const (
 	redialFirst = time.Second     // pause after the first failure, doubled with each
 	redialLast  = 5 * time.Minute // a street that lost its substation must not knock it over when it returns
 	maxFailures = 4096            // peers whose last failure is remembered
+
+	defaultDailyMB = 30 // each way, for a leaf; slots of 30 s need 7.5 up and 9.5 down
 )
 
 // failure keeps callers from waiting for a dial that has just failed.
@@ -27,10 +30,11 @@ type failure struct {
 // keeper holds a connection to one peer open.
 type keeper struct {
 	info   peer.AddrInfo
+	users  int                // Keep calls without a Release; guarded by Host.mu
 	cancel context.CancelFunc // nil before it runs; guarded by Host.mu
 }
 
-// Keep connects to a peer and reconnects whenever the connection ends, until Release or the end of Serve.
+// Keep connects to a peer and reconnects whenever the connection ends, until as many Release calls or the end of Serve.
 func (h *Host) Keep(p peer.AddrInfo) {
 	if p.ID == h.ID() {
 		return
@@ -38,10 +42,11 @@ func (h *Host) Keep(p peer.AddrInfo) {
 	h.Learn(p)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.keepers[p.ID] != nil {
+	if k := h.keepers[p.ID]; k != nil {
+		k.users++
 		return
 	}
-	k := &keeper{info: p}
+	k := &keeper{info: p, users: 1}
 	h.keepers[p.ID] = k
 	if h.serving {
 		h.startKeeper(k)
@@ -59,7 +64,11 @@ func (h *Host) startKeeper(k *keeper) {
 func (h *Host) Release(id peer.ID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if k := h.keepers[id]; k != nil {
+	k := h.keepers[id]
+	if k == nil {
+		return
+	}
+	if k.users--; k.users == 0 {
 		if k.cancel != nil {
 			k.cancel()
 		}
@@ -70,6 +79,31 @@ func (h *Host) Release(id peer.ID) {
 // Learn remembers where a peer can be dialled.
 func (h *Host) Learn(p peer.AddrInfo) {
 	h.wire.Peerstore().AddAddrs(p.ID, p.Addrs, peerstore.PermanentAddrTTL)
+}
+
+// LearnText is Learn for addresses as text; what is no address is skipped.
+func (h *Host) LearnText(id peer.ID, addrs []string) {
+	p := peer.AddrInfo{ID: id}
+	for _, a := range addrs {
+		if m, err := ma.NewMultiaddr(a); err == nil {
+			p.Addrs = append(p.Addrs, m)
+		}
+	}
+	h.Learn(p)
+}
+
+// KeepID is Keep for a peer whose address is known or comes later.
+func (h *Host) KeepID(id peer.ID) { h.Keep(peer.AddrInfo{ID: id}) }
+
+// DailyBytes is the cap on each direction of a leaf's traffic per day; 0 means none.
+func (h *Host) DailyBytes() int64 {
+	switch {
+	case h.Self().Role.Backbone():
+		return 0
+	case h.c.DailyMB == 0:
+		return defaultDailyMB << 20
+	}
+	return int64(h.c.DailyMB) << 20
 }
 
 func (h *Host) keepLoop(ctx context.Context, id peer.ID) {

@@ -5,6 +5,7 @@ import (
 
 	"gridveil/mesh/lane"
 	"gridveil/mesh/member"
+	"gridveil/mesh/mix"
 )
 
 // Service names what a request asks for. The numbers are wire values; those below 256 travel on lanes between
@@ -50,27 +51,14 @@ const (
 )
 
 // Class is the timing of an onion message.
-type Class uint8
+type Class = mix.Class
 
 // Onion classes.
 const (
-	Meter   Class = 1 // in slots, with cover: hides sender, recipient, time, and that anything is sent
-	Session Class = 2 // at once: hides sender from recipient; timing shows on the sender's link
-	Lab     Class = 3 // no delay, no cover; only where the bundle's policy allows it
+	Meter   = mix.ClassMeter   // in slots, with cover: hides sender, recipient, time, and that anything is sent
+	Session = mix.ClassSession // at once; hides sender from recipient, timing shows on the sender's link
+	Lab     = mix.ClassLab     // no delay, no cover; only where the bundle's policy allows it
 )
-
-// String gives the class's word.
-func (c Class) String() string {
-	switch c {
-	case Meter:
-		return "meter"
-	case Session:
-		return "session"
-	case Lab:
-		return "lab"
-	}
-	return fmt.Sprintf("class(%d)", uint8(c))
-}
 
 // roles is a set of roles.
 type roles uint16

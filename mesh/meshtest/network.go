@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -16,6 +17,7 @@ import (
 
 	"gridveil/mesh"
 	"gridveil/mesh/member"
+	"gridveil/mesh/onion"
 )
 
 // Options says what network to start. Zero fields take the defaults named here.
@@ -28,6 +30,8 @@ type Options struct {
 	Wallets   int           // of operator market
 	Policy    member.Policy // zero fields take the bundle's defaults; HomesEnrolled defaults to Homes
 	Config    func(n *Node, c *mesh.Config)
+	Onion     bool // each node has an onion too, with its store
+	OnionOf   func(n *Node, c *onion.Config)
 	Ready     func(n *Node) error // runs between New and Serve of each node
 }
 
@@ -53,7 +57,8 @@ type Network struct {
 // Node is one member of the network.
 type Node struct {
 	Net    *Network
-	Host   *mesh.Host // nil while stopped
+	Host   *mesh.Host   // nil while stopped
+	Onion  *onion.Onion // with Options.Onion
 	Key    crypto.PrivKey
 	Member mesh.Member
 	Chain  [][]byte
@@ -248,6 +253,16 @@ func (d *Node) Start() error {
 		return err
 	}
 	d.Host, d.Addrs = h, h.Addrs()
+	if n.o.Onion {
+		oc := onion.Config{Store: d.Store}
+		if n.o.OnionOf != nil {
+			n.o.OnionOf(d, &oc)
+		}
+		if d.Onion, err = onion.New(h, oc); err != nil {
+			h.Close()
+			return err
+		}
+	}
 	if n.o.Ready != nil {
 		if err := n.o.Ready(d); err != nil {
 			h.Close()
@@ -256,7 +271,16 @@ func (d *Node) Start() error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel, d.done = cancel, make(chan error, 1)
-	go func() { d.done <- h.Serve(ctx) }()
+	go func() {
+		var err error
+		var wg sync.WaitGroup
+		if o := d.Onion; o != nil {
+			wg.Go(func() { err = o.Serve(ctx) })
+		}
+		served := h.Serve(ctx)
+		wg.Wait()
+		d.done <- errors.Join(served, err)
+	}()
 	return nil
 }
 
@@ -275,7 +299,7 @@ func (d *Node) Stop() {
 	case <-time.After(20 * time.Second):
 		d.Net.T.Errorf("%v did not stop", d.Member.Role)
 	}
-	d.cancel, d.Host = nil, nil
+	d.cancel, d.Host, d.Onion = nil, nil, nil
 }
 
 // Restart stops the node and starts it again with its store, key and addresses.
@@ -300,6 +324,25 @@ func (n *Network) AwaitConnected() {
 				return ok
 			})
 		}
+	}
+}
+
+// AwaitDirectory waits until every leaf knows all relays and recipients that run.
+func (n *Network) AwaitDirectory() {
+	n.T.Helper()
+	for _, d := range slices.Concat(n.SSNs, n.Others, n.Homes, n.Wallets) {
+		Eventually(n.T, fmt.Sprintf("%v knows the directory", d.Member.Role), func() bool {
+			if d.Onion == nil {
+				return true
+			}
+			for _, other := range slices.Concat(n.SSNs, n.Others) {
+				role := other.Member.Role
+				if other.Host != nil && !slices.ContainsFunc(d.Onion.Recipients(role), func(m mesh.Member) bool { return m.Peer == other.Member.Peer }) {
+					return false
+				}
+			}
+			return true
+		})
 	}
 }
 

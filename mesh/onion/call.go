@@ -1,0 +1,387 @@
+package onion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"gridveil/mesh"
+	"gridveil/mesh/mix"
+	"gridveil/mesh/packet"
+	"gridveil/mesh/route"
+)
+
+// Flags of a request message.
+const (
+	flagCarried = 1 // the body is a whole request that a guest sealed; open it again
+	flagFill    = 2 // use every reply block, so that the number of packets says nothing
+)
+
+// answer statuses: the first byte of an answer.
+const (
+	answerOK      = 0
+	answerFailed  = 1 // the rest is the handler's error
+	answerRefused = 2 // no such service here
+)
+
+// openReply is a reply block that may still come back.
+type openReply struct {
+	keys  *packet.ReplyKeys
+	try   *try
+	until time.Time
+}
+
+// call is one Call from its first try to its end.
+type call struct {
+	id     [16]byte
+	result chan []byte // capacity 1; the plain answer
+}
+
+// try is one sealed sending of a call.
+type try struct {
+	call *call
+	key  packet.AnswerKey
+	ids  []packet.ReplyID
+}
+
+// Call sends a request to a backbone member over three relays and waits for its answer. In class meter that takes
+// minutes: P99 7.3 min for one packet each way. The class is the service's own, or Lab. It tries three times over
+// different routes, with one request id. Errors: ErrNotAllowed; ErrSmallSet, ErrFewRelays, ErrStaleDirectory or
+// route.ErrLabClass before anything is sent; ErrBusy; ErrTooLarge; ErrUnacked when the outcome is unknown;
+// a *mesh.RemoteError with the handler's words. ctx bounds the wait in wall time.
+func (o *Onion) Call(ctx context.Context, to Recipient, c mesh.Class, s mesh.Service, body []byte) ([]byte, error) {
+	if err := o.allowed(to, c, s); err != nil {
+		return nil, fmt.Errorf("call %v: %w", s, err)
+	}
+	answer, err := o.call(ctx, to, c, s, 0, body)
+	if err != nil {
+		return nil, fmt.Errorf("call %v: %w", s, err)
+	}
+	return answer, nil
+}
+
+// Carry sends a request that a guest sealed for the recipient itself (packet.SealRequest without reply blocks, for
+// the key of SealKey), and returns the answer, sealed for the guest (packet.AnswerKey.OpenAnswer, then the plain
+// answer of the service). The carrier learns neither. Errors are those of Call.
+func (o *Onion) Carry(ctx context.Context, to Recipient, c mesh.Class, sealed []byte) ([]byte, error) {
+	service := mesh.EVAuth
+	if c == mesh.Meter {
+		service = mesh.EVRecord
+	}
+	if err := o.allowed(to, c, service); err != nil {
+		return nil, fmt.Errorf("carry: %w", err)
+	}
+	answer, err := o.call(ctx, to, c, 0, flagCarried, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("carry: %w", err)
+	}
+	return answer, nil
+}
+
+// allowed checks role, class and recipient of a request.
+func (o *Onion) allowed(to Recipient, c mesh.Class, s mesh.Service) error {
+	if !s.Onion() || !s.AllowedSender(o.role) || c != s.Class() && c != mesh.Lab {
+		return mesh.ErrNotAllowed
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n, known := o.snap.Node(packet.NodeKey(to))
+	if !known || !n.Recipient() {
+		return fmt.Errorf("%w: the recipient is not in the directory", mesh.ErrOffline)
+	}
+	if !s.AllowedRecipient(n.Member.Role) {
+		return mesh.ErrNotAllowed
+	}
+	return nil
+}
+
+func (o *Onion) call(ctx context.Context, to Recipient, c mesh.Class, s mesh.Service, flags uint8, body []byte) ([]byte, error) {
+	timing := c.Timing(o.h.Bundle().Policy)
+	if err := o.beginCall(c); err != nil {
+		return nil, err
+	}
+	defer o.endCall()
+	cl := &call{result: make(chan []byte, 1)}
+	if _, err := io.ReadFull(o.rnd, cl.id[:]); err != nil {
+		return nil, fmt.Errorf("draw request id: %w", err)
+	}
+	var tries []*try
+	defer func() { o.forget(tries) }()
+	for n := range timing.Tries {
+		t, departs, err := o.send(to, c, timing, cl, s, flags, body)
+		if err != nil {
+			if n > 0 && !errors.Is(err, mesh.ErrTooLarge) {
+				err = fmt.Errorf("%w: %w", mesh.ErrUnacked, err)
+			}
+			return nil, err
+		}
+		tries = append(tries, t)
+		if n > 0 {
+			o.bump(func(s *Stats) { s.Retries++ })
+		}
+		answer, err := o.await(ctx, timing, cl, departs)
+		if err != nil {
+			o.bump(func(s *Stats) { s.Unacked++ })
+			return nil, fmt.Errorf("%w: %w", mesh.ErrUnacked, err)
+		}
+		if answer != nil {
+			return plainAnswer(answer)
+		}
+	}
+	o.bump(func(s *Stats) { s.Unacked++ })
+	return nil, fmt.Errorf("%w: no answer to %d tries over different routes", mesh.ErrUnacked, timing.Tries)
+}
+
+func (o *Onion) bump(f func(*Stats)) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	f(&o.stats.Stats)
+}
+
+// beginCall checks the floor and takes a place among the open calls.
+func (o *Onion) beginCall(c mesh.Class) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if st := o.floor().Check(c, o.snap, o.guards.List(), o.clock.Now()); st.Err != nil {
+		return st.Err
+	}
+	if o.calls >= maxCalls {
+		return &mesh.BusyError{After: time.Minute}
+	}
+	o.calls++
+	o.stats.Calls++
+	return nil
+}
+
+func (o *Onion) endCall() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.calls--
+}
+
+// forget closes the reply blocks of a call that has ended.
+func (o *Onion) forget(tries []*try) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, t := range tries {
+		for _, id := range t.ids {
+			delete(o.replies, id)
+		}
+	}
+}
+
+// await waits for an answer until the try is over: then both are nil. The retry waits on protocol time, and on wall
+// time for at least what a busy machine needs.
+func (o *Onion) await(ctx context.Context, t mix.Timing, cl *call, departs time.Time) (answer []byte, err error) {
+	now := o.clock.Now()
+	retry, err := t.RetryAt(departs, o.rnd)
+	if err != nil {
+		return nil, err
+	}
+	wait := retry.Sub(now)
+	machine := time.NewTimer(min(wait, mesh.MachineTime))
+	defer machine.Stop()
+	over, worked := o.clock.After(wait), machine.C
+	for over != nil || worked != nil {
+		select {
+		case answer := <-cl.result:
+			return answer, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-over:
+			over = nil
+		case <-worked:
+			worked = nil
+		}
+	}
+	return nil, nil
+}
+
+func plainAnswer(b []byte) ([]byte, error) {
+	if len(b) == 0 {
+		return nil, &mesh.RemoteError{Code: 1, Text: "answer is empty"}
+	}
+	switch b[0] {
+	case answerOK:
+		return b[1:], nil
+	case answerRefused:
+		return nil, fmt.Errorf("%w: %s", mesh.ErrRefused, b[1:])
+	}
+	return nil, &mesh.RemoteError{Code: 1, Text: string(b[1:])}
+}
+
+// send seals one try and hands its packets to slots or, outside of class meter, to the guards at once. It returns when
+// the last of them departs.
+func (o *Onion) send(to Recipient, c mesh.Class, timing mix.Timing, cl *call, s mesh.Service, flags uint8, body []byte) (*try, time.Time, error) {
+	want := answerBlocks(c, timing, s)
+	count := packet.Fragments(sealedSize(len(body), want))
+	if len(body) > packet.MaxBody || count > timing.UpPackets {
+		return nil, time.Time{}, fmt.Errorf("%w: %d bytes need %d packets, class %v allows %d", mesh.ErrTooLarge, len(body), count, c, timing.UpPackets)
+	}
+	jobs, err := o.plan(to, c, timing, count)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	last, arrival := lastOf(jobs)
+	t, blocks, err := o.replyBlocks(to, timing, cl, want, arrival)
+	if err != nil {
+		return nil, time.Time{}, errors.Join(err, o.cancel(jobs))
+	}
+	if c == mesh.Session {
+		flags |= flagFill
+	}
+	users, err := o.seal(to, t, &packet.Request{Service: uint16(s), Flags: flags, ID: cl.id, Replies: blocks, Body: body})
+	if err != nil {
+		o.forget([]*try{t})
+		return nil, time.Time{}, errors.Join(err, o.cancel(jobs))
+	}
+	for i, j := range jobs {
+		j.user = users[i]
+	}
+	if timing.Slots {
+		o.release(jobs)
+		return t, last, nil
+	}
+	if c == mesh.Session {
+		jobs = append(jobs, o.sessionCover(to, timing, len(jobs))...)
+	}
+	for _, j := range jobs {
+		o.depart(j)
+	}
+	return t, last, nil
+}
+
+// sealedSize is the length of a sealed request: HPKE 1136, message header 20, reply blocks, body.
+func sealedSize(body, replies int) int { return 1136 + 20 + replies*packet.ReplyBlockSize + body }
+
+// answerBlocks is how many packets the answer may take.
+func answerBlocks(c mesh.Class, t mix.Timing, s mesh.Service) int {
+	n := answerPackets[s]
+	if n == 0 {
+		n = defaultAnswer
+	}
+	if c == mesh.Session {
+		n = t.DownPackets
+	}
+	return min(n, t.DownPackets)
+}
+
+// seal makes the user bytes of a try's packets and remembers its answer key.
+func (o *Onion) seal(to Recipient, t *try, q *packet.Request) ([][]byte, error) {
+	key, known := o.SealKey(to)
+	if !known {
+		return nil, fmt.Errorf("%w: the recipient publishes no sealing key now", mesh.ErrOffline)
+	}
+	sealed, answerKey, err := packet.SealRequest(key, q, o.rnd)
+	if err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	t.key = answerKey
+	o.mu.Unlock()
+	var id packet.MessageID
+	if _, err := io.ReadFull(o.rnd, id[:]); err != nil {
+		return nil, fmt.Errorf("draw message id: %w", err)
+	}
+	return packet.Split(id, packet.MessageRequest, sealed)
+}
+
+// replyBlocks prepays the way back for an answer that leaves the recipient shortly after arrival.
+func (o *Onion) replyBlocks(to Recipient, timing mix.Timing, cl *call, n int, arrival time.Time) (*try, []packet.ReplyBlock, error) {
+	t := &try{call: cl}
+	var blocks []packet.ReplyBlock
+	for range n {
+		var id packet.ReplyID
+		if _, err := io.ReadFull(o.rnd, id[:]); err != nil {
+			return t, nil, fmt.Errorf("draw reply id: %w", err)
+		}
+		r, err := o.wayBack(to, timing, arrival.Add(answerSpare))
+		if err != nil {
+			o.forget([]*try{t})
+			return t, nil, err
+		}
+		b, keys, err := packet.NewReplyBlock(r.Hops, id, o.rnd)
+		if err != nil {
+			o.forget([]*try{t})
+			return t, nil, err
+		}
+		o.mu.Lock()
+		full := len(o.replies) >= packet.MaxOpenReplies
+		if !full {
+			o.replies[id] = &openReply{keys: keys, try: t, until: r.Arrival.Add(packet.AnswerLife)}
+			t.ids = append(t.ids, id)
+		}
+		o.mu.Unlock()
+		if full {
+			o.forget([]*try{t})
+			return t, nil, &mesh.BusyError{After: time.Minute}
+		}
+		blocks = append(blocks, *b)
+	}
+	return t, blocks, nil
+}
+
+func (o *Onion) wayBack(to Recipient, timing mix.Timing, depart time.Time) (*route.Route, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c := o.chooser(timing.HopMean)
+	return c.Back(o.backSelf(), packet.NodeKey(to), o.guards.Usable(o.usable), depart, o.rnd)
+}
+
+// chooser chooses over the present snapshot; o.mu is held.
+func (o *Onion) chooser(hop time.Duration) *route.Chooser {
+	now := o.clock.Now()
+	return &route.Chooser{Snapshot: o.snap, HopMean: hop,
+		Skip: func(n packet.NodeKey) bool { return o.health.Skipped(n, now) }}
+}
+
+func (o *Onion) backSelf() route.Self { return route.Self{Node: o.self, Key: o.relay.ownKey} }
+
+// answered takes a packet that came back on a reply block.
+func (o *Onion) answered(id packet.ReplyID, p *packet.Packet, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	r := o.replies[id]
+	if r == nil {
+		o.countLocked(DropAnswer, 1) // its call has ended
+		return
+	}
+	delete(o.replies, id)
+	user, err := r.keys.Open(p)
+	if err != nil {
+		o.countLocked(DropTampered, 1)
+		return
+	}
+	if user[12] == 0 { // no kind: cover that filled an unused block
+		return
+	}
+	whole, err := o.answers.Add(user, now)
+	if err != nil || whole != nil && whole.Kind != packet.MessageReply {
+		o.countLocked(DropMessage, 1)
+		return
+	}
+	if whole == nil {
+		return
+	}
+	body, err := r.try.key.OpenAnswer(r.try.call.id, whole.Sealed)
+	if err != nil {
+		o.countLocked(DropMessage, 1)
+		return
+	}
+	select {
+	case r.try.call.result <- body:
+	default: // an earlier try was answered too
+	}
+}
+
+// expireReplies forgets reply blocks that nobody can use any more; o.mu is held.
+func (o *Onion) expireReplies(now time.Time) {
+	for id, r := range o.replies {
+		if now.After(r.until) {
+			delete(o.replies, id)
+		}
+	}
+	o.answers.Expire(now)
+}

@@ -1,0 +1,192 @@
+package onion
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"gridveil/mesh/gossip"
+	"gridveil/mesh/member"
+	"gridveil/mesh/packet"
+	"gridveil/mesh/route"
+)
+
+const (
+	publishEvery = time.Hour        // keys, with the measured numbers
+	publishSoon  = 12 * time.Minute // after a start, when the first numbers are there: within 6 registers an hour
+	publishRetry = time.Minute
+	sealEvery    = 7 * 24 * time.Hour
+	sealLife     = 14 * 24 * time.Hour
+
+	stateGuards = "onion-guards"
+	stateSeals  = "onion-seals"
+)
+
+// publishLoop keeps this node's registers in the directory.
+func (o *Onion) publishLoop(ctx context.Context) {
+	var sealed time.Time
+	for round := 0; ; round++ {
+		now := o.clock.Now()
+		wait := publishEvery
+		if round < 2 {
+			wait = publishSoon
+		}
+		var err error
+		if now.Sub(sealed) >= sealEvery/2 {
+			if err = o.publishSeal(now); err == nil {
+				sealed = now
+			}
+		}
+		if err = errors.Join(err, o.publishKeys(now)); err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			o.log.Debug("directory register not published", "err", err)
+			wait = publishRetry
+			round--
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-o.clock.After(wait):
+		}
+	}
+}
+
+func (o *Onion) publishKeys(now time.Time) error {
+	if _, err := o.relay.advance(now, o.h.Lag()); err != nil {
+		return err
+	}
+	k := route.Keys{Flags: route.FlagRecipient, Region: o.region()}
+	if o.relays() {
+		k.Flags |= route.FlagRelay
+	}
+	leaves, frames := o.relay.measured(now)
+	k.Leaves, k.LeafFrames = route.FloorLeaves(leaves), frames
+	o.relay.keysMu.Lock()
+	k.Epoch, k.Keys = o.relay.keys.Public(now)
+	o.relay.keysMu.Unlock()
+	for _, a := range o.h.Addrs() {
+		if len(k.Addresses) < route.MaxAddresses {
+			k.Addresses = append(k.Addresses, a.String())
+		}
+	}
+	body, err := k.Encode()
+	if err != nil {
+		return err
+	}
+	return o.h.Publish(gossip.KindDirectory, gossip.KeyOnion, body, now.Add(gossip.KindDirectory.MaxLife(gossip.KeyOnion)))
+}
+
+// region is that of the node's zone, or of the first zone for members without one.
+func (o *Onion) region() uint16 {
+	b := o.h.Bundle()
+	if r, ok := b.Region(o.h.Self().Zone); ok {
+		return r
+	}
+	if len(b.Zones) > 0 {
+		return b.Zones[0].Region
+	}
+	return 0
+}
+
+func (o *Onion) publishSeal(now time.Time) error {
+	if err := o.seals.rotate(o.c.Store, o.rnd, now); err != nil {
+		return err
+	}
+	return o.h.Publish(gossip.KindDirectory, gossip.KeySeal, o.seals.public(), now.Add(sealLife))
+}
+
+// seals holds the sealing keys of a recipient: the published one first, then the one before it, which directories may
+// name for two more weeks.
+type seals struct {
+	mu   sync.Mutex
+	keys []*packet.SealKey
+	made time.Time // of the first
+}
+
+// openSeals restores the keys, or makes the first. A leaf has none.
+func openSeals(s Store, rnd io.Reader, role member.Role, now time.Time) (*seals, error) {
+	k := &seals{}
+	if role.Leaf() {
+		return k, nil
+	}
+	raw, err := s.LoadState(stateSeals)
+	if err != nil {
+		return nil, fmt.Errorf("load sealing key: %w", err)
+	}
+	if err := k.parse(raw); err != nil {
+		return nil, fmt.Errorf("load sealing key: %w", err)
+	}
+	return k, k.rotate(s, rnd, now)
+}
+
+// parse reads (made u64 | seed 32 | seed 32?); no bytes are no keys.
+func (k *seals) parse(raw []byte) error {
+	if len(raw) == 0 {
+		return nil
+	}
+	if len(raw) != 8+32 && len(raw) != 8+64 {
+		return packet.ErrSealKey
+	}
+	k.made = time.UnixMilli(int64(binary.BigEndian.Uint64(raw))).UTC()
+	for raw = raw[8:]; len(raw) > 0; raw = raw[32:] {
+		key, err := packet.ParseSealKey(raw[:32])
+		if err != nil {
+			return err
+		}
+		k.keys = append(k.keys, key)
+	}
+	return nil
+}
+
+// rotate makes a new key once a week, durably before it is used.
+func (k *seals) rotate(s Store, rnd io.Reader, now time.Time) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.keys) > 0 && now.Sub(k.made) < sealEvery {
+		return nil
+	}
+	key, err := packet.NewSealKey(rnd)
+	if err != nil {
+		return err
+	}
+	keys := append([]*packet.SealKey{key}, k.keys[:min(len(k.keys), 1)]...)
+	raw := binary.BigEndian.AppendUint64(nil, uint64(now.UnixMilli()))
+	for _, each := range keys {
+		seed, err := each.Seed()
+		if err != nil {
+			return err
+		}
+		raw = append(raw, seed...)
+	}
+	if err := s.SaveState(stateSeals, raw); err != nil {
+		return fmt.Errorf("save sealing key: %w", err)
+	}
+	k.keys, k.made = keys, now
+	return nil
+}
+
+func (k *seals) public() []byte {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.keys[0].Public()
+}
+
+// open opens a request sealed for any of the keys.
+func (k *seals) open(sealed []byte) (q packet.Request, key packet.AnswerKey, err error) {
+	k.mu.Lock()
+	keys := k.keys
+	k.mu.Unlock()
+	err = packet.ErrSealKey
+	for _, each := range keys {
+		if q, key, err = each.OpenRequest(sealed); err == nil {
+			return q, key, nil
+		}
+	}
+	return q, key, err
+}
