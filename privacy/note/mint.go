@@ -58,6 +58,29 @@ type Denoms struct {
 	Keys     [Slots]*PublicKey
 }
 
+// NewDenoms builds the public keys of a month from the moduli of the ledger's
+// denoms entry, lowest denomination first. It returns ErrKey for an unusable or
+// repeated modulus, ErrEncoding for an epoch that is no month.
+func NewDenoms(currency uint16, epoch uint32, moduli [Slots][SlotSize]byte) (*Denoms, error) {
+	if err := checkEpoch(epoch); err != nil {
+		return nil, err
+	}
+	d := &Denoms{Currency: currency, Epoch: epoch}
+	for i := range moduli {
+		k, err := ParseKey(privacy.UseNote, moduli[i][:])
+		if err != nil {
+			return nil, fmt.Errorf("denomination %d: %w", i, err)
+		}
+		for _, old := range d.Keys[:i] {
+			if old.id == k.id {
+				return nil, fmt.Errorf("denomination %d repeats a key: %w", i, ErrKey)
+			}
+		}
+		d.Keys[i] = k
+	}
+	return d, nil
+}
+
 // Value is the worth of a note signed by the key named id, in minor units.
 func (d *Denoms) Value(id [8]byte) (minor uint16, ok bool) {
 	for i, k := range d.Keys {
@@ -109,23 +132,19 @@ func NewMint(currency uint16, epoch uint32) (*Mint, error) {
 }
 
 func mintOf(currency uint16, epoch uint32, keys [Slots]*rsa.PrivateKey, fill [32]byte) (*Mint, error) {
-	if err := checkEpoch(epoch); err != nil {
-		return nil, err
-	}
-	m := &Mint{denoms: Denoms{Currency: currency, Epoch: epoch}, keys: keys, fill: fill}
-	seen := map[[8]byte]bool{}
+	var moduli [Slots][SlotSize]byte
 	for i, k := range keys {
 		pub, err := publicOf(privacy.UseNote, k)
 		if err != nil {
 			return nil, fmt.Errorf("denomination %d: %w", i, err)
 		}
-		if seen[pub.id] {
-			return nil, fmt.Errorf("denomination %d repeats a key: %w", i, ErrKey)
-		}
-		seen[pub.id] = true
-		m.denoms.Keys[i] = pub
+		moduli[i] = pub.Modulus()
 	}
-	return m, nil
+	d, err := NewDenoms(currency, epoch, moduli)
+	if err != nil {
+		return nil, err
+	}
+	return &Mint{denoms: *d, keys: keys, fill: fill}, nil
 }
 
 func checkEpoch(epoch uint32) error {

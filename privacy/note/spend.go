@@ -78,16 +78,17 @@ func (w *Wallet) chooseSwap(now time.Time, currency, want uint16) (chosen []int,
 		}
 	}
 	order := make([]int, 0, len(w.notes))
-	fresh := want != 0
+	gains := want != 0 // else change of earlier swaps alone is not worth a swap
 	for i := range w.notes {
-		if w.notes[i].spendable(now, currency, true) && !keep[i] {
-			order = append(order, i)
-			_, redeemTo, _ := Windows(w.notes[i].epoch)
-			fresh = fresh || !w.notes[i].swapped || !now.Before(redeemTo)
+		h := &w.notes[i]
+		if !h.spendable(now, currency, true) || keep[i] {
+			continue
 		}
+		order = append(order, i)
+		gains = gains || !h.swapped || !h.spendable(now, currency, false)
 	}
-	if !fresh {
-		return nil, 0 // only change of earlier swaps: nothing to gain
+	if !gains {
+		return nil, 0
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return int(w.notes[a].epoch) - int(w.notes[b].epoch) })
 	for _, i := range order {
