@@ -21,6 +21,7 @@ type Series struct {
 
 const (
 	nearMark = 10_000 // ms: a mark without a sample this near is left out, and its intervals merge
+	shortest = 1_000  // ms between two marks
 	// MaxIntervals bounds one session: 64 days of 300 s.
 	MaxIntervals = 18_432
 )
@@ -34,7 +35,7 @@ const (
 // The sum over the result is exactly what each series counted between from and to. It returns ErrRange for an empty or
 // too long span, or a register that falls. Source: doc/design.md, attribution.
 func Align(s Series, from, to, step int64, cuts ...int64) ([]Registers, error) {
-	if step <= 0 || from >= to || (to-from)/step >= MaxIntervals || len(cuts) > MaxIntervals {
+	if step <= 0 || to-from < 2 || (to-from)/step >= MaxIntervals || len(cuts) > MaxIntervals {
 		return nil, fmt.Errorf("%w: span [%d, %d) in steps of %d ms", ErrRange, from, to, step)
 	}
 	all := [...][]Mark{s.PV, s.Import, s.Export, s.BattIn, s.BattOut, s.EVIn, s.EVOut}
@@ -58,9 +59,9 @@ func Align(s Series, from, to, step int64, cuts ...int64) ([]Registers, error) {
 	return out, nil
 }
 
-// marksOf returns from, to and every mark between them that has near samples, sorted and distinct.
+// marksOf returns from, to and every mark between them that has near samples, sorted and apart.
 func marksOf(all [][]Mark, from, to, step int64, cuts []int64) []int64 {
-	marks := []int64{from, to}
+	var marks []int64
 	for at := from - from%step + step; at < to; at += step {
 		if isNear(all, at) {
 			marks = append(marks, at)
@@ -71,8 +72,19 @@ func marksOf(all [][]Mark, from, to, step int64, cuts []int64) []int64 {
 			marks = append(marks, at)
 		}
 	}
+	return marksApart(marks, from, to)
+}
+
+// marksApart sorts marks and leaves out those within a second of the one before or of the end: no meter resolves that.
+func marksApart(marks []int64, from, to int64) []int64 {
 	slices.Sort(marks)
-	return slices.Compact(marks)
+	out := []int64{from}
+	for _, at := range marks {
+		if at-out[len(out)-1] >= shortest && to-at >= shortest {
+			out = append(out, at)
+		}
+	}
+	return append(out, to)
 }
 
 // isNear reports whether every meter that has samples has one at most 10 s from the instant.
@@ -128,30 +140,20 @@ func cutReversals(s *Series, r Registers) []Registers {
 			}
 		}
 	}
-	slices.Sort(marks)
+	marks = marksApart(marks, r.From, r.To)
 	var out []Registers
-	from := r.From
-	for _, at := range append(slices.Compact(marks), r.To) {
-		piece := counted(s, from, at)
+	for i := 1; i < len(marks); i++ {
+		piece := counted(s, marks[i-1], marks[i])
 		piece.Unsure = r.Unsure
 		out = joinAlike(out, halve(piece)...)
-		from = at
 	}
 	return out
 }
 
-// halve puts charging into the first and discharging into the second half of an interval that has both. An interval of
-// one millisecond cannot be halved: there the smaller of the two is left to ScaleEV.
+// halve puts charging into the first and discharging into the second half of an interval that has both. Intervals have
+// at least two milliseconds, see marksApart and Align.
 func halve(r Registers) []Registers {
 	if r.EVIn == 0 || r.EVOut == 0 {
-		return []Registers{r}
-	}
-	if r.To-r.From < 2 {
-		if r.Unsure = true; r.EVIn < r.EVOut {
-			r.EVIn = 0
-		} else {
-			r.EVOut = 0
-		}
 		return []Registers{r}
 	}
 	middle := r.From + (r.To-r.From)/2

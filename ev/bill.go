@@ -3,7 +3,6 @@ package ev
 import (
 	"errors"
 	"fmt"
-	"sort"
 )
 
 // Energy is what a session moved, by billed source, in mWh. In() and Out are signed by the meter.
@@ -96,16 +95,27 @@ func CheckShares(e Energy, s Shares, d Deal, band, locked int64) error {
 	var err error
 	at := func(home int64) (got Shares) {
 		f := Flow{From: 0, To: 1, Grid: e.Grid, Res: e.Res, Home: home, Export: e.Out - home}
-		if d.Out < d.Terms.PExport {
+		if !d.Direct && d.Out < d.Terms.PExport {
 			f.Home, f.Export = f.Export, f.Home
 		}
 		got, e := Split([]Flow{f}, d)
 		err = errors.Join(err, e)
 		return got.Cap(band, locked)
 	}
-	// What the host has to pay rises with home, or with the dearer sink; find the first that pays enough.
-	balance := func(x Shares) int64 { return x.HostOwes - x.Host }
-	home := int64(sort.Search(int(e.Out), func(h int) bool { return balance(at(int64(h))) >= balance(s) }))
+	// With home (or what is dearer for the host) both balances only rise: what the host has to pay, and what is left to
+	// its utility. So the first home that reaches both is the only candidate.
+	reaches := func(home int64) bool {
+		x := at(home)
+		return x.HostOwes-x.Host >= s.HostOwes-s.Host && x.Grid >= s.Grid
+	}
+	home, high := int64(0), e.Out
+	for home < high {
+		if middle := home + (high-home)/2; reaches(middle) {
+			high = middle
+		} else {
+			home = middle + 1
+		}
+	}
 	if got := at(home); err != nil {
 		return err
 	} else if got != s {

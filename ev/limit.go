@@ -1,5 +1,7 @@
 package ev
 
+import "math"
+
 // Row is a line of the priority table; a lower number wins.
 type Row uint8
 
@@ -67,40 +69,44 @@ type Decision struct {
 // result is 0, at least 6 A per phase, or a discharge within all limits.
 func Resolve(d Demand) Decision {
 	wire := bounds{-max(d.MaxDischargeW, 0), powerOf(d.AmpereLeft, d.Phases)}
-	grid := wire
-	if d.HasGridLimit {
-		limit := max(d.GridLimitW, 0)
-		if d.Par14a {
-			limit = max(limit, floor14a)
-		}
-		grid = bounds{max(wire.lo, -max(d.GridExportW, 0)), min(wire.hi, limit)}
-		if grid.hi < powerOf(minAmpere, d.Phases) {
-			grid.hi = 0
-		}
-	}
-	owner := bounds{d.ownerFloor(grid), grid.hi}
+	grid := d.gridBounds()
+	hi := min(wire.hi, grid.hi)
+	floor := d.ownerFloor(hi)
 
-	out := Decision{W: d.PlanW, Lo: min(owner.lo, grid.hi), Hi: grid.hi}
+	out := Decision{W: d.PlanW, Lo: min(max(wire.lo, grid.lo, floor), hi), Hi: hi}
 	out.moveTo(RowPlan, snap(out.W, d.Phases, 0))
 	if d.HasControl {
 		out.moveTo(RowControl, snap(bounds{d.EnvelopeLo, d.EnvelopeHi}.clamp(d.ControlW), d.Phases, 0))
 	}
-	out.moveTo(RowOwner, snap(max(out.W, owner.lo), d.Phases, owner.lo))
-	if d.HasGridLimit {
-		before := len(out.Changes)
-		out.moveTo(RowGrid, grid.clamp(out.W))
-		if raised := d.Par14a && d.GridLimitW < floor14a; raised && len(out.Changes) > before {
-			out.Changes[before].Raised = true
-		}
+	out.moveTo(RowOwner, snap(max(out.W, floor), d.Phases, floor))
+	before := len(out.Changes)
+	out.moveTo(RowGrid, grid.clamp(out.W))
+	if len(out.Changes) > before && d.Par14a && d.GridLimitW < floor14a {
+		out.Changes[before].Raised = true
 	}
 	out.moveTo(RowWiring, wire.clamp(out.W))
-	if d.HasDeparture && owner.lo > grid.hi {
+	if d.HasDeparture && floor > hi {
 		out.Missed = RowWiring
 		if grid.hi < wire.hi {
 			out.Missed = RowGrid
 		}
 	}
 	return out
+}
+
+// gridBounds are the operator's; without a limit they bind nothing.
+func (d Demand) gridBounds() bounds {
+	if !d.HasGridLimit {
+		return bounds{math.MinInt64, math.MaxInt64}
+	}
+	limit := max(d.GridLimitW, 0)
+	if d.Par14a {
+		limit = max(limit, floor14a)
+	}
+	if limit < powerOf(minAmpere, d.Phases) {
+		limit = 0
+	}
+	return bounds{-max(d.GridExportW, 0), limit}
 }
 
 type bounds struct{ lo, hi int64 }
@@ -134,10 +140,10 @@ func snap(w int64, phases int, floor int64) int64 {
 	return 0
 }
 
-// ownerFloor returns the least power of this slot with which the need is still met if all later slots run at full
-// power; negative where there is room to discharge. It may exceed b.hi: then the departure will be missed.
-func (d Demand) ownerFloor(b bounds) int64 {
-	floor := b.lo
+// ownerFloor returns the least power of this slot with which the need is still met if all later slots run at hi;
+// negative where there is room to discharge. Above hi, the departure will be missed.
+func (d Demand) ownerFloor(hi int64) int64 {
+	floor := int64(math.MinInt64)
 	if d.HasSoC && d.SoC <= d.FloorSoC {
 		floor = 0
 	}
@@ -146,10 +152,9 @@ func (d Demand) ownerFloor(b bounds) int64 {
 	}
 	later := max(d.LeftMS-d.SlotMS, 0)
 	// mWh = W x ms / 3600; both sides stay far below 2^63 for a GWh and a year.
-	lacking := d.NeedMWh - b.hi*later/3600
+	lacking := d.NeedMWh - hi*later/3600
 	slot := min(d.SlotMS, max(d.LeftMS, 1))
-	need := ceilDiv(lacking*3600, slot)
-	return max(floor, need)
+	return max(floor, ceilDiv(lacking*3600, slot))
 }
 
 func ceilDiv(a, b int64) int64 {

@@ -13,6 +13,7 @@ import (
 const (
 	maxNesting = 6        // JSON in text in JSON ...: stations do it twice
 	maxRecords = 64       // signed records per message
+	maxTries   = 256      // places looked at per message: each costs a scan of up to maxRecord
 	maxRecord  = 16 << 10 // bytes of one record
 )
 
@@ -35,6 +36,7 @@ func FindOCMF(raw []byte) [][]byte {
 type finder struct {
 	found [][]byte
 	seen  map[string]bool
+	tries int
 }
 
 func (f *finder) walk(v any, depth int) {
@@ -79,7 +81,7 @@ func (f *finder) text(s string, depth int) {
 func (f *finder) cut(b []byte) (any bool) {
 	for len(f.found) < maxRecords {
 		i := bytes.Index(b, ocmfPrefix)
-		if i < 0 {
+		if f.tries++; i < 0 || f.tries > maxTries {
 			return any
 		}
 		b = b[i:]
