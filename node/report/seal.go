@@ -77,15 +77,12 @@ type Message struct {
 	Box    []byte
 }
 
-// boxOverhead is the HPKE encapsulated key and the tag.
-const boxOverhead = 32 + 16
-
 // paddedSizes are the only sizes of a padded body: 512 x 4^k hides how many
 // slots and meters a report holds within a factor of four.
 var paddedSizes = [...]int{512, 2048, 8192, 32768, 131072, 524288}
 
 // MaxMessage is the largest encoded message.
-const MaxMessage = HeaderSize + 2 + boxOverhead + 524288
+const MaxMessage = HeaderSize + 2 + BoxOverhead + 524288
 
 // Seal pads and seals the encoded body to a day key. The header is bound as
 // associated data.
@@ -94,48 +91,75 @@ func Seal(rnd io.Reader, h Header, body []byte, day uint16, key [32]byte) (Messa
 	if err != nil {
 		return Message{}, err
 	}
-	pub, err := dayKEM.UnmarshalBinaryPublicKey(key[:])
+	box, err := SealBox(rnd, key, sealInfo(day), h.Encode(), padded)
 	if err != nil {
-		return Message{}, fmt.Errorf("%w: day key is no X25519 key", ErrInvalidReport)
+		return Message{}, err
 	}
-	sender, err := daySuite().NewSender(pub, sealInfo(day))
-	if err != nil {
-		return Message{}, fmt.Errorf("seal report: %w", err)
-	}
-	enc, ctx, err := sender.Setup(rnd)
-	if err != nil {
-		return Message{}, fmt.Errorf("seal report: %w", err)
-	}
-	ct, err := ctx.Seal(padded, h.Encode())
-	if err != nil {
-		return Message{}, fmt.Errorf("seal report: %w", err)
-	}
-	return Message{Header: h, Day: day, Box: append(enc, ct...)}, nil
+	return Message{Header: h, Day: day, Box: box}, nil
 }
 
 // OpenBody opens a message and returns the encoded body. It returns ErrOpen,
 // which a receiver answers with BadBody (or Reseal when it has no such key).
 func (k DayKey) OpenBody(m Message) ([]byte, error) {
-	if m.Day != k.Day || len(m.Box) < boxOverhead {
+	if m.Day != k.Day {
+		return nil, ErrOpen
+	}
+	padded, err := k.OpenBox(sealInfo(k.Day), m.Header.Encode(), m.Box)
+	if err != nil {
+		return nil, err
+	}
+	return unpad(padded)
+}
+
+// BoxOverhead is how much longer than its plaintext a box is: the HPKE
+// encapsulated key and the tag.
+const BoxOverhead = 32 + 16
+
+// SealBox seals plain to a day key (HPKE base mode, RFC 9180, X25519,
+// HKDF-SHA256, ChaCha20-Poly1305). info separates uses of the key; the opener
+// has to know info and aad.
+func SealBox(rnd io.Reader, key [32]byte, info, aad, plain []byte) ([]byte, error) {
+	pub, err := dayKEM.UnmarshalBinaryPublicKey(key[:])
+	if err != nil {
+		return nil, fmt.Errorf("%w: day key is no X25519 key", ErrInvalidReport)
+	}
+	sender, err := daySuite().NewSender(pub, info)
+	if err != nil {
+		return nil, fmt.Errorf("seal to day key: %w", err)
+	}
+	enc, ctx, err := sender.Setup(rnd)
+	if err != nil {
+		return nil, fmt.Errorf("seal to day key: %w", err)
+	}
+	ct, err := ctx.Seal(plain, aad)
+	if err != nil {
+		return nil, fmt.Errorf("seal to day key: %w", err)
+	}
+	return append(enc, ct...), nil
+}
+
+// OpenBox opens what SealBox made, or returns ErrOpen.
+func (k DayKey) OpenBox(info, aad, box []byte) ([]byte, error) {
+	if len(box) < BoxOverhead {
 		return nil, ErrOpen
 	}
 	priv, err := dayKEM.UnmarshalBinaryPrivateKey(k.priv[:])
 	if err != nil {
 		return nil, fmt.Errorf("%w: own day key", ErrOpen)
 	}
-	receiver, err := daySuite().NewReceiver(priv, sealInfo(k.Day))
+	receiver, err := daySuite().NewReceiver(priv, info)
 	if err != nil {
 		return nil, fmt.Errorf("%w: own day key", ErrOpen)
 	}
-	ctx, err := receiver.Setup(m.Box[:32])
+	ctx, err := receiver.Setup(box[:32])
 	if err != nil {
 		return nil, ErrOpen
 	}
-	padded, err := ctx.Open(m.Box[32:], m.Header.Encode())
+	plain, err := ctx.Open(box[32:], aad)
 	if err != nil {
 		return nil, ErrOpen
 	}
-	return unpad(padded)
+	return plain, nil
 }
 
 func sealInfo(day uint16) []byte {
@@ -187,7 +211,7 @@ func DecodeMessage(raw []byte) (Message, error) {
 	}
 	m := Message{Header: h, Day: binary.BigEndian.Uint16(raw[HeaderSize:]), Box: raw[HeaderSize+2:]}
 	for _, size := range paddedSizes {
-		if len(m.Box) == size+boxOverhead {
+		if len(m.Box) == size+BoxOverhead {
 			return m, nil
 		}
 	}
