@@ -33,11 +33,10 @@ type Rule struct {
 	Severity uint8 // 1 (highest) to 4
 }
 
-// Rules are a utility's classification, in order.
+// Rules are a utility's classification, in order. What no rule matches, and so
+// everything under nil Rules, is an alarm if it is P0 or P1 and neither a
+// warning nor a restoration, else an event.
 type Rules []Rule
-
-// StandardRules treat P0 and P1 as alarms, warnings and the rest as events.
-func StandardRules() Rules { return nil }
 
 // ErrRules means a rule lacks a class or a severity.
 var ErrRules = errors.New("alarm: invalid rule")

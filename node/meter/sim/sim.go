@@ -76,20 +76,20 @@ type Meter struct {
 	cfg  Config
 	zone *time.Location
 
-	mu      sync.Mutex // guards everything below
-	serial  string
-	imp     [3]int64 // total, band 1 (night), band 2 (day), mWh
-	exp     [3]int64
-	volts   [3]int64
-	power   [2]int64 // import, export mW over the last step
-	last    time.Time
-	logins  int64
-	fails   int64 // power failures seen
-	dark    bool  // without voltage at the last step
-	active  []Event
-	script  []Event
-	port    *port // set while Run listens
-	link    meter.Link
+	mu     sync.Mutex // guards everything below
+	serial string
+	imp    [3]int64 // total, band 1 (night), band 2 (day), mWh
+	exp    [3]int64
+	volts  [3]int64
+	power  [2]int64 // import, export mW over the last step
+	last   time.Time
+	logins int64
+	fails  int64 // power failures seen
+	dark   bool  // without voltage at the last step
+	active []Event
+	script []Event
+	port   *port // set while Run listens
+	link   meter.Link
 }
 
 // port is one listening Run.
