@@ -113,8 +113,8 @@ func uniform(rnd io.Reader) (float64, error) {
 	return (float64(binary.BigEndian.Uint64(raw[:])>>11) + 1) / (1 << 53), nil
 }
 
-// below draws an integer in [0,n) for 0 < n < 2^32. The bias is below n/2^64.
-func below(n int, rnd io.Reader) (int, error) {
+// Below draws an integer in [0,n) for 0 < n < 2^32 from rnd. The bias is below n/2^64.
+func Below(n int, rnd io.Reader) (int, error) {
 	var raw [8]byte
 	if _, err := io.ReadFull(rnd, raw[:]); err != nil {
 		return 0, fmt.Errorf("draw random number: %w", err)

@@ -87,7 +87,7 @@ func (f *Fair) admit(n *intake, rnd io.Reader) error {
 	if over <= 0 {
 		return nil
 	}
-	at, err := below(QueuePerNeighbour-queueEarly, rnd)
+	at, err := Below(QueuePerNeighbour-queueEarly, rnd)
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ func (h *Hold) Len() int { return len(h.queue) }
 // Shuffle brings a batch into random order, so that order of arrival is gone.
 func Shuffle[T any](batch []T, rnd io.Reader) error {
 	for i := len(batch) - 1; i > 0; i-- {
-		j, err := below(i+1, rnd)
+		j, err := Below(i+1, rnd)
 		if err != nil {
 			return fmt.Errorf("shuffle batch: %w", err)
 		}

@@ -171,7 +171,7 @@ func drawNode(from []*Node, rnd io.Reader) (*Node, error) {
 	if len(from) == 0 {
 		return nil, nil
 	}
-	i, err := below(len(from), rnd)
+	i, err := mix.Below(len(from), rnd)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"gridveil/mesh/member"
+	"gridveil/mesh/mix"
 	"gridveil/mesh/packet"
 )
 
@@ -83,11 +84,11 @@ func (g *Guards) add(s *Snapshot, usable func(packet.NodeKey) bool, now time.Tim
 	if len(allowed) == 0 {
 		return false, nil
 	}
-	i, err := below(len(allowed), rnd)
+	i, err := mix.Below(len(allowed), rnd)
 	if err != nil {
 		return false, err
 	}
-	spread, err := below(int(2*guardSpan/time.Minute), rnd)
+	spread, err := mix.Below(int(2*guardSpan/time.Minute), rnd)
 	if err != nil {
 		return false, err
 	}
@@ -141,15 +142,6 @@ func ParseGuards(b []byte) (*Guards, error) {
 		g.list = append(g.list, Guard{packet.NodeKey(b[:32]), time.UnixMilli(int64(ms)).UTC()})
 	}
 	return g, nil
-}
-
-// below draws an integer in [0,n). The bias is below n/2^64.
-func below(n int, rnd io.Reader) (int, error) {
-	var raw [8]byte
-	if _, err := io.ReadFull(rnd, raw[:]); err != nil {
-		return 0, fmt.Errorf("draw random number: %w", err)
-	}
-	return int(binary.BigEndian.Uint64(raw[:]) % uint64(n)), nil
 }
 
 // Limits of the health table.
