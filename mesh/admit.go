@@ -66,12 +66,12 @@ func (h *Host) linkOf(c network.Conn) *link {
 		return l
 	}
 	if !h.serving || c.IsClosed() {
-		h.wg.Go(func() { _ = c.Close() }) // not ours to serve; Close may wait for the peer
+		go func() { _ = c.Close() }() // not ours to serve; ends at the latest with the socket, which shut closes
 		return nil
 	}
 	l := &link{conn: c, settled: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancel(h.run)
-	cfg := lane.Config{Handle: h.answer(l), Clock: h.clock, Count: h.stats.lane}
+	cfg := lane.Config{Handle: h.answer(l), Clock: h.clock, Count: h.countLane}
 	if c.Stat().Direction == network.DirOutbound {
 		cfg.Open = func(ctx context.Context) (lane.Stream, error) { return openOn(ctx, c, protoLane) }
 	}
@@ -121,12 +121,16 @@ func (h *Host) awaitHello(l *link) bool {
 	}
 }
 
-// refuse ends a link without admission, or an admitted one for cause.
+// refuse ends a link without admission, or an admitted one for cause; nil is a link that has ended already.
 func (h *Host) refuse(l *link, err error) {
+	if l == nil {
+		return
+	}
 	h.mu.Lock()
 	l.err = err
 	l.settle()
 	h.mu.Unlock()
+	h.log.Debug("connection refused", "err", err, "admitted", l.admitted)
 	l.cancel()
 	if errors.Is(err, member.ErrHello) || errors.Is(err, lane.ErrFrame) {
 		h.gate.deny(l.conn.RemotePeer())
@@ -375,35 +379,41 @@ func (h *Host) endHello() {
 	h.hellos--
 }
 
-// recheck closes every connection whose certificate has expired or was revoked.
-func (h *Host) recheck() {
+// recheck closes every connection whose certificate has expired, was revoked or, with newBundle, is no longer accepted.
+func (h *Host) recheck(newBundle bool) {
 	now := h.clock.Now()
+	var open []link // copies, for their fields under mu
 	h.mu.Lock()
-	var open []*link
-	var chains [][][]byte
 	for _, l := range h.links {
 		if l.admitted {
-			open, chains = append(open, l), append(chains, l.chain)
+			open = append(open, *l)
 		}
 	}
 	h.mu.Unlock()
-	for i, l := range open {
-		if err := h.stillMember(chains[i], now); err != nil {
+	for i := range open {
+		l := &open[i]
+		if err := h.stillMember(l, newBundle, now); err != nil {
 			h.stats.drop(DropMembership)
-			h.refuse(l, err)
+			h.refuse(h.linkOf(l.conn), err)
 		}
 	}
 }
 
-// stillMember says why a certificate that was accepted would be refused now, nil if it would not.
-func (h *Host) stillMember(chain [][]byte, now time.Time) error {
+// stillMember says why a member that was admitted would be refused now, nil if it would not. Signatures are checked
+// again only under a new bundle.
+func (h *Host) stillMember(l *link, newBundle bool, now time.Time) error {
 	h.trust.Lock()
 	defer h.trust.Unlock()
-	m, err := h.Bundle().Verify(chain, now)
-	if err == nil && h.revoked.Revoked(m) {
+	switch {
+	case now.After(l.member.NotAfter):
+		return member.ErrExpired
+	case h.revoked.Revoked(l.member):
 		return member.ErrRevoked
+	case newBundle:
+		_, err := h.Bundle().Verify(l.chain, now)
+		return err
 	}
-	return err
+	return nil
 }
 
 // readSized reads a u16 length and that many bytes, at most a hello's.

@@ -22,8 +22,8 @@ func (wallClock) After(d time.Duration) <-chan time.Time { return time.After(d) 
 const MachineTime = 2 * time.Second
 
 const (
-	lagSample = 20 * time.Millisecond // shorter samples would measure the scheduler
-	lagNoise  = 1.5                   // below this a clock counts as the wall's: it was set or slewed
+	lagSample = 100 * time.Millisecond // shorter samples would measure the scheduler
+	lagNoise  = 1.5                    // below this a clock counts as the wall's: it was set or slewed
 )
 
 // lagMeter learns how much protocol time passes in MachineTime.
@@ -37,7 +37,10 @@ type lagMeter struct {
 func (m *lagMeter) lag(c Clock) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	wall, now := time.Now(), c.Now()
+	before, now, wall := time.Now(), c.Now(), time.Now()
+	if wall.Sub(before) > lagSample/100 {
+		return time.Duration(m.fast * float64(MachineTime)) // interrupted in between: the sample would lie
+	}
 	if d := wall.Sub(m.wall); m.wall.IsZero() {
 		m.wall, m.clock = wall, now
 	} else if d >= lagSample {

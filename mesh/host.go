@@ -37,7 +37,7 @@ type Config struct {
 
 	Limits  Limits    // zero fields mean the defaults of the role
 	Enrol   Registrar // nil: strangers are not served
-	DailyMB int       // cap on each direction of a leaf's traffic per day, 0 means 30; see Host.Budget
+	DailyMB int       // cap on each direction of a leaf's traffic per UTC day, 0 means 30; see Host.Tight
 }
 
 // HandlerFunc answers a request of a member whose role the service allows. The returned bytes are the answer.
@@ -57,6 +57,7 @@ type Host struct {
 	regs  *registers
 	stats counters
 	lag   lagMeter
+	spent budget
 
 	run context.Context // of Serve; libp2p's callbacks bring none. Set before serving is true
 	wg  sync.WaitGroup  // everything that Serve or a callback started
@@ -118,6 +119,7 @@ func New(c Config, key crypto.PrivKey, s Stores) (*Host, error) {
 		links: map[network.Conn]*link{}, peers: map[peer.ID][]*link{}, handlers: map[Service]HandlerFunc{},
 		doors: map[string]*listener{}, keepers: map[peer.ID]*keeper{}, failures: map[peer.ID]failure{},
 		warnings: map[string]time.Time{}}
+	h.spent.cap = h.dailyBytes()
 	h.bundle.Store(&held{c.Bundle, c.Sig})
 	h.roll = member.NewRoll(c.Bundle, h.revoked)
 	h.lim = c.Limits.orDefaults(defaultLimits(self.Role))
@@ -236,7 +238,7 @@ func (h *Host) housekeep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-h.clock.After(houseTick):
-			h.recheck()
+			h.recheck(false)
 			h.renewIfDue(ctx)
 		}
 	}
@@ -304,6 +306,9 @@ func (h *Host) Call(ctx context.Context, to peer.ID, s Service, req []byte) ([]b
 	r, known := rules[s]
 	if !known || r.class != 0 || !s.AllowedSender(h.Self().Role) {
 		return nil, fmt.Errorf("call %v: %w", s, ErrNotAllowed)
+	}
+	if r.lane == lane.Bulk && h.spent.level(h.clock.Now()) >= budgetTight {
+		return nil, fmt.Errorf("call %v: the day's data budget is nearly used: %w", s, &BusyError{After: untilMidnight(h.clock.Now())})
 	}
 	for again := true; ; again = false {
 		l, err := h.reach(ctx, to)

@@ -17,8 +17,6 @@ const (
 	redialFirst = time.Second     // pause after the first failure, doubled with each
 	redialLast  = 5 * time.Minute // a street that lost its substation must not knock it over when it returns
 	maxFailures = 4096            // peers whose last failure is remembered
-
-	defaultDailyMB = 30 // each way, for a leaf; slots of 30 s need 7.5 up and 9.5 down
 )
 
 // failure keeps callers from waiting for a dial that has just failed.
@@ -94,17 +92,6 @@ func (h *Host) LearnText(id peer.ID, addrs []string) {
 
 // KeepID is Keep for a peer whose address is known or comes later.
 func (h *Host) KeepID(id peer.ID) { h.Keep(peer.AddrInfo{ID: id}) }
-
-// DailyBytes is the cap on each direction of a leaf's traffic per day; 0 means none.
-func (h *Host) DailyBytes() int64 {
-	switch {
-	case h.Self().Role.Backbone():
-		return 0
-	case h.c.DailyMB == 0:
-		return defaultDailyMB << 20
-	}
-	return int64(h.c.DailyMB) << 20
-}
 
 func (h *Host) keepLoop(ctx context.Context, id peer.ID) {
 	pause := redialFirst

@@ -65,7 +65,7 @@ func (h *Host) Revoke(crl []byte) error {
 	if err != nil || !changed {
 		return err
 	}
-	h.recheck()
+	h.recheck(false)
 	return nil
 }
 
@@ -82,7 +82,7 @@ func (h *Host) InstallBundle(raw, sig []byte) error {
 	h.roll.Replace(next, h.clock.Now())
 	h.trust.Unlock()
 	h.bundle.Store(&held{next, sig})
-	h.recheck()
+	h.recheck(true)
 	return nil
 }
 

@@ -119,6 +119,7 @@ func scoring(names []string) (*pubsub.PeerScoreParams, *pubsub.PeerScoreThreshol
 	topics := map[string]*pubsub.TopicScoreParams{}
 	for _, name := range names {
 		topics[name] = &pubsub.TopicScoreParams{SkipAtomicValidation: true, TopicWeight: 1,
+			TimeInMeshQuantum:              time.Second, // weight 0, but the library divides by it
 			InvalidMessageDeliveriesWeight: -1, InvalidMessageDeliveriesDecay: 0.9}
 	}
 	params := &pubsub.PeerScoreParams{

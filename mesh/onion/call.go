@@ -175,15 +175,13 @@ func (o *Onion) forget(tries []*try) {
 // await waits for an answer until the try is over: then both are nil. The retry waits on protocol time, and on wall
 // time for at least what a busy machine needs.
 func (o *Onion) await(ctx context.Context, t mix.Timing, cl *call, departs time.Time) (answer []byte, err error) {
-	now := o.clock.Now()
 	retry, err := t.RetryAt(departs, o.rnd)
 	if err != nil {
 		return nil, err
 	}
-	wait := retry.Sub(now)
-	machine := time.NewTimer(min(wait, mesh.MachineTime))
+	machine := time.NewTimer(min(retry.Sub(departs), mesh.MachineTime))
 	defer machine.Stop()
-	over, worked := o.clock.After(wait), machine.C
+	over, worked := o.clock.After(retry.Sub(o.clock.Now())), machine.C
 	for over != nil || worked != nil {
 		select {
 		case answer := <-cl.result:

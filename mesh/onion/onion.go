@@ -104,7 +104,6 @@ type Onion struct {
 	replies  map[packet.ReplyID]*openReply
 	answers  packet.Assembler // of answers to us
 	calls    int
-	budget   budget
 	stats    stats
 	handlers map[mesh.Service]HandlerFunc
 	wake     chan struct{} // slots changed
@@ -127,7 +126,6 @@ func New(h *mesh.Host, c Config) (*Onion, error) {
 		delivered: make(chan *packet.Packet, deliverQueue), handling: make(chan struct{}, maxHandlers),
 		dir: route.NewDirectory(policy.Epoch()), known: map[packet.NodeKey]bool{}, kept: map[packet.NodeKey]bool{}, slotMean: policy.Slot(),
 		replies: map[packet.ReplyID]*openReply{}, handlers: map[mesh.Service]HandlerFunc{}, wake: make(chan struct{}, 1)}
-	o.budget.cap = h.DailyBytes()
 	raw, err := c.Store.LoadState(stateGuards)
 	if err != nil {
 		return nil, fmt.Errorf("onion: load guards: %w", err)
@@ -257,7 +255,11 @@ func (o *Onion) refresh(now time.Time) {
 		o.health.Judge(lost.Relays, true, now)
 	}
 	ratio, enough := o.loops.LostRatio(now)
-	changed, err := o.guards.Refresh(o.snap, o.usable, now, o.rnd)
+	var changed bool
+	var err error
+	if len(o.snap.Relays()) >= route.MinRelays { // sooner, whoever shows us the directory first would choose our guards
+		changed, err = o.guards.Refresh(o.snap, o.usable, now, o.rnd)
+	}
 	record := o.guards.Encode()
 	keep, release := o.guardChanges()
 	floor := o.floor()

@@ -18,7 +18,10 @@ import (
 const (
 	publishEvery = time.Hour        // keys, with the measured numbers
 	publishSoon  = 12 * time.Minute // after a start, when the first numbers are there: within 6 registers an hour
-	publishRetry = time.Minute
+	publishFast  = 20 * time.Minute // on an accelerated clock, where fewer epochs lie ahead
+	publishRetry = time.Second      // after a failure, doubled up to publishSlow
+	publishSlow  = time.Minute
+	minMeasured  = 10 * time.Minute // a shorter measurement says little; the last published numbers stand
 	sealEvery    = 7 * 24 * time.Hour
 	sealLife     = 14 * 24 * time.Hour
 
@@ -29,11 +32,14 @@ const (
 // publishLoop keeps this node's registers in the directory.
 func (o *Onion) publishLoop(ctx context.Context) {
 	var sealed time.Time
+	retry := publishRetry
 	for round := 0; ; round++ {
 		now := o.clock.Now()
 		wait := publishEvery
 		if round < 2 {
 			wait = publishSoon
+		} else if o.h.Lag() > 0 {
+			wait = publishFast
 		}
 		var err error
 		if now.Sub(sealed) >= sealEvery/2 {
@@ -46,8 +52,10 @@ func (o *Onion) publishLoop(ctx context.Context) {
 				return
 			}
 			o.log.Debug("directory register not published", "err", err)
-			wait = publishRetry
+			wait, retry = retry, min(2*retry, publishSlow)
 			round--
+		} else {
+			retry = publishRetry
 		}
 		select {
 		case <-ctx.Done():
@@ -65,8 +73,7 @@ func (o *Onion) publishKeys(now time.Time) error {
 	if o.relays() {
 		k.Flags |= route.FlagRelay
 	}
-	leaves, frames := o.relay.measured(now)
-	k.Leaves, k.LeafFrames = route.FloorLeaves(leaves), frames
+	k.Leaves, k.LeafFrames = o.traffic(now)
 	o.relay.keysMu.Lock()
 	k.Epoch, k.Keys = o.relay.keys.Public(now)
 	o.relay.keysMu.Unlock()
@@ -80,6 +87,23 @@ func (o *Onion) publishKeys(now time.Time) error {
 		return err
 	}
 	return o.h.Publish(gossip.KindDirectory, gossip.KeyOnion, body, now.Add(gossip.KindDirectory.MaxLife(gossip.KeyOnion)))
+}
+
+// traffic gives the leaf numbers to publish. Right after a start they are the last published ones, which gossip kept:
+// otherwise every home behind this guard would stop sending for minutes.
+func (o *Onion) traffic(now time.Time) (leaves uint16, frames uint32) {
+	if n, f, enough := o.relay.measured(now); enough {
+		return route.FloorLeaves(n), f
+	}
+	e, ok := o.h.Register(gossip.KindDirectory, o.h.Self().Key, gossip.KeyOnion)
+	if !ok {
+		return 0, 0
+	}
+	k, err := route.ParseKeys(e.Body)
+	if err != nil {
+		return 0, 0
+	}
+	return k.Leaves, k.LeafFrames
 }
 
 // region is that of the node's zone, or of the first zone for members without one.

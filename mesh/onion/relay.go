@@ -109,18 +109,20 @@ func (r *relay) take(from mesh.Member, p *packet.Packet) {
 	}
 }
 
-// measured gives the leaves and their frames since the last call, and begins a new measurement.
-func (r *relay) measured(now time.Time) (leaves int, framesPer1000s uint32) {
+// measured gives the leaves and their frames since the last measurement and begins a new one; enough is false when
+// that one was short, and then it goes on.
+func (r *relay) measured(now time.Time) (leaves int, framesPer1000s uint32, enough bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	elapsed := now.Sub(r.window)
-	if elapsed > 0 {
-		framesPer1000s = uint32(min(float64(r.frames)*1000/elapsed.Seconds(), 1<<31))
+	if elapsed < minMeasured {
+		return 0, 0, false
 	}
+	framesPer1000s = uint32(min(float64(r.frames)*1000/elapsed.Seconds(), 1<<31))
 	leaves = len(r.leaves)
 	r.frames, r.window = 0, now
 	clear(r.leaves)
-	return leaves, framesPer1000s
+	return leaves, framesPer1000s, true
 }
 
 func (r *relay) held() int {
@@ -204,12 +206,13 @@ func (r *relay) unwrap(p *packet.Packet) {
 	}
 }
 
+// open finds the packet's key, among those of the past lag, and unwraps it.
 func (r *relay) open(p *packet.Packet, now time.Time) (packet.Routing, error) {
 	r.keysMu.Lock()
 	defer r.keysMu.Unlock()
 	key, seen, err := r.keys.Find(p.KeyID(), now)
-	if err != nil && r.lag > 0 {
-		key, seen, err = r.keys.Find(p.KeyID(), now.Add(-r.lag))
+	for late := r.epoch / 2; err != nil && late < r.lag+r.epoch/2; late += r.epoch / 2 {
+		key, seen, err = r.keys.Find(p.KeyID(), now.Add(-min(late, r.lag)))
 	}
 	if err != nil {
 		return packet.Routing{}, err

@@ -66,7 +66,7 @@ func (s *schedule) draw(now time.Time, mean time.Duration, rnd io.Reader) error 
 
 // changeSlots switches to another mean: slots without a job are drawn again. o.mu is held.
 func (o *Onion) changeSlots(now time.Time, mean time.Duration) {
-	if o.budget.tight(now) {
+	if o.h.Tight() {
 		mean = max(mean, mix.SlowSlot)
 	}
 	if mean == o.slotMean {
@@ -282,9 +282,9 @@ func (o *Onion) depart(j *job) {
 // push hands a packet to a first relay and counts it.
 func (o *Onion) push(first packet.NodeKey, p *packet.Packet, counted func(*Stats)) {
 	sent := o.out.send(first, p)
+	o.h.Spend(packet.Size, 0)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.budget.spend(packet.Size, o.clock.Now())
 	if sent {
 		counted(&o.stats.Stats)
 	} else {
