@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"testing"
 	"time"
 
 	"gridveil/privacy"
+	"gridveil/privacy/note"
 	"gridveil/privacy/pseudo"
 	"gridveil/privacy/session"
 )
@@ -24,7 +26,7 @@ type Plan struct {
 	CutAfter     int    // the driver leaves after that many acks; 0 stays
 	Unattended   bool   // agreed; with CutAfter the meter's word counts
 	Trust        uint16 // the host's trust limit
-	Locked       int64  // the host's lock, confirmed by the aggregator out of band
+	Lock         uint16 // minor units that the host locks at the start
 	Pseudonym    *pseudo.Pseudonym
 	// Tamper may change a message between two parties.
 	Tamper func(to session.Role, msg []byte) []byte
@@ -38,6 +40,7 @@ type Run struct {
 	Driver *session.Driver
 	HState []byte // last persisted states
 	DState []byte
+	hkey   ed25519.PrivateKey
 	hcfg   session.HostConfig
 	dcfg   session.DriverConfig
 	home   *Home
@@ -81,6 +84,7 @@ func (w *World) Open(p Plan) (*Run, error) {
 		Expires: uint32(w.Now.Add(10 * time.Minute).Unix())}
 	r.hcfg = session.HostConfig{Net: Net, Suite: suite, EVAGG: w.EVAGG.ID, EVAGGKey: pub(w.EVAGG.Key), TrustLimit: p.Trust,
 		Unattended: p.Unattended, Issuers: w.Issuers}
+	r.hkey = pass.HSK
 	var out session.Out
 	if r.Host, out, err = session.NewHost(r.hcfg, pass.HSK, pass.Sig, r.offer); err != nil {
 		return nil, err
@@ -113,6 +117,9 @@ func (r *Run) accept(offer []byte) error {
 	r.fromDriver(out)
 	return nil
 }
+
+// HostKey is the host's session key, for tests that sign in its name.
+func (r *Run) HostKey() ed25519.PrivateKey { return r.hkey }
 
 // fromDriver and fromHost store, then deliver.
 func (r *Run) fromDriver(out session.Out) {
@@ -260,6 +267,97 @@ func (r *Run) Finish() error {
 	return nil
 }
 
+// LockNotes locks notes from the home's wallet.
+func (r *Run) LockNotes(minor uint16) error {
+	name := r.Host.Session()
+	op, err := r.home.Wallet.Spend(r.w.Now, Currency, minor, Payee, name[:])
+	if err != nil {
+		return err
+	}
+	req, err := r.home.Wallet.RedeemRequest(op.ID)
+	if err != nil {
+		return err
+	}
+	out, err := r.Host.Lock(int64(minor)*cent, req.Payment)
+	if err != nil {
+		return err
+	}
+	r.fromHost(out)
+	return r.home.Wallet.Done(op.ID)
+}
+
+// Collect fetches the notes of one party and swaps them. It returns their
+// worth in minor units.
+func (r *Run) Collect(p session.Party) (uint16, error) {
+	mint, err := Mint()
+	if err != nil {
+		return 0, err
+	}
+	d := mint.Denoms()
+	wallet, due := r.home.Wallet, r.Host.Due(p)
+	if p == session.PartyDriver {
+		wallet, due = r.driver.Wallet, r.Driver.Due()
+	}
+	op, err := wallet.Collect(d, uint16(due/cent))
+	if err != nil {
+		return 0, err
+	}
+	rows, err := wallet.Rows(op.ID, d)
+	if err != nil {
+		return 0, err
+	}
+	answer, err := r.claim(p, d.Epoch, rows[0])
+	if err != nil {
+		return 0, err
+	}
+	if err := wallet.Finish(op.ID, d, []*note.Row{&answer.Row}); err != nil {
+		return 0, err
+	}
+	return uint16(due / cent), swap(r.w, wallet, mint)
+}
+
+// claim sends a Collect and opens its answer.
+func (r *Run) claim(p session.Party, epoch uint32, row *note.Row) (session.Collected, error) {
+	if p == session.PartyDriver {
+		msg, err := r.Driver.Collect(epoch, *row)
+		if err != nil {
+			return session.Collected{}, err
+		}
+		r.w.View(r.home.Name).Note("carried", Random("sealed", msg[34:]), Random("session", msg[2:34]))
+		answer, err := r.w.EVAGG.Handle(msg)
+		if err != nil {
+			return session.Collected{}, err
+		}
+		return r.Driver.OpenCollected(answer)
+	}
+	c, err := r.Host.Collect(p, epoch, *row)
+	if err != nil {
+		return session.Collected{}, err
+	}
+	answer, err := r.w.EVAGG.Handle(c.Bytes())
+	if err != nil {
+		return session.Collected{}, err
+	}
+	return session.ParseCollected(answer)
+}
+
+// swap changes a wallet's fresh notes for new ones, a day later.
+func swap(w *World, wallet *note.Wallet, mint *note.Mint) error {
+	op, err := wallet.Swap(w.Now.Add(24*time.Hour), mint.Denoms(), 0, Payee)
+	if err != nil {
+		return err
+	}
+	req, err := wallet.SwapRequest(op.ID, mint.Denoms())
+	if err != nil {
+		return err
+	}
+	rows, err := mint.SignSwap(req)
+	if err != nil {
+		return err
+	}
+	return wallet.Finish(op.ID, mint.Denoms(), rows)
+}
+
 // Session runs a whole session. It returns ErrStuck, with the first refusal, if
 // it did not reach a receipt.
 func (w *World) Session(p Plan) (*Run, error) {
@@ -269,6 +367,11 @@ func (w *World) Session(p Plan) (*Run, error) {
 	}
 	if r.Host.Phase() == session.Asked && p.Trust > 0 {
 		if err := r.Wake(); err != nil {
+			return r, err
+		}
+	}
+	if r.Host.Phase() == session.Running && p.Lock > 0 {
+		if err := r.LockNotes(p.Lock); err != nil {
 			return r, err
 		}
 	}
@@ -361,4 +464,38 @@ func (w *World) Bill() (map[string]session.Totals, error) {
 	}
 	w.EVAGG.Booked = nil
 	return out, nil
+}
+
+// Reload builds both machines from given states.
+func (r *Run) Reload(t testing.TB, host, driver []byte) (*session.Host, *session.Driver) {
+	t.Helper()
+	h, err := session.LoadHost(r.hcfg, host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := session.LoadDriver(r.dcfg, driver)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h, d
+}
+
+// LoadForeign loads both machines from a damaged store, and if they load, uses
+// them.
+func (r *Run) LoadForeign(now time.Time, b []byte) {
+	if h, err := session.LoadHost(r.hcfg, b); err == nil {
+		h.Outbox()
+		h.Deadline()
+		_, _ = h.Wake(now)
+		_, _ = h.Step(now, r.Driver.Opening())
+		_, _ = h.Meter(now, r.energy, Quote(&r.offer, r.energy))
+		h.Due(session.PartyHost)
+	}
+	if d, err := session.LoadDriver(r.dcfg, b); err == nil {
+		d.Opening()
+		d.Due()
+		_, _ = d.Show()
+		t := d.Last()
+		_, _ = d.Step(now, t.Bytes())
+	}
 }

@@ -31,6 +31,13 @@ var Net = privacy.Net{'w', 'o', 'r', 'l', 'd'}
 // Start is when every world begins: a Wednesday noon.
 var Start = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 
+// Origin and Payee are the ledger that notes are spent on, and the aggregator's
+// account there.
+const (
+	Origin = "world"
+	Payee  = 1
+)
+
 // Currency of every world: euro.
 const Currency = 978
 
@@ -258,7 +265,7 @@ func (w *World) newDriver(i int, u *Utility, deck int) (*Driver, error) {
 	if _, err := io.ReadFull(w.rnd, seed[:]); err != nil {
 		return nil, err
 	}
-	d.Wallet = note.NewWallet(seed, "world")
+	d.Wallet = note.NewWallet(seed, Origin)
 	return d, d.fetch(deck)
 }
 
@@ -300,7 +307,7 @@ func (w *World) newHome(i int) (*Home, error) {
 	if h.Meter, err = privacy.NewKey(w.rnd); err != nil {
 		return nil, err
 	}
-	h.Wallet = note.NewWallet(seed, "world")
+	h.Wallet = note.NewWallet(seed, Origin)
 	return h, nil
 }
 
@@ -353,12 +360,14 @@ type Aggregator struct {
 	Store   map[string][]byte
 	Booked  []*session.Settled
 	Revoked map[[32]byte]bool
-	Down    bool // no answer at all
-	Busy    bool // passes cannot be judged now
+	Issued  int64             // minor units signed as notes
+	spent   map[[32]byte]bool // nullifiers
+	Down    bool              // no answer at all
+	Busy    bool              // passes cannot be judged now
 }
 
 func (w *World) newAggregator() (*Aggregator, error) {
-	a := &Aggregator{w: w, Store: map[string][]byte{}, Revoked: map[[32]byte]bool{}}
+	a := &Aggregator{w: w, Store: map[string][]byte{}, Revoked: map[[32]byte]bool{}, spent: map[[32]byte]bool{}}
 	copy(a.ID[:], "evagg")
 	var err error
 	if a.Key, err = privacy.NewKey(w.rnd); err != nil {
@@ -413,11 +422,72 @@ func (a *Aggregator) Handle(msg []byte) ([]byte, error) {
 		}
 		return r.Msg, nil
 	}
-	return nil, fmt.Errorf("aggregator: kind %d", msg[0])
+	if msg[0] == byte(privacy.KindLock) {
+		return a.lock(msg)
+	}
+	return a.collect(msg)
 }
 
 func (a *Aggregator) store(r session.Reply) {
 	for _, p := range r.Put {
 		a.Store[string(p.Key)] = p.Value
 	}
+}
+
+// lock redeems a host's notes (in a world, by checking them) and confirms.
+func (a *Aggregator) lock(msg []byte) ([]byte, error) {
+	l, known, err := a.Settler.CheckLock(msg)
+	if err != nil || known != nil {
+		return known, err
+	}
+	mint, err := Mint()
+	if err != nil {
+		return nil, err
+	}
+	var reg note.Registry
+	reg.Add(mint.Denoms())
+	req := note.RedeemRequest{Currency: l.Currency, Payment: l.Payment}
+	minor, err := req.CheckSpend(&reg, Origin, Payee, l.Session[:], a.w.Now)
+	if err != nil {
+		return nil, err
+	}
+	for i := range l.Payment.Notes {
+		n := note.Nullifier(&l.Payment.Notes[i].Note)
+		if a.spent[n] {
+			return nil, note.ErrTwice
+		}
+		a.spent[n] = true
+	}
+	r, err := a.Settler.Locked(a.w.Now, &l, int64(minor)*cent)
+	if err != nil {
+		return nil, err
+	}
+	a.store(r)
+	return r.Msg, nil
+}
+
+// collect answers a claim with the mint's blind signatures. A world has no
+// ledger, so its proof is 64 zero bytes.
+func (a *Aggregator) collect(msg []byte) ([]byte, error) {
+	c, known, r, err := a.Settler.Claim(a.w.Now, msg)
+	if err != nil || known != nil {
+		return known, err
+	}
+	a.store(r)
+	a.w.View("evagg").Note("collect", Random("session", c.Session[:]), Number("party", int64(c.Party)), Number("minor", int64(c.Minor)))
+	mint, err := Mint()
+	if err != nil {
+		return nil, err
+	}
+	row, err := mint.Sign(c.Minor, &c.Row)
+	if err != nil {
+		return nil, err
+	}
+	a.Issued += int64(c.Minor)
+	r, err = a.Settler.Collected(a.w.Now, &c, session.Collected{Row: *row, Proof: make([]byte, 64)})
+	if err != nil {
+		return nil, err
+	}
+	a.store(r)
+	return r.Msg, nil
 }
