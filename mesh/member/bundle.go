@@ -215,7 +215,8 @@ func OpenBundle(raw, sig []byte, pin *[32]byte) (*Bundle, error) {
 // Replace opens a newer bundle of the same network: its version must be higher
 // and the root keys of the bundle held now must have signed it, k of n. So a
 // lost CA or root key is replaced by the remaining ones, and one key alone
-// changes nothing.
+// changes nothing. When root keys change, the new ones must sign too, as in any
+// bundle.
 func (b *Bundle) Replace(raw, sig []byte) (*Bundle, error) {
 	next, err := OpenBundle(raw, sig, nil)
 	if err != nil {
