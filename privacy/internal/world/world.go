@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"gridveil/privacy"
-	"gridveil/privacy/internal/curve"
+	"gridveil/privacy/committee"
 	"gridveil/privacy/note"
 	"gridveil/privacy/pseudo"
 	"gridveil/privacy/session"
@@ -71,7 +71,8 @@ type World struct {
 	Drivers   []*Driver
 	Homes     []*Home
 	Issuers   pseudo.IssuerKeys
-	Y         [32]byte // the committee's secret, for tests of what openers see
+	Committee committee.Public
+	Seats     [committee.Seats]committee.Share
 	rnd       io.Reader
 	views     map[string]*View
 }
@@ -85,13 +86,12 @@ func New(cfg Config) (*World, error) {
 		cfg.Deck = 4
 	}
 	w := &World{Now: Start, rnd: privacy.SeededReader("gridveil world", []byte(cfg.Seed)), Issuers: pseudo.IssuerKeys{}, views: map[string]*View{}}
-	y, err := curve.Scalar(w.rnd)
-	if err != nil {
+	var err error
+	if w.Committee, w.Seats, err = committee.Deal(w.rnd); err != nil {
 		return nil, err
 	}
-	w.Y = curve.ScalarBytes(y)
 	for i := range cfg.Utilities {
-		u, err := w.newUtility(i, curve.Bytes(curve.MulBase(y)))
+		u, err := w.newUtility(i, w.Committee.Y)
 		if err != nil {
 			return nil, err
 		}
