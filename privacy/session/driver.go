@@ -30,6 +30,13 @@ type DriverConfig struct {
 	Audit func(o Offer, r Record, v *Evidence) (fee int64, err error)
 }
 
+func (c *DriverConfig) check() error {
+	if c.Rand == nil || c.Fair == nil || c.Audit == nil {
+		return fmt.Errorf("driver: %w", ErrConfig)
+	}
+	return nil
+}
+
 // Driver is the wallet's side of one session. It is not safe for concurrent use.
 type Driver struct {
 	cfg DriverConfig
@@ -61,6 +68,9 @@ type driverState struct {
 // together before Out.Send leaves. It returns ErrOffer, ErrSignature, or
 // pseudo.ErrLimit.
 func NewDriver(cfg DriverConfig, now time.Time, me pseudo.Pseudonym, offer []byte, band uint16) (*Driver, Out, error) {
+	if err := cfg.check(); err != nil {
+		return nil, Out{}, err
+	}
 	o, err := ParseOffer(offer)
 	if err != nil {
 		return nil, Out{}, err
@@ -98,6 +108,9 @@ func (d *Driver) seal(band uint16) error {
 
 // LoadDriver restores a session from Out.Persist.
 func LoadDriver(cfg DriverConfig, state []byte) (*Driver, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
 	s, err := parseDriverState(state)
 	if err != nil {
 		return nil, err

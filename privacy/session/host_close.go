@@ -82,7 +82,7 @@ func (h *Host) recordOf(f Form, e Energy, a Amounts) Record {
 	if h.ending.Evidence != nil {
 		r.Evidence = h.ending.Evidence.Hash()
 	}
-	r.HostSig = privacy.Sign(h.key, privacy.KindRecord, h.cfg.Net, r.body())
+	r.SignHost(h.cfg.Net, h.key)
 	return r
 }
 
@@ -96,7 +96,7 @@ func (h *Host) settleAlone() (Out, error) {
 	case h.acked.tick.Seq > 0:
 		s.Record = h.recordOf(Cut, h.acked.tick.Energy, h.acked.amounts)
 		s.Tick, s.Ack = &h.acked.tick, &h.ack
-		if h.offer.Mode&ModeShown != 0 {
+		if h.offer.Mode&ModeShown != 0 || h.acked.tick.Energy.Out > 0 {
 			s.Evidence = h.ending.Evidence
 		}
 	default:

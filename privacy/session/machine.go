@@ -34,7 +34,8 @@ const (
 )
 
 // Out is what a step asks for: first store Persist (the whole new state), then
-// send, then act. A nil Persist leaves the stored state as it is.
+// send, then act. A nil Persist leaves the stored state as it is. With an error
+// only Order may be set, and then it stands: ErrNoLock comes with Pause or Stop.
 type Out struct {
 	Persist []byte
 	Send    []Send

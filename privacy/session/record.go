@@ -1,6 +1,7 @@
 package session
 
 import (
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -143,6 +144,11 @@ func (d *dec) record() (r Record) {
 		d.bad = true
 	}
 	return r
+}
+
+// SignHost puts the host's signature under the record.
+func (r *Record) SignHost(net privacy.Net, hsk ed25519.PrivateKey) {
+	r.HostSig = privacy.Sign(hsk, privacy.KindRecord, net, r.body())
 }
 
 func (r *Record) verifyHost(net privacy.Net, hpk [32]byte) error {

@@ -114,6 +114,8 @@ const (
 // Errors. Those of foreign bytes count against the peer, none stops a session
 // that runs.
 var (
+	// ErrConfig: a part of a machine's configuration is missing.
+	ErrConfig = errors.New("configuration is incomplete")
 	// ErrMalformed: the bytes are not a message of the expected kind.
 	ErrMalformed = errors.New("not a valid session message")
 	// ErrSignature: a signature does not verify.

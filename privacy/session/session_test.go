@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"gridveil/privacy"
+	"gridveil/privacy/commit"
 	"gridveil/privacy/internal/world"
 	"gridveil/privacy/pseudo"
 	"gridveil/privacy/session"
@@ -57,9 +58,24 @@ func TestSessionIsSettledAndBilled(t *testing.T) {
 	if r.Host.Due(session.PartyHost) != 1_700_000 || r.Driver.Due() != 0 {
 		t.Errorf("due: host %d, driver %d", r.Host.Due(session.PartyHost), r.Driver.Due())
 	}
+	mustSession(t, w, world.Plan{Driver: 1, Home: 1, Energy: mixed})
+	opens := w.EVAGG.Booked
 	sums, err := w.Bill()
 	if err != nil {
 		t.Fatal(err)
+	}
+	n, values, blind, err := session.SumOf(opens)
+	if err != nil || n != 2 || values.Pay != 2*1_810_000 {
+		t.Errorf("SumOf: got %d, %+v, %v", n, values, err)
+	}
+	var sum commit.Sum
+	for _, x := range opens {
+		if sum, err = sum.Add(x.Commit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !sum.Opens(values, blind) || !sums["utb0"].Opens(1, opens[0].Values) || sums["utb0"].Opens(2, values) {
+		t.Error("the sum of commitments does not open to the sum of sessions, or the bill opens to the wrong one")
 	}
 	if got, want := sums["utb0"], (session.Totals{Lines: 1, Pay: 1_810_000, Energy: 7_300_000}); got != want {
 		t.Errorf("bill: got %+v, want %+v", got, want)
@@ -319,6 +335,54 @@ func TestDriverLeavesBeforeTheFirstAck(t *testing.T) {
 	}
 	if r.Host.Phase() != session.Void || len(r.Host.Outbox()) != 0 {
 		t.Errorf("phase %v with %d messages open, want void", r.Host.Phase(), len(r.Host.Outbox()))
+	}
+}
+
+func TestSettlerRefusesRecordsOutsideTheirAuthorisation(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		bend func(r *session.Record)
+		want error
+	}{
+		{"begun before the offer", func(r *session.Record) { r.T0 -= 10 }, session.ErrMismatch},
+		{"ends in the future", func(r *session.Record) { r.T1 += 10 }, session.ErrMismatch},
+		{"another currency", func(r *session.Record) { r.Currency++ }, session.ErrMismatch},
+		{"another session", func(r *session.Record) { r.Open[0]++ }, session.ErrUnknown},
+		{"more earned than priced", func(r *session.Record) { r.Amounts.Host += 10_000 }, nil},
+		{"half a cent", func(r *session.Record) { r.Amounts.Host += 5_000 }, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			var r *world.Run
+			var err error
+			r, err = w.Open(world.Plan{Energy: mixed, CutAfter: 1, Tamper: func(to session.Role, msg []byte) []byte {
+				if to != session.ToAggregator || msg[0] != byte(privacy.KindSettle) {
+					return msg
+				}
+				s, err := session.ParseSettle(msg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.bend(&s.Record)
+				s.Record.SignHost(world.Net, r.HostKey())
+				return s.Bytes()
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Charge(); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Finish(); err != nil {
+				t.Fatal(err)
+			}
+			if len(r.Errors) == 0 || c.want != nil && !errors.Is(r.Errors[0], c.want) {
+				t.Errorf("got %v, want %v", r.Errors, c.want)
+			}
+			if len(w.EVAGG.Booked) != 0 {
+				t.Error("it was booked")
+			}
+		})
 	}
 }
 

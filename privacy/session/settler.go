@@ -66,11 +66,11 @@ type Reply struct {
 // burn one pseudonym.
 type Settler struct{ cfg SettlerConfig }
 
-// NewSettler returns ErrUnknown if a part of the configuration is missing.
+// NewSettler returns ErrConfig if a part of the configuration is missing.
 func NewSettler(cfg SettlerConfig) (*Settler, error) {
 	if cfg.Key == nil || len(cfg.Boxes) == 0 || cfg.Issuers == nil || cfg.Revoked == nil || cfg.Pass == nil ||
 		cfg.Price == nil || cfg.Rand == nil || cfg.Get == nil || cfg.AuthFor <= 0 {
-		return nil, fmt.Errorf("%w: the aggregator's configuration is incomplete", ErrUnknown)
+		return nil, fmt.Errorf("aggregator: %w", ErrConfig)
 	}
 	return &Settler{cfg}, nil
 }

@@ -131,8 +131,8 @@ func (s *Settler) judge(now time.Time, a *admitted, x *Settle) (Line, int64, err
 	if r.Offer != a.Open.Offer || r.Currency != a.Offer.Currency {
 		return Line{}, 0, fmt.Errorf("record: %w", ErrMismatch)
 	}
-	if int64(r.T1-1)*slotSeconds > now.Unix() || int64(r.T0)*slotSeconds > int64(a.Expires) {
-		return Line{}, 0, fmt.Errorf("record: %w: its times lie outside the authorisation", ErrMismatch)
+	if err := withinTimes(now, a, r); err != nil {
+		return Line{}, 0, err
 	}
 	if err := r.verifyHost(s.cfg.Net, a.Offer.HPK); err != nil {
 		return Line{}, 0, err
@@ -151,11 +151,25 @@ func (s *Settler) judge(now time.Time, a *admitted, x *Settle) (Line, int64, err
 	return line, fee, err
 }
 
+// withinTimes: a session begins after its offer was made and while its answer is
+// good, and ends before it is settled, to the quarter hour.
+func withinTimes(now time.Time, a *admitted, r *Record) error {
+	begin, end := int64(r.T0)*slotSeconds, int64(r.T1)*slotSeconds
+	earliest := int64(a.Offer.Expires) - int64(MaxOfferAge/time.Second) - slotSeconds
+	if begin < earliest || begin > int64(a.Expires) || end-slotSeconds > now.Unix() {
+		return fmt.Errorf("record: %w: its times lie outside the authorisation", ErrMismatch)
+	}
+	return nil
+}
+
 // evidence: what was shown must open the commitments, and must be shown where
 // the offer or the form of the record says so.
 func (s *Settler) evidence(a *admitted, x *Settle) error {
 	if x.Evidence == nil {
-		if a.Offer.Mode&ModeShown != 0 || x.Record.Form == Unattended {
+		// A sale that the driver did not sign is judged by the terms, so they
+		// must be there.
+		sale := x.Record.Form == Cut && x.Record.Energy.Out > 0
+		if a.Offer.Mode&ModeShown != 0 || x.Record.Form == Unattended || sale {
 			return fmt.Errorf("%w: it must be shown", ErrEvidence)
 		}
 		return nil
