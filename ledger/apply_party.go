@@ -14,6 +14,7 @@ const (
 	minBucketMs  = 1000               // accelerated demos; a bucket number must fit a u32
 	maxParamTime = 1 << 60            // sums of a tick and a parameter stay below 2^63
 	maxNameBytes = 64                 // fits a line of a payment file
+	maxOrigin    = 200                // fits a str8
 	nameSigns    = " .-&'()/_"        // beside letters and digits: nothing that a journal or XML file would read
 	maxTariffs   = 1 << 20            // a tariff a day from every party for years
 	maxEpochs    = 12 * 8 * 100       // months of all currencies
@@ -35,13 +36,14 @@ func validName(s string) bool {
 	return true
 }
 
-// validOrigin reports whether s may name a key in a signed note.
+// validOrigin reports whether s may name a log, a network or a key: what fits a
+// URL without its scheme, a signed note and every export.
 func validOrigin(s string) bool {
-	if s == "" || len(s) > 200 {
+	if s == "" || len(s) > maxOrigin {
 		return false
 	}
 	for _, r := range s {
-		if unicode.IsSpace(r) || unicode.IsControl(r) || r == '+' || r == unicode.ReplacementChar {
+		if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-._~/:", r) {
 			return false
 		}
 	}

@@ -242,12 +242,21 @@ func MergeCosignatures(msg, lines []byte, known ...VerifierKey) ([]byte, error) 
 	for _, k := range known {
 		for _, s := range n.Sigs {
 			if s.Name == k.Name() && s.Hash == k.KeyHash() {
-				out = fmt.Appendf(out, "— %s %s\n", s.Name, s.Base64)
+				out = fmt.Appendf(out, "— %s %s\n", s.Name, canonical(s.Base64))
 				break
 			}
 		}
 	}
 	return out, nil
+}
+
+// canonical drops the unused bits that a base64 text may carry at its end.
+func canonical(text string) string {
+	b, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return text // note.Open has decoded it before
+	}
+	return base64.StdEncoding.EncodeToString(b)
 }
 
 // CosignedAt is the time that a cosignature states.

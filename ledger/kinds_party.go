@@ -208,6 +208,7 @@ func getParty(r *decoder) Party {
 	r.want(p.Limit >= 0)
 	p.Bank = r.h32()
 	p.Name = r.str8()
+	r.want(validName(p.Name))
 	p.Pub = r.h32()
 	return p
 }

@@ -95,13 +95,12 @@ var currencyCodes = map[uint16]string{
 	410: "KRW", 578: "NOK", 752: "SEK", 756: "CHF", 826: "GBP", 840: "USD", 946: "RON", 978: "EUR", 985: "PLN",
 }
 
-// Code is the three-letter code, or the three-digit number if the code is not
-// in our table.
+// Code is the three-letter code, or X and the number if it is not in our table.
 func (c Currency) Code() string {
 	if s, ok := currencyCodes[c.ISO4217]; ok {
 		return s
 	}
-	return fmt.Sprintf("%03d", c.ISO4217)
+	return fmt.Sprintf("X%03d", c.ISO4217)
 }
 
 // addAmount adds without wrapping.
@@ -123,4 +122,13 @@ func (w *wideSum) add(v int64) {
 	var carry uint64
 	w.lo, carry = bits.Add64(w.lo, uint64(v), 0)
 	w.hi, _ = bits.Add64(w.hi, uint64(v>>63), carry)
+}
+
+// Amount writes millionths as a decimal with six places, for people and files.
+func Amount(v int64) string {
+	sign, u := "", uint64(v)
+	if v < 0 {
+		sign, u = "-", -uint64(v)
+	}
+	return fmt.Sprintf("%s%d.%06d", sign, u/1_000_000, u%1_000_000)
 }
