@@ -435,7 +435,8 @@ func (cp *ChargePoint) onProfile(p profile) bool {
 	if p.evse != 0 && p.evse != evse || len(p.periods) == 0 {
 		return false
 	}
-	if p.purpose == "TxProfile" && (cp.tx == nil || cp.tx.id != p.transaction) {
+	// Until its start is answered, a 1.6 transaction has no id to compare.
+	if p.purpose == "TxProfile" && (cp.tx == nil || cp.tx.id != "" && cp.tx.id != p.transaction) {
 		return false
 	}
 	cp.profiles[p.id] = p

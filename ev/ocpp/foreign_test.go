@@ -199,7 +199,7 @@ func ctx(t *testing.T) context.Context {
 
 const code = "GRIDVEILCODE2345"
 
-// charge drives one session at 3 kW for an hour and returns what the store
+// charge drives one session at 3 kW for a quarter of an hour and returns what the store
 // knows of it.
 func charge(h *house, cp *evsim.ChargePoint, id string) ev.Transaction {
 	h.t.Helper()
@@ -220,7 +220,7 @@ func charge(h *house, cp *evsim.ChargePoint, id string) ev.Transaction {
 		h.t.Fatalf("Limit: %v", err)
 	}
 	now := from.Add(time.Minute)
-	for range 60 {
+	for range 15 {
 		h.time.set(now)
 		if w := cp.Step(now, time.Minute); w != 3000 {
 			h.t.Fatalf("power under a limit of 3 kW: got %d W", w)
@@ -249,8 +249,8 @@ func TestForeignChargePointsWorkUnmodifiedToASignedRecord(t *testing.T) {
 			if err != nil {
 				t.Fatalf("Check of %d records: %v", len(tx.Signed), err)
 			}
-			// 7360 W for a minute, then 3 kW for an hour; registers count whole mWh.
-			if want := int64(3_000_000 + 122_666); signed.ImportMWh != want {
+			// 7360 W for a minute, then 3 kW for 15; registers count whole mWh.
+			if want := int64(750_000 + 122_666); signed.ImportMWh != want {
 				t.Errorf("signed import: got %d mWh, want %d", signed.ImportMWh, want)
 			}
 			seen := 0
@@ -259,8 +259,8 @@ func TestForeignChargePointsWorkUnmodifiedToASignedRecord(t *testing.T) {
 					seen++
 				}
 			}
-			if seen < 59 {
-				t.Errorf("samples that show 3 kW: got %d, want about 60", seen)
+			if seen < 14 {
+				t.Errorf("samples that show 3 kW: got %d, want about 15", seen)
 			}
 			st, _ := h.srv.Station("WB:01")
 			if in := st.Info(); in.Uncontrollable || in.Version != version || in.Model != "evsim" {

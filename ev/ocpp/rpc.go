@@ -40,8 +40,8 @@ const (
 )
 
 // handler serves the CALLs of a station, one after the other. It returns the
-// payload of the answer and what to do once the answer is written (nil for
-// nothing). A *CallError is sent as it is; errNoAnswer sends nothing.
+// payload of the answer and what to do once the answer is written, before the
+// next CALL is served. A *CallError is sent as it is; errNoAnswer sends nothing.
 type handler func(ctx context.Context, action string, payload json.RawMessage) (reply any, after func(), err error)
 
 // errNoAnswer makes the connection stay silent: the event is not durable.
@@ -201,13 +201,19 @@ func (c *conn) answer(serve handler, f frame) bool {
 		return false
 	}
 	if after != nil {
-		c.tasks.Add(1)
-		go func() { // owned by run, ends with c.ctx
-			defer c.tasks.Done()
-			after()
-		}()
+		after()
 	}
 	return true
+}
+
+// spawn runs work of the connection beside the worker; it must end with c.ctx.
+// It is called by the worker only, so run cannot be done waiting already.
+func (c *conn) spawn(work func()) {
+	c.tasks.Add(1)
+	go func() { // owned by run
+		defer c.tasks.Done()
+		work()
+	}()
 }
 
 // call sends one CALL and waits for its answer. Calls of one station go out

@@ -201,25 +201,35 @@ func (st *Station) receive(ctx context.Context, c *conn, d Dialect, action strin
 		return nil, nil, err
 	}
 	if rec.Standing == Accepted {
-		for _, e := range ans.Events {
+		for i, e := range ans.Events {
 			e = st.complete(e)
 			if !st.store(ctx, rec.ID, e) {
 				return nil, nil, errNoAnswer
 			}
-			st.observe(e)
-		}
-		if ans.Needs != nil && st.srv.cfg.Needs != nil {
-			st.srv.cfg.Needs(rec.ID, *ans.Needs)
+			ans.Events[i] = e
 		}
 	}
-	var after func()
 	if ans.Boot != nil {
 		st.describe(*ans.Boot)
-		if rec.Standing == Accepted {
-			after = func() { st.configure(ctx, c, d) }
-		}
 	}
-	return ans.Reply, after, nil
+	return ans.Reply, func() { st.settle(c, d, rec.Standing, ans) }, nil
+}
+
+// settle does what follows from a message once it is answered: only then does
+// the station know its transaction's id, and may be told about it.
+func (st *Station) settle(c *conn, d Dialect, standing Standing, ans Answer) {
+	if standing != Accepted {
+		return
+	}
+	for _, e := range ans.Events {
+		st.observe(e)
+	}
+	if ans.Needs != nil && st.srv.cfg.Needs != nil {
+		st.srv.cfg.Needs(st.ID(), *ans.Needs)
+	}
+	if ans.Boot != nil {
+		c.spawn(func() { st.configure(c.ctx, c, d) })
+	}
 }
 
 // store offers an event until it is durable. It gives up only when the socket
@@ -405,11 +415,16 @@ func (st *Station) record() Record {
 }
 
 // adopt makes c the station's connection; the newest one wins, because the old
-// socket of a station that lost its network can linger for minutes.
+// socket of a station that lost its network can linger for minutes. A station
+// that was refused during its handshake is closed at once.
 func (st *Station) adopt(c *conn, d Dialect) {
 	st.mu.Lock()
 	old := st.conn
-	st.conn, st.dialect, st.version = c, d, d.Version()
+	if st.rec.Standing == Refused {
+		old = c
+	} else {
+		st.conn, st.dialect, st.version = c, d, d.Version()
+	}
 	st.mu.Unlock()
 	if old != nil {
 		old.close()
