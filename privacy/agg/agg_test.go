@@ -415,12 +415,14 @@ func TestServersRefuse(t *testing.T) {
 		}
 	})
 	t.Run("a certificate by hash that nobody has seen", func(t *testing.T) {
-		l := must(NewLeader(z.leader, z.interval))(t)
+		fresh := &Server{Net: testNet, Suite: z.leader.Suite, Task: z.task, Key: z.leader.Key, Issuers: z.issuers, Rand: z.rnd}
+		l := must(NewLeader(fresh, z.interval))(t)
 		r := z.report(0, 5)
 		if _, err := l.Add(r.Short().Bytes()); !errors.Is(err, ErrCert) {
 			t.Errorf("Add: got %v, want ErrCert", err)
 		}
-		l.Know(&z.homes[0].Cert)
+		before := must(NewLeader(fresh, z.interval-1))(t) // an earlier interval of the day
+		must(before.Add(must(NewReport(z.home, &z.task, z.interval-1, z.homes[0], 3))(t).Bytes()))(t)
 		if _, err := l.Add(r.Short().Bytes()); err != nil {
 			t.Errorf("Add after the certificate was seen: %v", err)
 		}
@@ -459,6 +461,27 @@ func TestOneShareAloneTellsNothing(t *testing.T) {
 	}
 	if small > 0 {
 		t.Errorf("%d of 64 leader's shares lie in the range of readings", small)
+	}
+}
+
+// TestOpensIsTheCommitmentEquation holds the table against plain
+// multiplication.
+func TestOpensIsTheCommitmentEquation(t *testing.T) {
+	rnd := privacy.SeededReader("opens")
+	for i := range 50 {
+		s := must(curve.Scalar(rnd))(t)
+		o := uint64(i) * 0x0123456789abcdef
+		blind, c := curve.ScalarBytes(s), curve.Bytes(bind(o, s))
+		if err := opens(c, o, blind[:]); err != nil {
+			t.Fatalf("o = %d: %v", o, err)
+		}
+		if opens(c, o+1, blind[:]) == nil {
+			t.Fatalf("o = %d: opens to one more", o)
+		}
+		blind[i%31] ^= 1
+		if opens(c, o, blind[:]) == nil {
+			t.Fatalf("o = %d: opens with another blind", o)
+		}
 	}
 }
 

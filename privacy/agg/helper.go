@@ -101,7 +101,7 @@ func (h *Helper) read(b []byte, n int) error {
 // against the commitment that the home signed.
 func (h *Helper) own(verify *sum.VerifyKey, i int) error {
 	p := &h.list[i]
-	if err := p.verify(h.s.Net, &h.s.Task, h.interval, h.s.Issuers); err != nil {
+	if err := h.s.check(p, h.interval); err != nil {
 		return err
 	}
 	hk := p.Cert.SPK()

@@ -248,8 +248,9 @@ func checkCert(t *Task, interval uint32, c *pseudo.Cert) error {
 	return nil
 }
 
-// verify checks everything about a report that needs no share.
-func (p *public) verify(net privacy.Net, t *Task, interval uint32, issuers pseudo.IssuerKeys) error {
+// fits checks that the report is for the task and interval, under a certificate
+// of the day.
+func (p *public) fits(t *Task, interval uint32) error {
 	if p.Task != t.ID || p.Interval != interval {
 		return ErrTask
 	}
@@ -259,15 +260,24 @@ func (p *public) verify(net privacy.Net, t *Task, interval uint32, issuers pseud
 	if p.Cert == nil {
 		return ErrCert
 	}
-	if err := checkCert(t, interval, p.Cert); err != nil {
-		return err
-	}
-	if err := pseudo.VerifySignature(p.Cert, net, issuers); err != nil {
-		return fmt.Errorf("report: %w", err)
-	}
+	return checkCert(t, interval, p.Cert)
+}
+
+func (p *public) verifySig(net privacy.Net) error {
 	hk := p.Cert.SPK()
 	if !privacy.Verify(hk[:], privacy.KindReport, net, p.signed(), p.Sig) {
 		return fmt.Errorf("report: %w", ErrSignature)
 	}
 	return nil
+}
+
+// verify is the whole check of a report that needs no share, for strangers.
+func (p *public) verify(net privacy.Net, t *Task, interval uint32, issuers pseudo.IssuerKeys) error {
+	if err := p.fits(t, interval); err != nil {
+		return err
+	}
+	if err := pseudo.VerifySignature(p.Cert, net, issuers); err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	return p.verifySig(net)
 }

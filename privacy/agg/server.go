@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"sort"
+	"sync"
 
 	"github.com/cloudflare/circl/group"
 	"github.com/cloudflare/circl/vdaf/prio3/sum"
@@ -17,7 +18,9 @@ import (
 	"gridveil/privacy/pseudo"
 )
 
-// Server is the configuration that leader and helper share.
+// Server is one operator's side of a task: its configuration, and the
+// certificates it verified. Leaders and helpers of several intervals share it;
+// it must not be copied.
 type Server struct {
 	Net     privacy.Net
 	Suite   privacy.Suite
@@ -26,6 +29,50 @@ type Server struct {
 	Issuers pseudo.IssuerKeys  // the escrow's certificate keys
 	Box     privacy.BoxKey     // helper only: opens the homes' boxes
 	Rand    io.Reader
+
+	mu    sync.Mutex
+	certs map[[32]byte]*pseudo.Cert // by hash, verified: a certificate serves 96 intervals
+}
+
+// maxCerts bounds the certificates remembered: two days of a full task.
+const maxCerts = 2 * MaxBatch
+
+// verified checks a certificate's issuer once.
+func (s *Server) verified(hash [32]byte, c *pseudo.Cert) error {
+	s.mu.Lock()
+	known := s.certs[hash] != nil
+	s.mu.Unlock()
+	if known {
+		return nil
+	}
+	if err := pseudo.VerifySignature(c, s.Net, s.Issuers); err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.certs == nil || len(s.certs) >= maxCerts {
+		s.certs = map[[32]byte]*pseudo.Cert{}
+	}
+	s.certs[hash] = c
+	return nil
+}
+
+// cert finds a certificate that was verified before, nil if there is none.
+func (s *Server) cert(hash [32]byte) *pseudo.Cert {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.certs[hash]
+}
+
+// check verifies everything about a report that needs no share.
+func (s *Server) check(p *public, interval uint32) error {
+	if err := p.fits(&s.Task, interval); err != nil {
+		return err
+	}
+	if err := s.verified(p.CertHash, p.Cert); err != nil {
+		return err
+	}
+	return p.verifySig(s.Net)
 }
 
 func (s *Server) pub() [32]byte { return [32]byte(s.Key.Public().(ed25519.PublicKey)) }
@@ -53,8 +100,7 @@ type Leader struct {
 	s        *Server
 	interval uint32
 	v        *sum.Sum
-	reports  map[[32]byte]*Report      // by one-day key
-	certs    map[[32]byte]*pseudo.Cert // by hash
+	reports  map[[32]byte]*Report // by one-day key
 	round    *round
 	result   *Result
 }
@@ -79,7 +125,7 @@ func NewLeader(s *Server, interval uint32) (*Leader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Leader{s: s, interval: interval, v: v, reports: map[[32]byte]*Report{}, certs: map[[32]byte]*pseudo.Cert{}}, nil
+	return &Leader{s: s, interval: interval, v: v, reports: map[[32]byte]*Report{}}, nil
 }
 
 func (s *Server) ready(interval uint32) error {
@@ -100,9 +146,9 @@ func (l *Leader) Add(msg []byte) ([]byte, error) {
 		return nil, err
 	}
 	if r.Cert == nil {
-		r.Cert = l.certs[r.CertHash]
+		r.Cert = l.s.cert(r.CertHash)
 	}
-	if err := r.verify(l.s.Net, &l.s.Task, l.interval, l.s.Issuers); err != nil {
+	if err := l.s.check(&r.public, l.interval); err != nil {
 		return nil, err
 	}
 	hk := r.Cert.SPK()
@@ -115,13 +161,9 @@ func (l *Leader) Add(msg []byte) ([]byte, error) {
 	if l.round != nil || l.result != nil || len(l.reports) >= MaxBatch {
 		return nil, ErrClosed
 	}
-	l.reports[hk], l.certs[r.CertHash] = r, r.Cert
+	l.reports[hk] = r
 	return r.Bytes(), nil
 }
-
-// Know tells the leader a certificate it saw earlier on the day, so that homes
-// may send the hash only.
-func (l *Leader) Know(c *pseudo.Cert) { l.certs[sha256.Sum256(c[:])] = c }
 
 // Count is how many reports are in.
 func (l *Leader) Count() int { return len(l.reports) }
@@ -168,19 +210,6 @@ func (l *Leader) own(verify *sum.VerifyKey, r *Report) (half, error) {
 		return half{}, err
 	}
 	return h, opens(r.C[0], h.out, r.R0[:])
-}
-
-// opens returns ErrCommitment unless c = o*G + blind*H.
-func opens(c [32]byte, o uint64, blind []byte) error {
-	point, err := curve.ParseElement(c[:])
-	if err != nil {
-		return ErrCommitment
-	}
-	r, err := curve.ParseScalar(blind)
-	if err != nil || !bind(o, r).IsEqual(point) {
-		return ErrCommitment
-	}
-	return nil
 }
 
 // Combine takes the helper's answer to Start and decides each report: its proof
