@@ -8,7 +8,6 @@ import (
 	"sort"
 
 	"gridveil/privacy"
-	"gridveil/privacy/commit"
 )
 
 // Line is one session on the bill of a driver's utility. By its type it cannot
@@ -243,33 +242,6 @@ type Totals struct {
 	Lines  int
 	Pay    int64 // millionths
 	Energy int64 // mWh, Line.In + Line.Out
-}
-
-// Opens says whether a settle entry's values are these totals: what the utility
-// checks before it signs. Earn, grid payment and fee are the aggregator's and
-// the ledger's affair.
-func (t Totals) Opens(n int, v commit.Values) bool {
-	return n == t.Lines && v.Pay == t.Pay && v.Energy == t.Energy
-}
-
-// SumOf adds up booked sessions of one utility: the settle entry's number,
-// values and blind. It returns ErrAmount on overflow, or commit.ErrEncoding for
-// a damaged blind.
-func SumOf(booked []*Settled) (n int, v commit.Values, blind [commit.Size]byte, err error) {
-	for i, x := range booked {
-		var ok bool
-		if v, ok = v.Plus(x.Values); !ok {
-			return 0, v, blind, fmt.Errorf("sum of sessions: %w", ErrAmount)
-		}
-		if i == 0 {
-			blind = x.Blind
-			continue
-		}
-		if blind, err = commit.AddBlinds(blind, x.Blind); err != nil {
-			return 0, v, blind, fmt.Errorf("sum of sessions: %w", err)
-		}
-	}
-	return len(booked), v, blind, nil
 }
 
 // Biller is a utility that checks batches.
