@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -51,7 +50,7 @@ func looksLike(raw []byte) Reason {
 }
 
 func (r *Record) parseSignature(b []byte) error {
-	f, err := object(b)
+	f, err := parseObject(b)
 	if err != nil {
 		return refuse(Syntax, 0)
 	}
@@ -75,17 +74,20 @@ func (r *Record) parseSignature(b []byte) error {
 }
 
 func (r *Record) parsePayload() error {
-	f, err := object(r.Body)
+	f, err := parseObject(r.Body)
 	if err != nil {
 		return refuse(Syntax, 0)
 	}
 	p := &r.Payload
 	var page string
-	var readings []json.RawMessage
 	err = errors.Join(f.text("FV", &p.FV), f.text("GI", &p.GI), f.text("GS", &p.GS), f.text("GV", &p.GV),
 		f.text("PG", &page), f.text("MV", &p.MV), f.text("MM", &p.MM), f.text("MS", &p.MS), f.text("MF", &p.MF),
 		f.text("IL", &p.IL), f.text("IT", &p.IT), f.text("ID", &p.ID), f.text("CT", &p.CT), f.text("CI", &p.CI),
-		f.value("IS", &p.IS), f.value("IF", &p.IF), f.value("RD", &readings))
+		f.value("IS", &p.IS), f.value("IF", &p.IF))
+	var readings [][]byte
+	if raw := f.get("RD"); raw != nil && err == nil {
+		readings, err = array(raw)
+	}
 	if err != nil || len(readings) > maxRD {
 		return refuse(Syntax, 0)
 	}
@@ -152,68 +154,3 @@ func parsePage(s string) (Page, error) {
 
 // String writes the page as PG does.
 func (p Page) String() string { return fmt.Sprintf("%c%d", p.Context, p.Number) }
-
-// fields is a JSON object by member name.
-type fields map[string]json.RawMessage
-
-var errDuplicate = errors.New("member stands twice")
-
-// object reads exactly one JSON object. Names are compared exactly and may stand once only: otherwise two parsers
-// could read one signed text differently.
-func object(b []byte) (fields, error) {
-	d := json.NewDecoder(bytes.NewReader(b))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return nil, errors.Join(err, errors.New("not an object"))
-	}
-	f := make(fields, 16)
-	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			return nil, err
-		}
-		var v json.RawMessage
-		if err := d.Decode(&v); err != nil {
-			return nil, err
-		}
-		if _, twice := f[name.(string)]; twice {
-			return nil, errDuplicate
-		}
-		f[name.(string)] = v
-	}
-	if _, err := d.Token(); err != nil {
-		return nil, err
-	}
-	if d.InputOffset() != int64(len(b)) && len(bytes.TrimSpace(b[d.InputOffset():])) > 0 {
-		return nil, errors.New("bytes after the object")
-	}
-	return f, nil
-}
-
-// text stores a string member; absent and null leave v alone.
-func (f fields) text(name string, v *string) error { return f.value(name, v) }
-
-func (f fields) value(name string, v any) error {
-	raw, ok := f[name]
-	if !ok || string(raw) == "null" {
-		return nil
-	}
-	return json.Unmarshal(raw, v)
-}
-
-// number stores a number or a string that holds one, as its decimal text.
-func (f fields) number(name string, v *string) error {
-	raw, ok := f[name]
-	if !ok || string(raw) == "null" {
-		return nil
-	}
-	if raw[0] == '"' {
-		var s string
-		err := json.Unmarshal(raw, &s)
-		*v = strings.TrimSpace(s)
-		return err
-	}
-	var n json.Number
-	err := json.Unmarshal(raw, &n)
-	*v = n.String()
-	return err
-}

@@ -17,11 +17,7 @@
 // Energy is int64 mWh, time UTC milliseconds. Source: OCMF 1.0 to 1.4, S.A.F.E. e.V.; doc/design.md, OCMF.
 package ocmf
 
-import (
-	"crypto/sha256"
-	"encoding/base32"
-	"fmt"
-)
+import "fmt"
 
 // Limits of the input.
 const (
@@ -120,14 +116,4 @@ func (p Payload) Meter() string {
 		return p.MS
 	}
 	return p.GS
-}
-
-// Code returns the session code that stands in OCPP idTag and OCMF ID: base32 of the first 10 bytes of
-// SHA-256("gridveil-code" spk hpk), 16 characters.
-func Code(spk, hpk [32]byte) string {
-	h := sha256.New()
-	h.Write([]byte("gridveil-code"))
-	h.Write(spk[:])
-	h.Write(hpk[:])
-	return base32.StdEncoding.EncodeToString(h.Sum(nil)[:10])
 }
