@@ -181,7 +181,7 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "OCPP without TLS is only served inside the house", http.StatusForbidden)
 		return
 	}
-	st, release, status := s.admit(id, r)
+	st, ticket, release, status := s.admit(id, r)
 	if status != 0 {
 		if status == http.StatusUnauthorized {
 			w.Header().Set("WWW-Authenticate", `Basic realm="ocpp"`)
@@ -201,26 +201,26 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	}
 	ws.SetReadLimit(maxFrame)
 	c := newConn(r.Context(), ws, d.MalformedCode(), &s.stats)
-	st.adopt(c, d)
+	st.adopt(c, d, ticket)
 	c.run(func(ctx context.Context, action string, payload jsonRaw) (any, func(), error) {
 		return st.receive(ctx, c, d, action, payload)
 	})
 	st.release(c)
 }
 
-// admit decides whether a socket may open, and counts it. A status other than
-// 0 is the HTTP answer of a refusal.
-func (s *Server) admit(id string, r *http.Request) (*Station, func(), int) {
+// admit decides whether a socket may open, and counts it. The ticket orders the
+// sockets of one station. A status other than 0 is the HTTP answer of a refusal.
+func (s *Server) admit(id string, r *http.Request) (st *Station, ticket uint64, release func(), status int) {
 	addr := remoteIP(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sockets >= maxSockets {
-		return nil, nil, http.StatusServiceUnavailable
+		return nil, 0, nil, http.StatusServiceUnavailable
 	}
-	st := s.stations[id]
+	st = s.stations[id]
 	if st == nil {
 		if s.countPending() >= maxPending {
-			return nil, nil, http.StatusServiceUnavailable
+			return nil, 0, nil, http.StatusServiceUnavailable
 		}
 		// Kept in memory only: a stranger cannot fill the store.
 		st = newStation(s, Record{ID: id, Standing: Pending})
@@ -228,22 +228,23 @@ func (s *Server) admit(id string, r *http.Request) (*Station, func(), int) {
 	rec := st.record()
 	switch rec.Standing {
 	case Refused:
-		return nil, nil, http.StatusForbidden
+		return nil, 0, nil, http.StatusForbidden
 	case Accepted:
 		if pw, ok := basicPassword(r.Header, id); !ok || !rec.checkPassword(pw) {
-			return nil, nil, http.StatusUnauthorized
+			return nil, 0, nil, http.StatusUnauthorized
 		}
 		addr = netip.Addr{}
 	default:
 		if s.perAddr[addr] >= maxSocketsPerAddr {
-			return nil, nil, http.StatusServiceUnavailable
+			return nil, 0, nil, http.StatusServiceUnavailable
 		}
 	}
 	s.stations[id] = st
 	st.sockets++
+	st.tickets++
 	s.sockets++
 	s.perAddr[addr]++
-	return st, func() { s.leave(st, addr) }, 0
+	return st, st.tickets, func() { s.leave(st, addr) }, 0
 }
 
 // leave undoes admit. A pending station that hangs up is forgotten.

@@ -54,6 +54,10 @@ func (r *raw) connect(protocol string) {
 	ws.SetReadLimit(1 << 20)
 	r.ws = ws
 	r.h.t.Cleanup(func() { ws.CloseNow() })
+	r.h.until("station online", func() bool {
+		st, ok := r.h.srv.Station(r.id)
+		return ok && st.Online()
+	})
 }
 
 func (r *raw) send(frame string) {

@@ -25,11 +25,13 @@ const (
 // concurrent use; orders to one station go out in the order of the calls.
 type Station struct {
 	srv     *Server
-	sockets int // guarded by srv.mu
+	sockets int    // guarded by srv.mu
+	tickets uint64 // sockets admitted so far; guarded by srv.mu
 
 	mu       sync.Mutex // guards the fields below
 	rec      Record
 	conn     *conn
+	newest   uint64 // ticket of the newest connection
 	dialect  Dialect
 	traits   Traits
 	defaultW int64
@@ -417,17 +419,16 @@ func (st *Station) record() Record {
 // adopt makes c the station's connection; the newest one wins, because the old
 // socket of a station that lost its network can linger for minutes. A station
 // that was refused during its handshake is closed at once.
-func (st *Station) adopt(c *conn, d Dialect) {
+func (st *Station) adopt(c *conn, d Dialect, ticket uint64) {
 	st.mu.Lock()
-	old := st.conn
-	if st.rec.Standing == Refused {
-		old = c
-	} else {
-		st.conn, st.dialect, st.version = c, d, d.Version()
+	loser := c
+	if st.rec.Standing != Refused && ticket > st.newest {
+		loser = st.conn
+		st.conn, st.newest, st.dialect, st.version = c, ticket, d, d.Version()
 	}
 	st.mu.Unlock()
-	if old != nil {
-		old.close()
+	if loser != nil {
+		loser.close()
 	}
 }
 
