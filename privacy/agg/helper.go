@@ -11,7 +11,7 @@ import (
 	"gridveil/privacy/internal/curve"
 )
 
-// Helper is the second server of one interval.
+// Helper is the second server of one interval. It is not safe for concurrent use.
 type Helper struct {
 	s        *Server
 	interval uint32

@@ -87,32 +87,11 @@ func Check(net privacy.Net, s privacy.Suite, t *Task, issuers pseudo.IssuerKeys,
 		!privacy.Verify(t.Helper[:], privacy.KindSum, net, r.body(), r.HelperSig) {
 		return 0, fmt.Errorf("result: %w", ErrSignature)
 	}
-	ids := make([][32]byte, 0, len(list))
-	seen := make(map[[32]byte]bool, len(list))
-	sums := [2]group.Element{group.Ristretto255.Identity(), group.Ristretto255.Identity()}
-	for _, raw := range list {
-		p, rest, err := parsePublic(raw, s)
-		if err != nil || len(rest) != 0 {
-			return 0, fmt.Errorf("%w: list entry", ErrMalformed)
-		}
-		if err := p.verify(net, t, r.Interval, issuers); err != nil {
-			return 0, err
-		}
-		if hk := p.Cert.SPK(); seen[hk] {
-			return 0, ErrSecond
-		} else {
-			seen[hk] = true
-		}
-		for j := range 2 {
-			c, err := curve.ParseElement(p.C[j][:])
-			if err != nil {
-				return 0, ErrCommitment
-			}
-			sums[j].Add(sums[j], c)
-		}
-		ids = append(ids, p.id(net))
+	sums, root, err := readList(net, s, t, issuers, r.Interval, list)
+	if err != nil {
+		return 0, err
 	}
-	if listHash(ids) != r.Root {
+	if root != r.Root {
 		return 0, ErrSplit
 	}
 	for j := range 2 {
@@ -125,6 +104,37 @@ func Check(net privacy.Net, s privacy.Suite, t *Task, issuers pseudo.IssuerKeys,
 		return 0, fmt.Errorf("%w: sum above the range of %d readings", ErrCommitment, r.N)
 	}
 	return s64, nil
+}
+
+// readList verifies every report of a published list and adds up its
+// commitments.
+func readList(net privacy.Net, s privacy.Suite, t *Task, issuers pseudo.IssuerKeys, interval uint32, list [][]byte) (sums [2]group.Element, root [32]byte, err error) {
+	ids := make([][32]byte, 0, len(list))
+	seen := make(map[[32]byte]bool, len(list))
+	sums = [2]group.Element{group.Ristretto255.Identity(), group.Ristretto255.Identity()}
+	for _, raw := range list {
+		p, rest, err := parsePublic(raw, s)
+		if err != nil || len(rest) != 0 {
+			return sums, root, fmt.Errorf("%w: list entry", ErrMalformed)
+		}
+		if err := p.verify(net, t, interval, issuers); err != nil {
+			return sums, root, err
+		}
+		hk := p.Cert.SPK()
+		if seen[hk] {
+			return sums, root, ErrSecond
+		}
+		seen[hk] = true
+		for j := range 2 {
+			c, err := curve.ParseElement(p.C[j][:])
+			if err != nil {
+				return sums, root, ErrCommitment
+			}
+			sums[j].Add(sums[j], c)
+		}
+		ids = append(ids, p.id(net))
+	}
+	return sums, listHash(ids), nil
 }
 
 // Lists says whether a report is in a published list: a home checks that it was

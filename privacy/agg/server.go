@@ -94,7 +94,7 @@ func listHash(ids [][32]byte) [32]byte {
 
 // Leader collects the reports of one interval and leads its sum.
 //
-// Reports are durable when the caller has stored the bytes that Add returned;
+// It is not safe for concurrent use. Reports are durable when the caller has stored the bytes that Add returned;
 // after a restart the same bytes go through Add again.
 type Leader struct {
 	s        *Server
