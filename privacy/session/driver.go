@@ -122,6 +122,12 @@ func (d *Driver) out(o Order, send ...Send) Out {
 	return Out{Persist: d.driverState.bytes(), Send: send, Order: o}
 }
 
+// String shows the phase only: the state holds keys.
+func (d *Driver) String() string { return "driver session, " + d.phase.String() }
+
+// GoString is String.
+func (d *Driver) GoString() string { return d.String() }
+
 // Phase tells where the session stands.
 func (d *Driver) Phase() Phase { return d.phase }
 

@@ -108,6 +108,12 @@ func (h *Host) out(o Order, send ...Send) Out {
 	return Out{Persist: h.hostState.bytes(), Send: send, Order: o}
 }
 
+// String shows the phase only: the state holds keys.
+func (h *Host) String() string { return "host session, " + h.phase.String() }
+
+// GoString is String.
+func (h *Host) GoString() string { return h.String() }
+
 // Phase tells where the session stands.
 func (h *Host) Phase() Phase { return h.phase }
 

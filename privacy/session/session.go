@@ -148,18 +148,8 @@ var (
 	ErrNotDue = errors.New("nothing to collect")
 )
 
-// Bands a session may cost at most, currency units.
-var Bands = [...]uint16{10, 20, 40, 80}
-
-// IsBand says whether b is one of Bands.
-func IsBand(b uint16) bool {
-	for _, v := range Bands {
-		if v == b {
-			return true
-		}
-	}
-	return false
-}
+// IsBand says whether b is one of pseudo.Bands.
+func IsBand(b uint16) bool { return pseudo.CheckBand(b, pseudo.Bands[len(pseudo.Bands)-1]) == nil }
 
 // Code is the identity token of a session towards the wallbox: base32 without
 // padding of the first 10 bytes of SHA-256("gridveil-code" spk hpk), 16

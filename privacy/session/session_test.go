@@ -3,6 +3,8 @@ package session_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -564,6 +566,19 @@ func TestAmountsMustAddUp(t *testing.T) {
 				t.Errorf("Check: got %v, want %v", err, c.want)
 			}
 		})
+	}
+}
+
+func TestMachinesDoNotPrintTheirKeys(t *testing.T) {
+	w := newWorld(t)
+	r := mustOpen(t, w, world.Plan{})
+	seed := fmt.Sprintf("%x", r.HostKey().Seed())
+	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
+		for _, x := range []any{r.Host, r.Driver, w.EVAGG.Settler} {
+			if s := fmt.Sprintf(format, x); len(s) > 40 || strings.Contains(s, seed) {
+				t.Errorf("%s prints %q", format, s)
+			}
+		}
 	}
 }
 

@@ -66,6 +66,12 @@ type Reply struct {
 // burn one pseudonym.
 type Settler struct{ cfg SettlerConfig }
 
+// String hides the configuration, which holds keys.
+func (*Settler) String() string { return "settler" }
+
+// GoString is String.
+func (*Settler) GoString() string { return "settler" }
+
 // NewSettler returns ErrConfig if a part of the configuration is missing.
 func NewSettler(cfg SettlerConfig) (*Settler, error) {
 	if cfg.Key == nil || len(cfg.Boxes) == 0 || cfg.Issuers == nil || cfg.Revoked == nil || cfg.Pass == nil ||
