@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -30,9 +31,11 @@ const (
 	leafSync     = 5 * time.Minute // the second parent
 	sweepEvery   = time.Hour       // forget registers whose version number is no longer needed
 	pullTimeout  = 20 * time.Second
-	maxRounds    = 64               // pages of one pull: 16 MiB
-	fedQueue     = 256              // registers waiting for one leaf; what does not fit comes with its next pull
-	sparseEvery  = 10 * time.Minute // between two checkpoints of one log to one leaf
+	maxRounds    = 64                      // pages of one pull: 16 MiB
+	fedQueue     = 1024                    // registers waiting for one leaf; what does not fit comes with its next pull
+	fedAtOnce    = 16                      // of them on their way, so that a distant leaf is not fed one per round trip
+	settleTime   = 2500 * time.Millisecond // wall time until gossipsub's heartbeats have put a new neighbour into its mesh
+	sparseEvery  = 10 * time.Minute        // between two checkpoints of one log to one leaf
 )
 
 // leafKinds is what a leaf follows: everything, each kind under its feed rule.
@@ -59,7 +62,7 @@ type registers struct {
 // fed is one leaf that gets registers as they come.
 type fed struct {
 	zone   string
-	queue  chan Envelope
+	queue  chan *Envelope // shared by all fed leaves
 	sparse map[gossip.ID]time.Time
 	stop   chan struct{} // closed when the leaf no longer wants it
 }
@@ -100,6 +103,9 @@ func (r *registers) serve(ctx context.Context) error {
 	if r.h.self.Role.Backbone() {
 		ps, err := gossip.OpenPubSub(ctx, gossipHost{r.h.wire, r.h}, gossip.PubSubConfig{Tag: r.h.Bundle().Tag(),
 			Admitted: r.h.isBackbone, Offer: r.offerGossip, Dropped: func(string) { r.h.stats.drop(DropGossipQueue) }})
+		if ctx.Err() != nil {
+			return nil // stopped before it had begun
+		}
 		if err != nil {
 			return fmt.Errorf("mesh: %w", err)
 		}
@@ -233,7 +239,7 @@ func (r *registers) offerGossip(raw []byte, k gossip.Kind) gossip.Action {
 	return r.offer(raw, gossip.Source{Topic: k}).Action
 }
 
-// offer validates an envelope and looks after what its refusal asks for.
+// offer validates an envelope that came by itself and looks after what its refusal asks for.
 func (r *registers) offer(raw []byte, from gossip.Source) gossip.Decision {
 	d := r.book.Offer(raw, from)
 	if d.NeedCert {
@@ -247,15 +253,21 @@ func (r *registers) offer(raw []byte, from gossip.Source) gossip.Decision {
 		default:
 		}
 	}
-	if d.Evidence != nil {
-		evidence := d.Evidence
-		r.h.Go(func(context.Context) {
-			key := uint64(d.Envelope.ID()[0])<<56 | d.Envelope.Version&(1<<56-1)
-			// A leaf may not publish, and a second report of the same evidence is refused as known: both are fine.
-			_ = r.h.Publish(gossip.KindAlarm, key, evidence, r.h.clock.Now().Add(gossip.KindAlarm.MaxLife(key)))
-		})
-	}
+	r.report(d)
 	return d
+}
+
+// report makes evidence of equivocation public.
+func (r *registers) report(d gossip.Decision) {
+	if d.Evidence == nil || r.h.self.Role.Leaf() {
+		return
+	}
+	r.h.Go(func(context.Context) {
+		id := d.Envelope.ID()
+		key := binary.BigEndian.Uint64(id[:]) ^ d.Envelope.Version
+		// A second report of the same evidence is refused as over rate or known; one is enough.
+		_ = r.h.Publish(gossip.KindAlarm, key, d.Evidence, r.h.clock.Now().Add(gossip.KindAlarm.MaxLife(key)))
+	})
 }
 
 // spread hands an accepted register to the leaves that this node feeds.
@@ -274,7 +286,7 @@ func (r *registers) spread(e Envelope) {
 			f.sparse[e.ID()] = now
 		}
 		select {
-		case f.queue <- e:
+		case f.queue <- &e:
 		default: // the leaf is slow; its next pull brings it
 			r.h.stats.drop(DropFeedQueue)
 		}
@@ -303,7 +315,7 @@ func (r *registers) feedChanged(m Member) {
 	if f != nil || !wants || !m.Role.Leaf() {
 		return
 	}
-	f = &fed{zone: m.Zone, queue: make(chan Envelope, fedQueue),
+	f = &fed{zone: m.Zone, queue: make(chan *Envelope, fedQueue),
 		sparse: map[gossip.ID]time.Time{}, stop: make(chan struct{})}
 	started := r.h.Go(func(ctx context.Context) { r.feedLoop(ctx, m.Peer, f) })
 	if started {
@@ -318,25 +330,40 @@ func (h *Host) wantsFeed(p peer.ID) bool {
 	return slices.ContainsFunc(h.peers[p], func(l *link) bool { return l.wantsFeed })
 }
 
+// feedLoop sends a leaf what it follows, as it comes.
 func (r *registers) feedLoop(ctx context.Context, to peer.ID, f *fed) {
+	busy := make(chan struct{}, fedAtOnce)
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-f.stop:
 			return
-		case e := <-f.queue:
-			raw := e.Encode()
-			service := Feed
-			if gossip.RuleOf(e.Kind).Lane0 && len(raw) <= lane.MaxAlarmBody {
-				service = FeedNow
-			}
-			cctx, done := context.WithTimeout(ctx, pullTimeout)
-			if _, err := r.h.Call(cctx, to, service, raw); err != nil {
-				r.h.stats.drop(DropFeedQueue) // its next pull brings it
-			}
-			done()
+		case busy <- struct{}{}:
 		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.stop:
+			return
+		case e := <-f.queue:
+			wg.Go(func() { r.feed(ctx, to, e); <-busy })
+		}
+	}
+}
+
+func (r *registers) feed(ctx context.Context, to peer.ID, e *Envelope) {
+	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
+	defer cancel()
+	raw := e.Encode()
+	service := Feed
+	if gossip.RuleOf(e.Kind).Lane0 && len(raw) <= lane.MaxAlarmBody {
+		service = FeedNow
+	}
+	if _, err := r.h.Call(ctx, to, service, raw); err != nil {
+		r.h.stats.drop(DropFeedQueue) // its next pull brings it
 	}
 }
 
@@ -395,6 +422,7 @@ func (r *registers) pull(ctx context.Context, from peer.ID, kinds ...gossip.Kind
 func (r *registers) take(envelopes [][]byte) (taken int, need [][32]byte) {
 	for _, raw := range envelopes {
 		d := r.book.Offer(raw, gossip.Source{Pulled: true})
+		r.report(d)
 		if d.Action == gossip.Accept {
 			taken++
 		}
@@ -471,11 +499,15 @@ func (h *Host) backbonePeers() []peer.ID {
 func (r *registers) backboneLoop(ctx context.Context) {
 	swept := r.h.clock.Now()
 	known := map[peer.ID]bool{}
+	var settled <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.wake:
+			settled = time.After(settleTime)
+		case <-settled: // what was published before the newcomer was in the mesh did not reach it, or us
+			clear(known)
 		case <-r.h.clock.After(backboneSync):
 			clear(known)
 		}

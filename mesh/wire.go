@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/sec"
+	"github.com/libp2p/go-libp2p/gologshim"
 	blankhost "github.com/libp2p/go-libp2p/p2p/host/blank"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
@@ -39,8 +42,13 @@ type wire struct {
 	blocked *blockCounter
 }
 
+// muteLibrary silences go-libp2p's own loggers, which print peer ids and addresses of homes. It must run before their
+// first line.
+var muteLibrary = sync.OnceFunc(func() { gologshim.SetDefaultHandler(slog.DiscardHandler) })
+
 // newWire builds the host without listening or dialling.
 func newWire(key crypto.PrivKey, lim Limits, gate *gater) (*wire, error) {
+	muteLibrary()
 	id, err := peer.IDFromPrivateKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("peer id of the host key: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
@@ -60,6 +61,7 @@ func OpenPubSub(ctx context.Context, h host.Host, c PubSubConfig) (*PubSub, erro
 		pubsub.WithValidateQueueSize(queueSize), pubsub.WithPeerOutboundQueueSize(queueSize),
 		pubsub.WithMaxMessageSize(maxMessage), pubsub.WithMaxControlMessageSize(maxMessage),
 		pubsub.WithSeenMessagesTTL(seenTTL), pubsub.WithFloodPublish(false), pubsub.WithPeerExchange(false),
+		pubsub.WithLogger(slog.New(slog.DiscardHandler)), pubsub.WithRPCLogger(slog.New(slog.DiscardHandler)), // they print peer ids
 		pubsub.WithRawTracer(dropTracer{dropped: c.Dropped}),
 	)
 	if err != nil {

@@ -1,12 +1,17 @@
 package meshtest
 
-import "time"
+import (
+	"sync"
+	"time"
+)
 
-// Clock is protocol time that runs Speed times as fast as the wall clock.
+// Clock is protocol time that runs speed times as fast as the wall clock.
 type Clock struct {
-	start time.Time // protocol time at wall
 	wall  time.Time
 	speed float64
+
+	mu    sync.Mutex
+	start time.Time // protocol time at wall
 }
 
 // Epoch is when every test network begins.
@@ -17,6 +22,8 @@ func NewClock(speed float64) *Clock { return &Clock{start: Epoch, wall: time.Now
 
 // Now is the protocol time.
 func (c *Clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return c.start.Add(time.Duration(float64(time.Since(c.wall)) * c.speed))
 }
 
@@ -25,6 +32,13 @@ func (c *Clock) After(d time.Duration) <-chan time.Time {
 	ch := make(chan time.Time, 1)
 	time.AfterFunc(time.Duration(float64(d)/c.speed), func() { ch <- c.Now() })
 	return ch
+}
+
+// Jump sets the clock forward. Waits that have begun keep their length.
+func (c *Clock) Jump(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.start = c.start.Add(d)
 }
 
 // Wall gives the wall time that d of protocol time takes.
