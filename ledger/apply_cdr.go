@@ -52,14 +52,6 @@ const (
 	cdrGone                 // cancelled
 )
 
-// checkCommit is the curve point check of a CDR.
-func checkCommit(c *CDR) error {
-	if err := commit.Check(c.Commit); err != nil {
-		return refuse(ErrMalformed, "commitment: %v", err)
-	}
-	return nil
-}
-
 // OpenBucket is the bucket that a CDR of this pair must carry now: the current
 // one, or the next if the pair has settled up to the current.
 func (s *State) OpenBucket(cur uint8, payer, grid PartyID) uint32 {

@@ -5,8 +5,8 @@ import (
 )
 
 // Check is one fact outside the rules that must hold before an entry is
-// applied: an Ed25519 signature under ZIP-215, or whatever Fact tests (a note,
-// a curve point, a key's order). Checks of one entry are independent, so they
+// applied: an Ed25519 signature under ZIP-215, or whatever Fact tests (a note, a
+// key's order). Checks of one entry are independent, so they
 // may run in parallel and in batches.
 type Check struct {
 	Pub, Msg, Sig []byte       // an Ed25519 signature, if Fact is nil

@@ -47,11 +47,19 @@ func (m *model) apply(want bool, body ledger.Body, author ledger.PartyID, also .
 			signers = append(signers, scene.Pub(m.s.Keys[p]))
 		}
 	}
-	before := m.total(author)
+	var before [8]int64
+	for p := range before {
+		before[p] = m.s.State.Total(ledger.PartyID(p), 0)
+	}
 	e := unsigned(m.s.TB, m.s.State.NextSeq(author), body, author, signers...)
 	_, err := m.s.State.Apply(e)
 	if (err == nil) != want {
-		m.t.Fatalf("%s by %d: got %v, the model says %v (total before %d)", body.Kind(), author, err, want, before)
+		m.t.Fatalf("%s by %d: got %v, the model says %v (totals before %v)", body.Kind(), author, err, want, before)
+	}
+	for p := 1; p < len(before); p++ { // guarantee G1
+		if m.s.State.Total(ledger.PartyID(p), 0) < before[p] && !slices.Contains(signers, scene.Pub(m.s.Keys[ledger.PartyID(p)])) {
+			m.t.Fatalf("%s: the total of party %d fell without its signature", body.Kind(), p)
+		}
 	}
 	if err == nil {
 		m.seen[body.Kind().String()]++

@@ -63,6 +63,9 @@ func TestG7EveryEntryOfTheStoryCountsOnce(t *testing.T) {
 			if _, err := state.Apply(e); !errors.As(err, &exists) || exists.Index != uint64(i) {
 				t.Fatalf("entry %d again: got %v, want it to exist there", i, err)
 			}
+			if _, err := scene.Submit(state, s.Log[i]); !errors.As(err, &exists) || exists.Index != uint64(i) {
+				t.Fatalf("entry %d through the whole flow: got %v, want it to exist there", i, err)
+			}
 		}
 		if state.Hash() != before {
 			t.Error("resending changed the state")

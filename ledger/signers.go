@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"filippo.io/edwards25519"
 
@@ -12,7 +13,7 @@ import (
 // demand is the exact set of signers of one entry.
 type demand struct {
 	author    PartyID    // who must be the author, 0 if any party may
-	also      []PartyID  // further parties
+	also      []PartyID  // further parties, each once
 	fresh     []freshKey // keys that this entry registers
 	approvers int        // how many further approvers, whichever they are
 }
@@ -23,13 +24,17 @@ type freshKey struct {
 }
 
 // Checks lists what must verify before e is applied: every signature of exactly
-// the demanded signers, the notes, the commitment, the order of new keys. It
-// returns ErrSigners or ErrRole if the set is not the demanded one, and errors
-// of lookups (an unknown target). It does not look at the sequence number.
+// the demanded signers, the notes, the order of new keys. It returns ErrSigners
+// or ErrRole if the set is not the demanded one, errors of lookups (an unknown
+// target), and ErrExists, ErrSeqConflict or ErrSeqOld for a sequence number that
+// was used; a gap is left to Apply, because the entries before e may be queued.
 //
-// The checks hold their own copies: State may move on while they run.
+// The checks refer to nothing that changes: State may move on while they run.
 func (s *State) Checks(e *Entry) ([]Check, error) {
-	pubs, err := s.signers(e)
+	if op, err := s.operator(e.Party()); err == nil && e.Seq() <= op.seq {
+		return nil, op.seen(e)
+	}
+	pubs, err := s.signers(e, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -55,8 +60,6 @@ func (s *State) facts(e *Entry, checks []Check) ([]Check, error) {
 		if b.Add {
 			newKey(b.Pub)
 		}
-	case *CDR:
-		checks = append(checks, Check{Fact: func() error { return checkCommit(b) }})
 	case *Redeem:
 		return s.noteChecks(b, checks)
 	}
@@ -64,8 +67,9 @@ func (s *State) facts(e *Entry, checks []Check) ([]Check, error) {
 }
 
 // signers resolves the signatures of e to public keys, in the order of its
-// signatures. It returns ErrSigners unless they are exactly those demanded.
-func (s *State) signers(e *Entry) ([]Hash, error) {
+// signatures, appended to pubs. It returns ErrSigners unless they are exactly
+// those demanded.
+func (s *State) signers(e *Entry, pubs []Hash) ([]Hash, error) {
 	d, err := s.demand(e)
 	if err != nil {
 		return nil, err
@@ -73,23 +77,13 @@ func (s *State) signers(e *Entry) ([]Hash, error) {
 	if d.author != 0 && e.Party() != d.author {
 		return nil, refuse(ErrRole, "a %s like this is entered by party %d", e.Kind(), d.author)
 	}
-	missing := map[PartyID]bool{}
 	if e.Kind() != KindGenesis { // its parties sign with the keys it registers
-		missing[e.Party()] = true
+		d.also = add(d.also, e.Party())
 	}
-	for _, p := range d.also {
-		missing[p] = true
-	}
-	fresh := map[KeyID]Hash{}
-	for _, f := range d.fresh {
-		fresh[KeyIDOf(f.use, f.pub)] = f.pub
-	}
-	pubs := make([]Hash, len(e.sigs))
-	counted := map[PartyID]bool{}
+	var counted []PartyID // approvers that signed
 	for i, sig := range e.sigs {
-		if pub, ok := fresh[sig.Key]; ok {
-			pubs[i] = pub
-			delete(fresh, sig.Key) // key ids of an entry are distinct
+		if pub, ok := d.takeFresh(sig.Key); ok {
+			pubs = append(pubs, pub)
 			continue
 		}
 		k, ok := s.keys[sig.Key]
@@ -98,20 +92,54 @@ func (s *State) signers(e *Entry) ([]Hash, error) {
 			return nil, refuse(ErrSigners, "signature %d is of no registered entry key", i)
 		case k.revoked:
 			return nil, refuse(ErrSigners, "signature %d is of a revoked key of party %d", i, k.party)
-		case missing[k.party]:
-			delete(missing, k.party)
-		case d.approvers > 0 && s.parties[k.party-1].Approver && !counted[k.party]:
+		case d.takeParty(k.party):
+		case d.approvers > 0 && s.mayApprove(k.party, d.author, counted):
 			d.approvers--
+			counted = append(counted, k.party)
 		default:
 			return nil, refuse(ErrSigners, "party %d signs, but is not asked to", k.party)
 		}
-		counted[k.party] = true
-		pubs[i] = k.pub
+		pubs = append(pubs, k.pub)
 	}
-	if len(missing)+len(fresh)+max(d.approvers, 0) > 0 {
-		return nil, refuse(ErrSigners, "%s lacks %d parties, %d new keys and %d approvers", e.Kind(), len(missing), len(fresh), max(d.approvers, 0))
+	if len(d.also)+len(d.fresh)+d.approvers > 0 {
+		return nil, refuse(ErrSigners, "%s lacks %d parties, %d new keys and %d approvers", e.Kind(), len(d.also), len(d.fresh), d.approvers)
 	}
 	return pubs, nil
+}
+
+// mayApprove reports whether p counts as one of the approvers of an entry: an
+// approver other than the author, once.
+func (s *State) mayApprove(p, author PartyID, counted []PartyID) bool {
+	return s.parties[p-1].Approver && p != author && !slices.Contains(counted, p)
+}
+
+// add puts p into the set unless it is there.
+func add(set []PartyID, p PartyID) []PartyID {
+	if slices.Contains(set, p) {
+		return set
+	}
+	return append(set, p)
+}
+
+// takeParty removes p from those who still have to sign.
+func (d *demand) takeParty(p PartyID) bool {
+	i := slices.Index(d.also, p)
+	if i >= 0 {
+		d.also = slices.Delete(d.also, i, i+1)
+	}
+	return i >= 0
+}
+
+// takeFresh removes the new key with this id from those that still have to
+// sign.
+func (d *demand) takeFresh(id KeyID) (Hash, bool) {
+	for i, f := range d.fresh {
+		if KeyIDOf(f.use, f.pub) == id {
+			d.fresh = slices.Delete(d.fresh, i, i+1)
+			return f.pub, true
+		}
+	}
+	return Hash{}, false
 }
 
 // demand tells who must sign e. Source: design/ledger.md, 4.2.
@@ -141,7 +169,7 @@ func (s *State) demand(e *Entry) (demand, error) {
 	case *Settle:
 		d := demand{author: 1, also: []PartyID{b.Payer}}
 		if b.GridPay < 0 {
-			d.also = append(d.also, b.Grid)
+			d.also = add(d.also, b.Grid)
 		}
 		return d, nil
 	case *Transfer:

@@ -122,7 +122,8 @@ func (s *State) Apply(e *Entry) ([]Posting, error) {
 	if err := s.admit(e); err != nil {
 		return nil, err
 	}
-	if _, err := s.signers(e); err != nil {
+	var pubs [MaxSigs]Hash
+	if _, err := s.signers(e, pubs[:0]); err != nil {
 		return nil, err
 	}
 	postings, err := s.applyBody(e)

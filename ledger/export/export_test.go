@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"gridveil/ledger"
@@ -45,8 +46,22 @@ func rootOf(log [][]byte) [32]byte {
 	return e.Root()
 }
 
-// town is a log of 300 entries: the whole story, then transfers.
+var built struct {
+	once  sync.Once
+	scene *scene.Scene
+	src   memory
+}
+
+// town is a log of 300 entries: the whole story, then transfers. It is made once
+// and shared, so tests must not change the entries.
 func town(t testing.TB) (*scene.Scene, memory) {
+	t.Helper()
+	built.once.Do(func() { built.scene, built.src = build(t) })
+	built.scene.TB = t
+	return built.scene, built.src
+}
+
+func build(t testing.TB) (*scene.Scene, memory) {
 	t.Helper()
 	s := scene.New(t, 11)
 	s.Story(func(st scene.Step) uint64 {
@@ -140,7 +155,7 @@ func TestG5AnyChangedByteIsRefused(t *testing.T) {
 	for _, path := range paths {
 		b := all[path]
 		derived := strings.HasPrefix(path, "statements/") || strings.HasPrefix(path, "journals/") || strings.HasPrefix(path, "payments/") || path == fileManifest
-		step := max(len(b)/20, 1)
+		step := max(len(b)/12, 1)
 		switch {
 		case *long && !derived:
 			step = 1
