@@ -439,10 +439,9 @@ func TestServersRefuse(t *testing.T) {
 	})
 }
 
-// TestServerSeesNoReading: a server's output share is the same for two readings
-// up to the other's share, so alone it decides nothing; here the weaker fact
-// that is visible: equal readings give unequal shares, and shares of a reading
-// exceed its range.
+// TestOneShareAloneTellsNothing: shares are made by circl's Prio3; what is ours
+// to get wrong shows in 64 reports of one small reading: the leader's output
+// shares repeat, or lie in the range of readings (chance 2^-44).
 func TestOneShareAloneTellsNothing(t *testing.T) {
 	z := newZone(t, 1)
 	v := must(z.task.vdaf())(t)
