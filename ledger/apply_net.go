@@ -176,12 +176,12 @@ func (s *State) applyFailed(b *Failed) ([]Posting, error) {
 
 // LastClose is the period of the last close of a currency (0 if none) and the
 // bucket in which the next one is due.
-func (s *State) LastClose(cur uint8) (period, due uint32) {
+func (s *State) LastClose(cur uint8) (period uint32, due uint64) {
 	if int(cur) >= len(s.lastClose) {
 		return 0, 0
 	}
 	m := s.lastClose[cur]
-	return m.period, m.bucket + uint32(s.params.CloseEvery)
+	return m.period, uint64(m.bucket) + s.params.CloseEvery
 }
 
 // Payment tells how payment no (from 1) of a close stands.

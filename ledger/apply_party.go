@@ -13,6 +13,7 @@ const (
 	maxApprovals = MaxSigs - 2        // an approver's registration: A, the new key, k approvers
 	minBucketMs  = 1000               // accelerated demos; a bucket number must fit a u32
 	maxParamTime = 1 << 60            // sums of a tick and a parameter stay below 2^63
+	maxCount     = 1 << 31            // buckets and minor units: a bucket plus this fits a u64 with room
 	maxNameBytes = 64                 // fits a line of a payment file
 	maxOrigin    = 200                // fits a str8
 	nameSigns    = " .-&'()/_"        // beside letters and digits: nothing that a journal or XML file would read
@@ -107,8 +108,10 @@ func (p *Params) valid() error {
 		return refuse(ErrMalformed, "bucket_ms is %d, want at least %d", p.BucketMs, minBucketMs)
 	case p.MinBatch < 1 || p.RedeemStep < 1 || p.CloseEvery < 1 || p.MaxOpen < 1:
 		return refuse(ErrMalformed, "min_batch, redeem_step, close_every and max_open count from 1")
-	case p.RedeemStep > 1<<31:
-		return refuse(ErrMalformed, "redeem_step is %d, the most is 2^31", p.RedeemStep)
+	case max(p.RedeemStep, p.CloseEvery, p.MaxWait, p.Grace) > maxCount:
+		return refuse(ErrMalformed, "redeem_step, close_every, max_wait and grace are at most %d", maxCount)
+	case p.OpenPer10k > 10_000:
+		return refuse(ErrMalformed, "open_per_10k is %d, the most is 10000", p.OpenPer10k)
 	case p.K < 1 || p.K > maxApprovals:
 		return refuse(ErrMalformed, "k is %d, want 1 to %d", p.K, maxApprovals)
 	}

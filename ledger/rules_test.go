@@ -35,6 +35,8 @@ func TestGenesisRules(t *testing.T) {
 		"k above what fits":        func(g *ledger.Genesis) { g.Params.K = 7 },
 		"k 0":                      func(g *ledger.Genesis) { g.Params.K = 0 },
 		"min_batch 0":              func(g *ledger.Genesis) { g.Params.MinBatch = 0 },
+		"a quota above one in one": func(g *ledger.Genesis) { g.Params.OpenPer10k = 10_001 },
+		"a close in 2^32 buckets":  func(g *ledger.Genesis) { g.Params.CloseEvery = 1 << 32 },
 		"a parameter out of range": func(g *ledger.Genesis) { g.Params.NoticeMs = math.MaxUint64 },
 		"two parties of one name":  func(g *ledger.Genesis) { g.Parties[1].Name = g.Parties[2].Name },
 	} {
