@@ -32,7 +32,7 @@ func TestTableOfWhoPaysWhomOnARealLedger(t *testing.T) {
 	g1, g2, g3 := s.run(sunny), s.run(night), s.run(mixed)
 	s.sync()
 	want("settle of cases 1, 2, 3", [5]int64{-1_430_000 - 2_460_000 - 1_810_000, 0, 330_000, 5_370_000, 0})
-	for i, g := range []guest{g1, g2, g3} {
+	for i, g := range []visitor{g1, g2, g3} {
 		if got, want := s.collect(g, session.PartyHost), []int64{1_320_000, 2_350_000, 1_700_000}[i]; got != want {
 			t.Errorf("case %d earns %d, want %d", i+1, got, want)
 		}
@@ -51,7 +51,7 @@ func TestTableOfWhoPaysWhomOnARealLedger(t *testing.T) {
 	paid := map[string]int64{}
 	for _, c := range []struct {
 		who   string
-		g     guest
+		g     visitor
 		party session.Party
 	}{{"4 Ub", g4, session.PartyDriver}, {"4 change", g4, session.PartyChange}, {"5 Ub", g5, session.PartyDriver}, {"5 change", g5, session.PartyChange}} {
 		paid[c.who] = s.collect(c.g, c.party)
@@ -130,7 +130,7 @@ func TestCrashAtEveryCommitPostsAndPaysOnce(t *testing.T) {
 }
 
 // step is one round of everything that goes on between desk, ledger and host.
-func step(s *scene, guests ...guest) error {
+func step(s *scene, guests ...visitor) error {
 	orders, err := s.desk.Plan(s.now, s.state)
 	if err != nil {
 		return err
@@ -211,7 +211,7 @@ func TestRefusedLineIsBorneByTheAggregator(t *testing.T) {
 		t.Errorf("entries: got %v, want one hold, end, transfer and settle", s.total)
 	}
 	s.must(s.state.Audit())
-	for _, g := range []guest{g1, g2} {
+	for _, g := range []visitor{g1, g2} {
 		if s.collect(g, session.PartyHost) == 0 {
 			t.Error("a host was not paid")
 		}

@@ -40,7 +40,7 @@ const (
 )
 
 var (
-	net   = privacy.Net{'s', 'e', 't', 't', 'l', 'e'}
+	netID = privacy.Net{'s', 'e', 't', 't', 'l', 'e'}
 	start = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 
 	// RSA keys take seconds: one set for all tests.
@@ -228,9 +228,9 @@ func (s *scene) enrol() {
 	s.must(err)
 	lk := s.key()
 	s.book = &book{contract: pseudo.Contract{Kind: pseudo.Driver, LK: pub(lk), Arg: 80, Deck: 16, Active: true}, rows: map[[32]byte]session.Row{}}
-	s.issuer = &pseudo.Issuer{Net: net, ID: [16]byte{'u', 't', 'b'}, Key: s.key(), Box: issueBox, Committee: [32]byte(committee), Book: s.book}
+	s.issuer = &pseudo.Issuer{Net: netID, ID: [16]byte{'u', 't', 'b'}, Key: s.key(), Box: issueBox, Committee: [32]byte(committee), Book: s.book}
 	s.must(s.issuers.Add(s.issuer.ID, pub(s.issuer.Key)))
-	p := pseudo.Profile{Net: net, Kind: pseudo.Driver, Contract: [16]byte{'c'}, LK: lk, Arg: 80, Deck: 16, Issuer: s.issuer.ID,
+	p := pseudo.Profile{Net: netID, Kind: pseudo.Driver, Contract: [16]byte{'c'}, LK: lk, Arg: 80, Deck: 16, Issuer: s.issuer.ID,
 		IssuerKey: pub(s.issuer.Key), Suite: suite, IssueBox: issueBox.Pub}
 	pending, err := pseudo.NewBatch(s.rnd, p, [16]byte{'e', 'v'}, pseudo.Week(s.now))
 	s.must(err)
@@ -261,7 +261,7 @@ func (s *scene) openDesk() {
 	sheet, err := fees.Hash()
 	s.must(err)
 	s.cfg = settle.Config{
-		Session: session.SettlerConfig{Net: net, ID: [16]byte{'e', 'v'}, Key: s.keys[evagg], Boxes: []privacy.BoxKey{s.box}, Issuers: s.issuers,
+		Session: session.SettlerConfig{Net: netID, ID: [16]byte{'e', 'v'}, Key: s.keys[evagg], Boxes: []privacy.BoxKey{s.box}, Issuers: s.issuers,
 			Revoked: func([16]byte, [32]byte, uint32) bool { return false },
 			Pass: func(_ [8]byte, hpk [32]byte, sig [session.PassSize]byte, _ time.Time) error {
 				return note.VerifyPass(pm.Public(), hpk, sig)
@@ -338,7 +338,7 @@ func (s *scene) carry(o settle.Order) {
 }
 
 func (s *scene) biller() *session.Biller {
-	return &session.Biller{Net: net, EVAGG: [16]byte{'e', 'v'}, Key: pub(s.keys[evagg]), Sign: s.keys[utb], Row: func(bpk [32]byte) (session.Row, bool) {
+	return &session.Biller{Net: netID, EVAGG: [16]byte{'e', 'v'}, Key: pub(s.keys[evagg]), Sign: s.keys[utb], Row: func(bpk [32]byte) (session.Row, bool) {
 		r, ok := s.book.Row(bpk)
 		if s.reject != nil && s.reject(session.Line{BPK: bpk}) != 0 {
 			r.Billed = true
@@ -361,8 +361,8 @@ type plan struct {
 	spoil                 func(*session.Evidence)
 }
 
-// guest is a finished session.
-type guest struct {
+// visitor is a finished session.
+type visitor struct {
 	host   *session.Host
 	driver *session.Driver
 	settle []byte
@@ -380,14 +380,14 @@ func (s *scene) deal() (ev.Deal, []byte) {
 }
 
 // run drives one session through the desk, up to the receipt.
-func (s *scene) run(p plan) guest {
+func (s *scene) run(p plan) visitor {
 	s.t.Helper()
 	g, err := s.tryRun(p)
 	s.must(err)
 	return g
 }
 
-func (s *scene) tryRun(p plan) (guest, error) {
+func (s *scene) tryRun(p plan) (visitor, error) {
 	s.t.Helper()
 	deal, terms := s.deal()
 	pass := s.passes[0]
@@ -410,18 +410,18 @@ func (s *scene) tryRun(p plan) (guest, error) {
 	if e.Out > 0 {
 		o.Mode |= session.ModeDischarge
 	}
-	host, out, err := session.NewHost(session.HostConfig{Net: net, Suite: suite, EVAGG: [16]byte{'e', 'v'}, EVAGGKey: pub(s.keys[evagg])}, pass.HSK, pass.Sig, o)
+	host, out, err := session.NewHost(session.HostConfig{Net: netID, Suite: suite, EVAGG: [16]byte{'e', 'v'}, EVAGGKey: pub(s.keys[evagg])}, pass.HSK, pass.Sig, o)
 	s.must(err)
 	me, err := s.deck.Take(s.now)
 	s.must(err)
-	driver, dout, err := session.NewDriver(session.DriverConfig{Net: net, Suite: suite, EVAGG: [16]byte{'e', 'v'}, EVAGGKey: pub(s.keys[evagg]),
+	driver, dout, err := session.NewDriver(session.DriverConfig{Net: netID, Suite: suite, EVAGG: [16]byte{'e', 'v'}, EVAGGKey: pub(s.keys[evagg]),
 		EVAGGBox: s.box.Pub, Rand: s.rnd, Fair: func(session.Tick) (int64, error) { return amounts.Owed, nil },
 		Audit: func(_ session.Offer, r session.Record, _ *session.Evidence) (int64, error) {
 			return s.cfg.Pricer.Fee(r.Energy, true)
 		}},
 		s.now, me, out.Send[0].Msg, 10)
 	s.must(err)
-	g := guest{host: host, driver: driver}
+	g := visitor{host: host, driver: driver}
 	if err := s.deliver(&g, dout.Send); err != nil {
 		return g, err
 	}
@@ -468,7 +468,7 @@ func (s *scene) sign(code string, e session.Energy, begin time.Time) [][]byte {
 }
 
 // deliver carries messages between host, driver and desk until none is left.
-func (s *scene) deliver(g *guest, sends []session.Send) error {
+func (s *scene) deliver(g *visitor, sends []session.Send) error {
 	s.t.Helper()
 	for len(sends) > 0 {
 		m := sends[0]
@@ -502,7 +502,7 @@ func (s *scene) deliver(g *guest, sends []session.Send) error {
 }
 
 // locks puts notes behind what the host may owe.
-func (s *scene) locks(g *guest, value int64) {
+func (s *scene) locks(g *visitor, value int64) {
 	s.t.Helper()
 	name := g.host.Session()
 	op, err := s.wallet.Spend(s.now, euro, uint16(value/ev.MinorEUR), uint32(ledger.EarnedAccount(0)), name[:])
@@ -528,7 +528,7 @@ func (s *scene) locks(g *guest, value int64) {
 }
 
 // collect fetches a party's notes into its wallet and checks the proof.
-func (s *scene) collect(g guest, party session.Party) int64 {
+func (s *scene) collect(g visitor, party session.Party) int64 {
 	s.t.Helper()
 	m := must(mint())
 	due, w := g.host.Due(party), s.wallet
