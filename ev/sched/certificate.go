@@ -16,8 +16,8 @@ func (p Plan) Check(slots []Slot, need int64) error {
 		return fmt.Errorf("%w: %d shares for %d slots", ErrCertificate, len(p.Shares), len(slots))
 	}
 	var sum, capacity int64
-	for i, s := range slots {
-		res, grid := s.segments()
+	for i := range slots {
+		res, grid := slots[i].segments()
 		if !p.fits(res, p.Shares[i].Res) || !p.fits(grid, p.Shares[i].Grid) {
 			return fmt.Errorf("%w: slot %d", ErrCertificate, i)
 		}
@@ -30,7 +30,7 @@ func (p Plan) Check(slots []Slot, need int64) error {
 	return nil
 }
 
-func (p Plan) fits(s segment, used int64) bool {
+func (p *Plan) fits(s segment, used int64) bool {
 	switch {
 	case used < 0 || used > s.energy:
 		return false
@@ -43,8 +43,8 @@ func (p Plan) fits(s segment, used int64) bool {
 // Cost returns what the plan costs by its segments, in millionths, each segment rounded down. It is for comparison and
 // display; nothing is billed by it.
 func (p Plan) Cost(slots []Slot) (sum int64) {
-	for i, s := range slots {
-		res, grid := s.segments()
+	for i := range slots {
+		res, grid := slots[i].segments()
 		sum += cost(p.Shares[i].Res, res.price) + cost(p.Shares[i].Grid, grid.price)
 	}
 	return sum

@@ -57,7 +57,7 @@ type segment struct{ energy, price int64 }
 // segments returns the slot's two segments, the cheaper first. Surplus is always used before the grid, for both flow
 // through one connection point. Where grid energy is cheaper than the lost feed-in, that would reward a car for taking
 // both or nothing, so there the slot counts as one segment at its mean price, rounded up.
-func (s Slot) segments() (res, grid segment) {
+func (s *Slot) segments() (res, grid segment) {
 	res = segment{min(s.SurplusMWh, s.MaxMWh), s.FeedIn}
 	grid = segment{s.MaxMWh - res.energy, s.Grid}
 	if s.FeedIn > s.Grid && res.energy > 0 && grid.energy > 0 {
@@ -73,47 +73,46 @@ func Make(slots []Slot, need int64) (Plan, error) {
 		return Plan{}, err
 	}
 	p := Plan{Shares: make([]Share, len(slots))}
+	var small [2 * 96]segment // a day of quarter hours needs no allocation
+	segs := small[:0]
 	var capacity int64
-	prices := make([]segment, 0, 2*len(slots))
-	for _, s := range slots {
-		for _, x := range pair(s.segments()) {
-			if capacity += x.energy; x.energy > 0 {
-				prices = append(prices, x)
-			}
+	for i := range slots {
+		res, grid := slots[i].segments()
+		capacity += res.energy + grid.energy
+		if res.energy > 0 {
+			segs = append(segs, res)
+		}
+		if grid.energy > 0 {
+			segs = append(segs, grid)
 		}
 	}
 	p.Short = max(0, need-capacity)
-	left := need - p.Short
-	if len(prices) == 0 {
+	if len(segs) == 0 {
 		return p, nil
 	}
-	p.Lambda = lambda(prices, max(left, 1)) // a plan of nothing has the lowest price
-	atLambda := left
-	for i, s := range slots {
-		res, grid := s.segments()
-		if res.price < p.Lambda {
-			p.Shares[i].Res = res.energy
-		}
-		if grid.price < p.Lambda {
-			p.Shares[i].Grid = grid.energy
-		}
-		atLambda -= p.Shares[i].Res + p.Shares[i].Grid
-	}
-	for i, s := range slots {
-		res, grid := s.segments()
-		if res.price == p.Lambda {
-			p.Shares[i].Res = min(res.energy, atLambda)
-			atLambda -= p.Shares[i].Res
-		}
-		if grid.price == p.Lambda {
-			p.Shares[i].Grid = min(grid.energy, atLambda)
-			atLambda -= p.Shares[i].Grid
-		}
+	left := need - p.Short
+	price, below := lambda(segs, max(left, 1)) // a plan of nothing has the lowest price
+	p.Lambda = price
+	left -= below // for segments of exactly this price
+	for i := range slots {
+		res, grid := slots[i].segments()
+		p.Shares[i] = Share{Res: res.take(price, &left), Grid: grid.take(price, &left)}
 	}
 	return p, nil
 }
 
-func pair(a, b segment) [2]segment { return [2]segment{a, b} }
+// take returns all of a segment cheaper than lambda, and of one at lambda what is left.
+func (s segment) take(lambda int64, left *int64) int64 {
+	switch {
+	case s.price < lambda:
+		return s.energy
+	case s.price > lambda:
+		return 0
+	}
+	n := min(s.energy, *left)
+	*left -= n
+	return n
+}
 
 func check(slots []Slot, need int64) error {
 	if len(slots) == 0 || len(slots) > MaxSlots || need < 0 || need > maxEnergy {
@@ -128,15 +127,15 @@ func check(slots []Slot, need int64) error {
 	return nil
 }
 
-// lambda returns the price at which the cheapest segments reach need: the weighted selection of quickselect, which
-// needs no order among what is cheaper or dearer. need is positive and at most the sum; segs is reordered.
-func lambda(segs []segment, need int64) int64 {
+// lambda returns the price at which the cheapest segments reach need, and the energy of all cheaper ones. It is the
+// weighted selection of quickselect, which needs no order among what is cheaper or dearer. need is positive and at most
+// the sum; segs is reordered.
+func lambda(segs []segment, need int64) (price, cheaper int64) {
 	for {
 		pivot := median(segs[0].price, segs[len(segs)/2].price, segs[len(segs)-1].price)
 		var below, equal int64
 		lo, mid := 0, 0
-		for i := range segs { // three-way partition: [0,lo) below, [lo,mid) equal, rest above
-			x := segs[i]
+		for i, x := range segs { // three-way partition: [0,lo) below, [lo,mid) equal, rest above
 			switch {
 			case x.price < pivot:
 				below += x.energy
@@ -153,9 +152,10 @@ func lambda(segs []segment, need int64) int64 {
 		case need <= below:
 			segs = segs[:lo]
 		case need <= below+equal:
-			return pivot
+			return pivot, cheaper + below
 		default:
 			need -= below + equal
+			cheaper += below + equal
 			segs = segs[mid:]
 		}
 	}
