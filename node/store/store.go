@@ -116,8 +116,15 @@ func (s *Store) openFiles(key MasterKey) (fresh bool, err error) {
 	if s.slots, fresh, err = openSlots(s.dir, key); err != nil {
 		return false, err
 	}
-	if s.db, err = openBadger(s.badgerOptions(key)); err != nil {
+	o := s.badgerOptions(key)
+	if err := precheck(s.dir, o, s.slots.mac); err != nil {
 		return false, errors.Join(&DamageError{Kind: Unopenable, Cause: err}, s.slots.close())
+	}
+	if s.db, err = openBadger(o); err != nil {
+		return false, errors.Join(&DamageError{Kind: Unopenable, Cause: err}, s.slots.close())
+	}
+	if err := keepRegistry(s.dir, o.Dir, s.slots.mac); err != nil {
+		return false, errors.Join(fmt.Errorf("store: %w", err), s.db.Close(), s.slots.close())
 	}
 	return fresh, nil
 }
@@ -140,8 +147,10 @@ func (s *Store) badgerOptions(key MasterKey) badger.Options {
 		WithNumVersionsToKeep(1).
 		WithCompression(options.None).
 		WithEncryptionKey(key.derive("badger")).
-		WithEncryptionKeyRotationDuration(10 * 24 * time.Hour).
-		WithChecksumVerificationMode(options.OnTableAndBlockRead).
+		// Badger leaves a store unencrypted when the clock says less than one rotation
+		// after 1970; this length makes a key at once and then never another.
+		WithEncryptionKeyRotationDuration(time.Since(time.Unix(0, 0))).
+		WithChecksumVerificationMode(options.OnBlockRead). // precheck has read every table
 		WithMemTableSize(mem).
 		WithBaseTableSize(max(mem, 1<<20)).
 		WithBaseLevelSize(4 * mem).
