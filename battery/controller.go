@@ -4,6 +4,8 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
+
+	"gridveil/battery/kernel"
 )
 
 // historyBlocks is how much demand is remembered for the chain: 28 days.
@@ -18,7 +20,6 @@ type Controller struct {
 	gov    Governor
 	policy Policy
 	veil   *Veil // nil unless the policy is veil
-	yearly float64
 
 	history []float64 // block demands in Wh, oldest first
 	block   time.Time
@@ -63,7 +64,7 @@ func NewController(ctx context.Context, c Config) (*Controller, error) {
 	if c.YearlyKWh <= 0 {
 		c.YearlyKWh = 3500
 	}
-	ctl := &Controller{gov: Governor{Spec: c.Spec}, yearly: c.YearlyKWh}
+	ctl := &Controller{gov: Governor{Spec: c.Spec}}
 	switch c.Policy {
 	case "none":
 		ctl.policy = None{}
@@ -148,32 +149,35 @@ func (c *Controller) remember(o Obs) {
 	}
 }
 
-// Learn solves the kernel of the home's own chain and installs it. It takes
-// seconds, so a node runs it at night; before four days of history, or without
-// veil, it does nothing. On an error the old kernel stays.
-func (c *Controller) Learn(ctx context.Context) error {
-	plan, demand, ok := c.lesson()
-	if !ok {
-		return nil
-	}
-	k, err := SolveFor(ctx, plan, demand)
-	if err != nil {
-		return err
-	}
-	c.veil.Install(plan, k)
-	return nil
+// Learned is a kernel with the plan it counts in.
+type Learned struct {
+	Plan   Plan
+	Kernel *kernel.Kernel
 }
 
-func (c *Controller) lesson() (Plan, []float64, bool) {
-	if c.veil == nil || len(c.history) < minHistory {
-		return Plan{}, nil, false
+// Lesson solves the kernel of a home's own chain from its block demands in Wh.
+// It takes seconds and touches no controller, so a node runs it at night beside
+// the mask. It gives nil before four days of history and for other policies.
+func Lesson(ctx context.Context, policy string, s Spec, history []float64) (*Learned, error) {
+	if policy != "veil" && policy != "" || len(history) < minHistory {
+		return nil, nil
 	}
-	plan, err := PlanFor(c.gov.Spec, c.history, c.yearly)
+	plan, err := PlanFor(s, history, 0)
 	if err != nil {
-		c.reason = err.Error()
-		return Plan{}, nil, false
+		return nil, err
 	}
-	return plan, c.history, true
+	k, err := SolveFor(ctx, plan, history)
+	if err != nil {
+		return nil, err
+	}
+	return &Learned{plan, k}, nil
+}
+
+// Install runs a learned kernel from the next block on.
+func (c *Controller) Install(l Learned) {
+	if c.veil != nil {
+		c.veil.Install(l.Plan, l.Kernel)
+	}
 }
 
 // Day gives the account since the last call and starts a new one.

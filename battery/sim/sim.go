@@ -53,8 +53,12 @@ func Simulate(ctx context.Context, tr Trace, o Options) (*Run, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ctl.Learn(ctx); err != nil {
+	learned, err := battery.Lesson(ctx, o.Policy, spec, ctl.Snapshot())
+	if err != nil {
 		return nil, err
+	}
+	if learned != nil {
+		ctl.Install(*learned)
 	}
 	out := &Run{Trace: tr.from(o.Learn * spd)}
 	st := battery.Store{Spec: spec, E: spec.Capacity / 2}

@@ -44,6 +44,7 @@ var ErrNotEnrolled = errors.New("this node belongs to no network yet: run `gridv
 type Identity struct {
 	Key      ed25519.PrivateKey
 	Bundle   *member.Bundle
+	Sig      []byte   // root signatures of the bundle
 	Chain    [][]byte // DER, leaf first
 	Member   member.Member
 	Contacts []string
@@ -81,7 +82,7 @@ func Load(dir string, now time.Time) (*Identity, error) {
 	if id.Chain, err = parseChain(chainPEM); err != nil {
 		return nil, fmt.Errorf("%s: %w", CertificateFile, err)
 	}
-	if id.Bundle, err = readBundle(dir); err != nil {
+	if id.Bundle, id.Sig, err = readBundle(dir); err != nil {
 		return nil, err
 	}
 	if id.Member, err = id.Bundle.Verify(id.Chain, now); err != nil {
@@ -155,16 +156,17 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-func readBundle(dir string) (*member.Bundle, error) {
+func readBundle(dir string) (*member.Bundle, []byte, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, BundleFile))
 	if err != nil {
-		return nil, fmt.Errorf("network bundle: %w", err)
+		return nil, nil, fmt.Errorf("network bundle: %w", err)
 	}
 	sig, err := os.ReadFile(filepath.Join(dir, SignatureFile))
 	if err != nil {
-		return nil, fmt.Errorf("network bundle signatures: %w", err)
+		return nil, nil, fmt.Errorf("network bundle signatures: %w", err)
 	}
-	return member.OpenBundle(raw, sig, nil)
+	b, err := member.OpenBundle(raw, sig, nil)
+	return b, sig, err
 }
 
 // readCA loads the CA key in dir, if any, with the certificate of the bundle

@@ -118,3 +118,11 @@ func (h *Home) take(i int, watts float64) int64 {
 	h.rest[i] -= whole
 	return int64(whole)
 }
+
+// Restore continues the registers and the stored energy of an earlier run.
+func (h *Home) Restore(r Registers) {
+	h.reg = r
+	if h.Battery != nil {
+		h.Battery.E = battery.WattHours(r.BattLevel) / 1000
+	}
+}

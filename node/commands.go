@@ -1,0 +1,113 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"gridveil/mesh"
+	"gridveil/mesh/member"
+	"gridveil/node/control"
+	"gridveil/node/enrol"
+	"gridveil/node/role"
+)
+
+// Status is what `gridveil status` shows.
+type Status struct {
+	Role      string         `json:"role"`
+	Name      string         `json:"name"`
+	Operator  string         `json:"operator"`
+	Zone      string         `json:"zone,omitempty"`
+	Ready     bool           `json:"ready"`
+	Uptime    string         `json:"uptime"`
+	Now       time.Time      `json:"now"`
+	Addresses []string       `json:"addresses"`
+	Peers     map[string]int `json:"peers"` // by role
+	Onion     map[string]any `json:"onion"`
+	MemoryMB  float64        `json:"memory_mb"`
+	Warnings  []role.Warning `json:"warnings"`
+}
+
+// AskStatus asks the running node in dir.
+func AskStatus(ctx context.Context, dir string) (Status, error) {
+	var s Status
+	err := control.Call(ctx, dir, "status", nil, &s)
+	return s, err
+}
+
+// commands registers what every role answers on the control socket.
+func (n *Node) commands() {
+	n.Control.Handle("status", func(context.Context, json.RawMessage) (any, error) { return n.Status(), nil })
+	n.Control.Handle("invite", func(_ context.Context, in json.RawMessage) (any, error) {
+		var q struct{ Role, Zone string }
+		if err := json.Unmarshal(in, &q); err != nil {
+			return nil, errors.New("want {role, zone}")
+		}
+		return n.invite(q.Role, q.Zone)
+	})
+}
+
+// Status is a snapshot of the node.
+func (n *Node) Status() Status {
+	self := n.Host.Self()
+	s := Status{Role: n.Config.Role, Name: n.Config.Name, Operator: self.Operator, Zone: self.Zone, Ready: true, Now: n.Clock.Now(),
+		Uptime: time.Since(n.started).Round(time.Second).String(), Peers: map[string]int{}, Warnings: n.Warn.Standing(n.Clock.Now())}
+	for _, a := range n.Host.Addrs() {
+		s.Addresses = append(s.Addresses, a.String())
+	}
+	for _, p := range n.Host.Peers() {
+		s.Peers[p.Role.String()]++
+	}
+	st := n.Onion.Stats()
+	s.Onion = map[string]any{"relayed": st.Relayed, "sent": st.Sent, "loops_sent": st.LoopsSent, "loops_lost": st.LoopsLost}
+	for _, c := range []mesh.Class{mesh.Meter, mesh.Session} {
+		if err := n.Onion.Status(c).Err; err != nil {
+			s.Onion[c.String()] = err.Error()
+		} else {
+			s.Onion[c.String()] = "ok"
+		}
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	s.MemoryMB = float64(m.Sys-m.HeapReleased) / (1 << 20)
+	return s
+}
+
+// invite opens a one-time code and says how to reach this node with it.
+func (n *Node) invite(roleName, zone string) (Invitation, error) {
+	if n.registrar == nil {
+		return Invitation{}, enrol.ErrNoCA
+	}
+	r, err := member.ParseRole(roleName)
+	if err != nil {
+		return Invitation{}, err
+	}
+	addrs := n.Host.Addrs()
+	if len(addrs) == 0 {
+		return Invitation{}, errors.New("this node listens nowhere: set mesh.listen, so that the invited can reach it")
+	}
+	inv, err := n.registrar.Invite(r, zone)
+	if err != nil {
+		return Invitation{}, err
+	}
+	b := n.Host.Bundle()
+	link := member.Link{Code: inv.Code, Network: b.Network, Bundle: b.Hash(), Seed: n.Host.Self().Key, Address: addrs[0].String()}
+	return Invitation{Code: inv.Code.String(), Link: link.String(), Role: roleName, Zone: zone, Expires: inv.Expires}, nil
+}
+
+// String is the six lines that `gridveil run` prints once it is up.
+func (n *Node) String() string {
+	self := n.Host.Self()
+	where := ""
+	if self.Zone != "" {
+		where = ", zone " + self.Zone
+	}
+	addrs := "dials out only"
+	if a := n.Host.Addrs(); len(a) > 0 {
+		addrs = fmt.Sprint(a)
+	}
+	return fmt.Sprintf("role       %s of operator %s%s\nstore      sound, commit %d\naddresses  %s\nready in   %v", n.Config.Role, self.Operator, where, n.Store.Head(), addrs, time.Since(n.started).Round(time.Millisecond))
+}

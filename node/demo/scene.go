@@ -1,0 +1,419 @@
+// Package demo runs a whole neighbourhood in one process: real hosts, stores,
+// websockets and signatures over simulated copper, on an accelerated clock.
+//
+// scene.go builds and runs the nodes, story.go makes the day happen, check.go
+// says whether every invariant holds, site.go shows it all on one dashboard.
+package demo
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"gridveil/mesh/member"
+	"gridveil/node"
+	"gridveil/node/clock"
+	"gridveil/node/config"
+	"gridveil/node/identity"
+	"gridveil/node/plant"
+)
+
+// Options are the flags of `gridveil demo`.
+type Options struct {
+	Homes  int     // default 25
+	Hours  int     // length of a day with --once, default 24
+	Seed   uint64  // the same seed gives the same bills
+	Speed  float64 // of the clock
+	Dir    string  // kept there; empty means a temporary folder that is removed
+	Traces string  // folder with home_*.csv; empty means generated households
+	Log    *slog.Logger
+}
+
+// Sizes of a scene.
+const (
+	maxHomes     = 200
+	wallboxes    = 5
+	drivers      = 6
+	floorHomes   = 20 // below it the private classes refuse, and the scene runs class lab
+	batteryEvery = 4  // homes without battery: one in so many
+)
+
+// Start is the first instant of every demonstration: a Monday in June.
+var Start = time.Date(2026, 6, 15, 0, 0, 0, 0, time.UTC)
+
+var zones = []string{"elm", "oak", "mill"}
+
+// Operators of the scene.
+const (
+	utilityA = "northgrid"  // bills the homes, runs the grid
+	utilityB = "southpower" // bills the drivers
+	towngrid = "towngrid"
+	evagg    = "evagg"
+	watchdog = "watchdog"
+)
+
+// Member is one node of the scene.
+type Member struct {
+	Name     string
+	Role     member.Role
+	Operator string
+	Zone     string
+	Dir      string
+	Home     *Home // of gateways
+
+	mu     sync.Mutex
+	node   *node.Node // nil while stopped
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// Home is the physical side of a gateway.
+type Home struct {
+	Load       plant.Load
+	Roof       plant.Source
+	BatteryWh  int
+	Wallbox    *Wallbox // nil without
+	OCPPListen string
+	DoorListen string
+}
+
+// Scene is a running neighbourhood.
+type Scene struct {
+	Options
+	Clock   *clock.Accelerated
+	Lab     bool
+	Members []*Member
+	network *identity.Network
+	rng     *rand.Rand
+	temp    bool
+}
+
+// Build founds the network and prepares every node's directory.
+func Build(o Options) (*Scene, error) {
+	if err := o.fill(); err != nil {
+		return nil, err
+	}
+	s := &Scene{Options: o, Clock: clock.NewAccelerated(Start, o.Speed), Lab: o.Homes < floorHomes, rng: rand.New(rand.NewPCG(o.Seed, 0x64656d6f))}
+	if s.Dir == "" {
+		dir, err := os.MkdirTemp("", "gridveil-demo-")
+		if err != nil {
+			return nil, fmt.Errorf("temporary folder: %w", err)
+		}
+		s.Dir, s.temp = dir, true
+	} else if list, err := os.ReadDir(s.Dir); err == nil && len(list) > 0 {
+		return nil, fmt.Errorf("%s is not empty: a demonstration starts in a new folder", s.Dir)
+	}
+	if err := s.found(); err != nil {
+		return nil, errors.Join(err, s.Remove())
+	}
+	if err := s.cast(); err != nil {
+		return nil, errors.Join(err, s.Remove())
+	}
+	return s, nil
+}
+
+func (o *Options) fill() error {
+	if o.Homes == 0 {
+		o.Homes = 25
+	}
+	if o.Hours == 0 {
+		o.Hours = 24
+	}
+	if o.Speed == 0 {
+		o.Speed = 240
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case o.Homes < wallboxes+1 || o.Homes > maxHomes:
+		return fmt.Errorf("--homes %d: want %d to %d", o.Homes, wallboxes+1, maxHomes)
+	case o.Hours < 1 || o.Hours > 24*31:
+		return fmt.Errorf("--hours %d: want 1 to %d", o.Hours, 24*31)
+	case o.Speed < 1 || o.Speed > 5000:
+		return fmt.Errorf("--speed %g: want 1 to 5000", o.Speed)
+	}
+	return nil
+}
+
+// Remove deletes a temporary folder; one that --data named stays.
+func (s *Scene) Remove() error {
+	if !s.temp {
+		return nil
+	}
+	return os.RemoveAll(s.Dir)
+}
+
+// reader is a node's random source: seeded, so that a demonstration repeats, and
+// different for every node. It is never used outside demonstrations.
+func (s *Scene) reader(name string) io.Reader {
+	var seed [32]byte
+	binary.BigEndian.PutUint64(seed[:], s.Seed)
+	copy(seed[8:], name)
+	return &lockedReader{r: rand.NewChaCha8(seed)}
+}
+
+type lockedReader struct {
+	mu sync.Mutex
+	r  *rand.ChaCha8
+}
+
+func (l *lockedReader) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.r.Read(p)
+}
+
+func (s *Scene) found() error {
+	p := identity.Plan{Roots: 3, Threshold: 2, Policy: member.Policy{HomesEnrolled: s.Homes, Lab: s.Lab}}
+	for _, z := range zones {
+		p.Zones = append(p.Zones, member.Zone{Name: z, Region: 1})
+	}
+	p.Operators = []identity.PlanOperator{
+		{Name: utilityA, Roles: []member.Role{member.RoleGateway, member.RoleSSN, member.RoleHeadend, member.RoleUtility}, Zones: zones, DSOZones: zones},
+		{Name: utilityB, Roles: []member.Role{member.RoleSSN, member.RoleUtility, member.RoleWallet}, Zones: zones},
+		{Name: towngrid, Roles: []member.Role{member.RoleSSN}, Zones: zones},
+		{Name: evagg, Roles: []member.Role{member.RoleAggregator}},
+		{Name: watchdog, Roles: []member.Role{member.RoleVerifier}},
+	}
+	n, err := identity.Found(p, Start.Add(-time.Hour), s.reader("founders"))
+	if err != nil {
+		return fmt.Errorf("found the network: %w", err)
+	}
+	s.network = n
+	return n.Save(filepath.Join(s.Dir, "network"))
+}
+
+// cast prepares every member: SSNs and other backbone nodes first, since the
+// homes need their addresses.
+func (s *Scene) cast() error {
+	ssnOperators := []string{utilityA, utilityB, towngrid}
+	var parents []string
+	for i, z := range zones {
+		m := &Member{Name: "ssn-" + z, Role: member.RoleSSN, Operator: ssnOperators[i], Zone: z}
+		addr, err := s.backbone(m, parents)
+		if err != nil {
+			return err
+		}
+		parents = append(parents, addr)
+	}
+	others := []*Member{
+		{Name: "headend", Role: member.RoleHeadend, Operator: utilityA},
+		{Name: "utility-a", Role: member.RoleUtility, Operator: utilityA},
+		{Name: "utility-b", Role: member.RoleUtility, Operator: utilityB},
+		{Name: "evagg", Role: member.RoleAggregator, Operator: evagg},
+		{Name: "watchdog", Role: member.RoleVerifier, Operator: watchdog},
+	}
+	reach := map[string]string{}
+	for _, m := range others {
+		addr, err := s.backbone(m, parents)
+		if err != nil {
+			return err
+		}
+		reach[m.Name] = addr
+	}
+	if err := s.homes(append(slices.Clone(parents), reach["utility-a"])); err != nil {
+		return err
+	}
+	for i := range drivers {
+		m := &Member{Name: fmt.Sprintf("driver-%d", i+1), Role: member.RoleWallet, Operator: utilityB}
+		if err := s.prepare(m, append(slices.Clone(parents), reach["utility-b"]), "[wallet]\nlisten = \"off\"\n"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// homes draws the households; the first ones have wallbox and roof, most have a
+// battery.
+func (s *Scene) homes(contacts []string) error {
+	loads, err := s.loads()
+	if err != nil {
+		return err
+	}
+	for i := range s.Homes {
+		h := &Home{Load: loads[i]}
+		var toml strings.Builder
+		fmt.Fprintf(&toml, "[meter]\nsource = \"sim\"\nread_period = \"15m\"\nreport_period = \"1h\"\n")
+		if i%batteryEvery != batteryEvery-1 {
+			h.BatteryWh = []int{5000, 8000, 10000}[s.rng.IntN(3)]
+			fmt.Fprintf(&toml, "[battery]\ncapacity_wh = %d\npower_w = %d\n", h.BatteryWh, []int{3000, 5000}[s.rng.IntN(2)])
+		}
+		if i < wallboxes || s.rng.IntN(3) == 0 {
+			h.Roof = plant.Roof{PeakW: 4000 + 500*float64(s.rng.IntN(9)), Seed: s.Seed}
+		}
+		if i < wallboxes {
+			if err := s.wallbox(h, i, &toml); err != nil {
+				return err
+			}
+		}
+		m := &Member{Name: fmt.Sprintf("home-%d", i+1), Role: member.RoleGateway, Operator: utilityA, Zone: zones[i%len(zones)], Home: h}
+		if err := s.prepare(m, contacts, toml.String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Scene) loads() ([]plant.Load, error) {
+	if s.Traces != "" {
+		return plant.Traces(s.Traces, s.Homes)
+	}
+	loads := make([]plant.Load, s.Homes)
+	for i := range loads {
+		loads[i] = plant.NewHousehold(s.rng.Uint64())
+	}
+	return loads, nil
+}
+
+// backbone prepares a listening member and gives its address.
+func (s *Scene) backbone(m *Member, contacts []string) (string, error) {
+	port, err := freePort()
+	if err != nil {
+		return "", err
+	}
+	listen := "/ip4/127.0.0.1/tcp/" + port
+	if err := s.prepare(m, contacts, fmt.Sprintf("[mesh]\nlisten = [%q]\n", listen)); err != nil {
+		return "", err
+	}
+	id, err := identity.Load(m.Dir, Start)
+	if err != nil {
+		return "", err
+	}
+	return listen + "/p2p/" + id.Member.Peer.String(), nil
+}
+
+func (s *Scene) prepare(m *Member, contacts []string, toml string) error {
+	m.Dir = filepath.Join(s.Dir, m.Name)
+	if err := os.MkdirAll(m.Dir, 0o700); err != nil {
+		return fmt.Errorf("prepare %s: %w", m.Name, err)
+	}
+	head := fmt.Sprintf("role = %q\nname = %q\n\n[web]\nlisten = \"off\"\n\n", m.Role, m.Name)
+	if err := identity.WriteFile(filepath.Join(m.Dir, config.FileName), []byte(head+toml)); err != nil {
+		return err
+	}
+	keep := m.Role == member.RoleUtility
+	if err := identity.Certify(m.Dir, s.network, m.Operator, m.Role, m.Zone, contacts, keep, Start.Add(-time.Minute), s.reader(m.Name)); err != nil {
+		return fmt.Errorf("prepare %s: %w", m.Name, err)
+	}
+	s.Members = append(s.Members, m)
+	return nil
+}
+
+// freePort finds a loopback port; the listener is closed again, and nobody else
+// on this machine is expected to take it in the moments until the node does.
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("find a free port: %w", err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, err
+}
+
+// Open opens the node of m, ready to be served.
+func (s *Scene) open(m *Member) (*node.Node, error) {
+	o := node.Options{Clock: s.Clock, Log: s.Log.With("node", m.Name), Rand: s.reader(m.Name + "/run"), NoPages: true}
+	if h := m.Home; h != nil {
+		o.Hardware = &node.Hardware{Load: h.Load, Roof: h.Roof}
+		if h.Wallbox != nil {
+			o.Hardware.Car = h.Wallbox
+		}
+	}
+	n, err := node.Open(m.Dir, o)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", m.Name, err)
+	}
+	return n, nil
+}
+
+// Run starts a member that is stopped.
+func (s *Scene) Run(ctx context.Context, m *Member) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.node != nil {
+		return nil
+	}
+	n, err := s.open(m)
+	if err != nil {
+		return err
+	}
+	ctx, m.cancel = context.WithCancel(ctx)
+	m.node, m.done = n, make(chan error, 1)
+	go func() { m.done <- n.Serve(ctx) }() // Stop waits for it
+	return nil
+}
+
+// Stop ends a member and waits for it.
+func (m *Member) Stop() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.node == nil {
+		return nil
+	}
+	m.cancel()
+	err := <-m.done
+	m.node = nil
+	return err
+}
+
+// Node is the running node, nil while stopped.
+func (m *Member) Node() *node.Node {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.node
+}
+
+// Get finds a member by name.
+func (s *Scene) Get(name string) *Member {
+	for _, m := range s.Members {
+		if m.Name == name {
+			return m
+		}
+	}
+	return nil
+}
+
+// Of lists the members of a role, in the order of the cast.
+func (s *Scene) Of(r member.Role) (out []*Member) {
+	for _, m := range s.Members {
+		if m.Role == r {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// RunAll starts everybody, the backbone first.
+func (s *Scene) RunAll(ctx context.Context) error {
+	for _, m := range s.Members {
+		if err := s.Run(ctx, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// StopAll ends everybody: homes first, then those that they report to.
+func (s *Scene) StopAll() error {
+	var errs []error
+	for i := len(s.Members) - 1; i >= 0; i-- {
+		m := s.Members[i]
+		if err := m.Stop(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", m.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}

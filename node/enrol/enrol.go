@@ -1,0 +1,160 @@
+// Package enrol lets strangers join with a one-time code: the registrar of an
+// operator's node, over its store and its CA.
+package enrol
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+
+	"gridveil/mesh"
+	"gridveil/mesh/member"
+	"gridveil/node/clock"
+	"gridveil/node/store"
+)
+
+// ErrNoCA means that this node certifies nobody.
+var ErrNoCA = errors.New("this node holds no CA key: invite from a node of your operator that does")
+
+// Registrar implements mesh.Registrar. Safe for concurrent use.
+type Registrar struct {
+	st    *store.Store
+	ca    member.CA
+	net   *member.Bundle
+	own   string // operator
+	clock clock.Clock
+	rnd   io.Reader
+	log   *slog.Logger
+	raise func() // a code was misused: alarm kind 6
+
+	mu  sync.Mutex
+	reg *member.Registrar
+}
+
+// New loads the invitations of st. raise is called when a code was tried with
+// another key or killed by wrong proofs.
+func New(st *store.Store, ca *member.CA, b *member.Bundle, operator string, c clock.Clock, rnd io.Reader, log *slog.Logger, raise func()) (*Registrar, error) {
+	if ca == nil {
+		return nil, ErrNoCA
+	}
+	r := &Registrar{st: st, ca: *ca, net: b, own: operator, clock: c, rnd: rnd, log: log, raise: raise}
+	var held []member.Invite
+	err := st.View(func(tx *store.Tx) error {
+		return tx.Each(prefix(), func(_, v []byte) error {
+			inv, err := member.ParseInvite(v)
+			if err == nil {
+				held = append(held, inv)
+			}
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load invitations: %w", err)
+	}
+	r.reg = member.NewRegistrar(held)
+	return r, nil
+}
+
+func prefix() []byte { return store.SpaceMesh.Key([]byte("invite")) }
+
+func key(inv member.Invite) []byte {
+	return store.SpaceMesh.Key([]byte("invite"), inv.Code.ID[:])
+}
+
+// Invite opens a code for a role, in a zone where the role has one; it is
+// durable when Invite returns.
+func (r *Registrar) Invite(role member.Role, zone string) (member.Invite, error) {
+	op, _ := r.net.Operator(r.own)
+	if !has(op.Roles, role) {
+		return member.Invite{}, fmt.Errorf("operator %s may not certify a %s; it may certify %v", r.own, role, op.Roles)
+	}
+	needsZone := role == member.RoleGateway || role == member.RoleSSN
+	if needsZone && !has(op.Zones, zone) {
+		return member.Invite{}, fmt.Errorf("a %s needs a zone of operator %s: one of %v, got %q", role, r.own, op.Zones, zone)
+	}
+	if !needsZone && zone != "" {
+		return member.Invite{}, fmt.Errorf("a %s has no zone: leave it out", role)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	inv, err := r.reg.Invite(role, zone, r.clock.Now(), r.rnd)
+	if err != nil {
+		return inv, fmt.Errorf("draw code: %w", err)
+	}
+	return inv, r.st.Set(key(inv), inv.Encode())
+}
+
+func has[T comparable](list []T, v T) bool {
+	for _, e := range list {
+		if e == v {
+			return true
+		}
+	}
+	return false
+}
+
+// Enrol decides about one stranger; the code is consumed durably before the
+// certificate exists.
+func (r *Registrar) Enrol(_ context.Context, q member.Request, ch member.Channel) (member.Answer, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.clock.Now()
+	d := r.reg.Decide(q, ch, now)
+	if d.Save != nil {
+		if err := r.st.Set(key(*d.Save), d.Save.Encode()); err != nil {
+			return member.Answer{}, fmt.Errorf("keep invitation: %w", err)
+		}
+	}
+	if d.Raise {
+		r.raise()
+	}
+	if d.Refusal != member.RefusedNot {
+		r.log.Warn("enrolment refused", "reason", d.Refusal.String())
+		return member.Answer{Refusal: d.Refusal}, nil
+	}
+	chain, err := r.ca.IssueMember(d.Grant, now, r.rnd)
+	if err != nil {
+		return member.Answer{}, fmt.Errorf("issue certificate: %w", err)
+	}
+	r.log.Info("member enrolled", "role", d.Grant.Role.String())
+	return member.Answer{Chain: chain}, nil
+}
+
+// ErrRenew means that a certificate is not renewed here.
+var ErrRenew = errors.New("certificate cannot be renewed here")
+
+// Renew issues the next certificate to the key that a member has.
+func (r *Registrar) Renew(_ context.Context, m mesh.Member, csr []byte) ([][]byte, error) {
+	if m.Operator != r.own {
+		return nil, fmt.Errorf("%w: it belongs to another operator", ErrRenew)
+	}
+	req, err := x509.ParseCertificateRequest(csr)
+	if err != nil || req.CheckSignature() != nil {
+		return nil, fmt.Errorf("%w: the request does not verify", ErrRenew)
+	}
+	if pub, ok := req.PublicKey.(ed25519.PublicKey); !ok || member.Key(pub) != m.Key {
+		return nil, fmt.Errorf("%w: the request is for another key", ErrRenew)
+	}
+	grant := member.Grant{Network: r.net.Network, Key: m.Key, Role: m.Role, Zone: m.Zone}
+	return r.ca.IssueMember(grant, r.clock.Now(), r.rnd)
+}
+
+// Forget drops codes that can no longer matter; it is called daily.
+func (r *Registrar) Forget() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ids := r.reg.Forget(r.clock.Now())
+	return r.st.Update(func(tx *store.Tx) error {
+		for _, id := range ids {
+			if err := tx.Delete(store.SpaceMesh.Key([]byte("invite"), id[:])); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

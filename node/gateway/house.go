@@ -1,0 +1,189 @@
+package gateway
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"gridveil/battery"
+	"gridveil/node/clock"
+	"gridveil/node/meter/sim"
+	"gridveil/node/plant"
+	"gridveil/node/role"
+	"gridveil/node/store"
+)
+
+// Hardware is what stands in for a house in a demonstration. Nil fields come
+// from the configuration; everything of it is simulated and says so.
+type Hardware struct {
+	Load plant.Load   // true consumption
+	Roof plant.Source // PV
+	Car  plant.Car    // what the wallbox draws; nil takes what the wallbox reports
+}
+
+// Inverter is what the battery and the roof hang on.
+type Inverter interface {
+	// House gives the newest values; ok is false while there are none.
+	House() (h House, ok bool)
+	// Command sets the battery's power, discharge positive, until the next one.
+	Command(w battery.Watts)
+}
+
+// House is what the inverter measures.
+type House struct {
+	At                  time.Time
+	PV, BattIn, BattOut int64 // registers, mWh
+	PVWatts, BattWatts  battery.Watts
+	CarIn, CarOut       int64 // registers of the wallbox, mWh
+	CarWatts            battery.Watts
+	Stored              battery.WattHours
+	TrueLoad            int64 // mWh, known to a simulation only; never leaves this package but to the local page
+}
+
+// house is a simulated house behind a simulated meter.
+type house struct {
+	env   *role.Env
+	meter *sim.Meter
+
+	mu   sync.Mutex
+	home plant.Home
+	now  House
+	seen bool
+	last plant.Registers
+}
+
+const houseState = "house"
+
+// newHouse builds the plant from configuration and hw, and continues the
+// registers of the last run: a meter does not forget.
+func newHouse(env *role.Env, hw Hardware, carWatts func() float64) (*house, error) {
+	c := env.Config
+	h := &house{env: env, home: plant.Home{Load: hw.Load, PV: hw.Roof, Car: hw.Car}}
+	seed := houseSeed(env)
+	if h.home.Load == nil {
+		h.home.Load = plant.NewHousehold(seed)
+	}
+	if h.home.PV == nil && c.PV.PeakW > 0 {
+		h.home.PV = plant.Roof{PeakW: float64(c.PV.PeakW), Seed: seed}
+	}
+	if h.home.Car == nil {
+		h.home.Car = reportedCar(carWatts)
+	}
+	if spec, ok := batterySpec(c.Battery.CapacityWh, c.Battery.PowerW); ok {
+		h.home.Battery = &battery.Store{Spec: spec, E: spec.Capacity / 2}
+	}
+	at, err := h.restore()
+	if err != nil {
+		return nil, err
+	}
+	zone, err := time.LoadLocation(c.Meter.Zone)
+	if err != nil {
+		return nil, err
+	}
+	h.meter, err = sim.New(sim.Config{Serial: fmt.Sprintf("SIM%013d", seed%1e13), Decimals: 6, Zone: zone, ImportMWh: at.Import, ExportMWh: at.Export, Clock: env.Clock})
+	h.last = at
+	return h, err
+}
+
+// houseSeed is a number that a home's own key decides, so that a simulated
+// household stays the same household.
+func houseSeed(env *role.Env) uint64 {
+	sum := sha256.Sum256(append([]byte("gridveil/house/1"), env.ID.Member.Key[:]...))
+	return binary.BigEndian.Uint64(sum[:])
+}
+
+func batterySpec(capacity, power int) (battery.Spec, bool) {
+	if capacity <= 0 {
+		return battery.Spec{}, false
+	}
+	return battery.Reference(battery.WattHours(capacity), battery.Watts(power)), true
+}
+
+// reportedCar lets a simulated house feel a wallbox that reports its power.
+type reportedCar func() float64
+
+func (f reportedCar) Watts(time.Time) float64 {
+	if f == nil {
+		return 0
+	}
+	return f()
+}
+
+// House gives the values of the newest step.
+func (h *house) House() (House, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.now, h.seen
+}
+
+// Command sets the battery's power from the next step on.
+func (h *house) Command(w battery.Watts) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.home.Command(float64(w))
+}
+
+// serve steps the house at every full minute. The clock is held meanwhile, so
+// that an accelerated day never overtakes the house.
+func (h *house) serve(ctx context.Context) error {
+	next := clock.Next(h.env.Clock.Now(), plant.Step)
+	for clock.Until(ctx, h.env.Clock, next) {
+		release := clock.Hold(h.env.Clock)
+		err := h.step(ctx, next)
+		release()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("simulated house: %w", err)
+		}
+		next = next.Add(plant.Step)
+	}
+	return nil
+}
+
+// step lets the minute before end pass.
+func (h *house) step(ctx context.Context, end time.Time) error {
+	h.mu.Lock()
+	r := h.home.Advance(end.Add(-plant.Step))
+	h.now = House{At: end, PV: r.PV, BattIn: r.BattIn, BattOut: r.BattOut, PVWatts: battery.Watts(r.PVW), BattWatts: battery.Watts(r.BatteryW),
+		CarIn: r.CarIn, CarOut: r.CarOut, CarWatts: battery.Watts(r.CarW), Stored: battery.WattHours(r.BattLevel) / 1000, TrueLoad: r.Load}
+	h.seen = true
+	last := h.last
+	h.last = r
+	h.mu.Unlock()
+	if end.Truncate(h.env.Config.Meter.ReadPeriod.D()).Equal(end) {
+		// Before the reading leaves: a meter never shows less than it showed.
+		if err := h.save(r); err != nil {
+			return err
+		}
+	}
+	return h.meter.Step(ctx, end, sim.Sample{ImportMWh: r.Import - last.Import, ExportMWh: r.Export - last.Export})
+}
+
+// save keeps the registers: import, export, PV, battery in and out, load, level.
+func (h *house) save(r plant.Registers) error {
+	var b []byte
+	for _, v := range []int64{r.Import, r.Export, r.PV, r.BattIn, r.BattOut, r.CarIn, r.CarOut, r.Load, r.BattLevel} {
+		b = binary.BigEndian.AppendUint64(b, uint64(v))
+	}
+	return h.env.Store.Set(store.SpaceBattery.Key([]byte(houseState)), b)
+}
+
+func (h *house) restore() (plant.Registers, error) {
+	b, err := h.env.Store.Get(store.SpaceBattery.Key([]byte(houseState)))
+	if errors.Is(err, store.ErrNotFound) {
+		return plant.Registers{}, nil
+	}
+	if err != nil || len(b) != 72 {
+		return plant.Registers{}, fmt.Errorf("registers of the simulated house: %d bytes: %w", len(b), err)
+	}
+	v := func(i int) int64 { return int64(binary.BigEndian.Uint64(b[8*i:])) }
+	r := plant.Registers{Import: v(0), Export: v(1), PV: v(2), BattIn: v(3), BattOut: v(4), CarIn: v(5), CarOut: v(6), Load: v(7), BattLevel: v(8)}
+	h.home.Restore(r)
+	return r, nil
+}

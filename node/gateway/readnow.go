@@ -1,0 +1,90 @@
+package gateway
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"time"
+
+	"gridveil/mesh"
+	"gridveil/mesh/member"
+	"gridveil/node/model"
+	"gridveil/node/ondemand"
+	"gridveil/node/report"
+)
+
+// readNow reads the meter at once for the home's own utility. The request is
+// signed by the utility and judged here, at the source; the answer is signed
+// here and sealed to the utility, so that nobody on the way reads it or answers
+// from memory.
+func (m *metering) readNow(ctx context.Context, _ mesh.Member, req []byte) ([]byte, error) {
+	q, err := ondemand.Parse(req)
+	if err != nil {
+		return nil, err
+	}
+	utility, err := m.asker(q)
+	if err != nil {
+		return nil, err
+	}
+	now := m.env.Clock.Now()
+	if q.Expired(now) {
+		return nil, errors.New("the request is older than its deadline")
+	}
+	if !m.fresh(q.Nonce, now) {
+		return nil, errors.New("the request was answered before")
+	}
+	f, err := m.collector.ReadNow(ctx, q.Channels)
+	if err != nil {
+		return nil, err
+	}
+	var rows []model.Reading
+	for _, c := range q.Channels {
+		v, ok := f.Get(c)
+		if !ok {
+			continue
+		}
+		rows = append(rows, model.Reading{Channel: c, Slot: model.SlotOf(f.At, time.Minute), At: f.At, Register: v, Unc: f.Unc, State: model.ReadImportExport, Status: f.Status, Quality: model.QualityRaw})
+	}
+	sealKey, ok := utility.Seal()
+	if !ok {
+		return nil, errors.New("the utility has published no key to seal the answer to")
+	}
+	msg, err := ondemand.Answer(m.env.Rand, m.env.ID.Key, req, rows, report.DayOf(now.UnixMilli()), sealKey)
+	if err != nil {
+		return nil, fmt.Errorf("answer on demand: %w", err)
+	}
+	return msg.Encode(), nil
+}
+
+// asker finds the utility that signed a request: it must be this home's own.
+func (m *metering) asker(q ondemand.Request) (ondemand.Asker, error) {
+	for _, u := range m.env.Dir.All(member.RoleUtility, m.env.Host.Self().Operator) {
+		if q.Verify(ed25519.PublicKey(u.Member.Key[:])) == nil {
+			return ondemand.NewAsker(u, m.env.Clock.Now()), nil
+		}
+	}
+	return ondemand.Asker{}, errors.New("the request is not signed by this home's utility")
+}
+
+// maxNonces bounds the memory of answered requests.
+const maxNonces = 256
+
+// fresh remembers a nonce until its request is too old anyway.
+func (m *metering) fresh(nonce [16]byte, now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for n, at := range m.nonces {
+		if now.Sub(at) > ondemand.MaxDeadline {
+			delete(m.nonces, n)
+		}
+	}
+	if _, seen := m.nonces[nonce]; seen || len(m.nonces) >= maxNonces {
+		return false
+	}
+	if m.nonces == nil {
+		m.nonces = make(map[[16]byte]time.Time)
+	}
+	m.nonces[nonce] = now
+	return true
+}

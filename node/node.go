@@ -1,0 +1,278 @@
+// Package node composes a running gridveil node: it opens the store, joins the
+// mesh and serves one role, whether alone (`gridveil run`) or among forty others
+// in a demonstration.
+//
+// The walk of the data is in doc/design.md. Here stands only who owns what:
+// [Open] acquires everything in order and starts nothing; [Node.Serve] starts
+// every part under one group and, when the context ends, stops intake first,
+// then the roles, then the mesh, then closes the store.
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	"golang.org/x/sync/errgroup"
+
+	"gridveil/mesh"
+	"gridveil/mesh/onion"
+	"gridveil/node/clock"
+	"gridveil/node/config"
+	"gridveil/node/control"
+	"gridveil/node/enrol"
+	"gridveil/node/identity"
+	"gridveil/node/keys"
+	"gridveil/node/role"
+	"gridveil/node/store"
+	"gridveil/node/web"
+	"gridveil/privacy"
+)
+
+// Options are what a demonstration changes about a node. The zero value is a
+// node in a house or a server room.
+type Options struct {
+	Clock clock.Clock  // nil means the wall clock
+	Log   *slog.Logger // nil discards
+	Rand  io.Reader    // nil means crypto/rand
+	// Hardware stands in for what config would connect to; nil means config.
+	Hardware *Hardware
+	// NoPages serves neither dashboard nor control socket: many nodes in one
+	// process share those of the demonstration.
+	NoPages bool
+}
+
+// Node is one running member.
+type Node struct {
+	*role.Env
+	Role role.Role
+
+	o         Options
+	registrar *enrol.Registrar // nil on nodes that certify nobody
+	started   time.Time
+}
+
+// Open acquires everything that the node in dir needs, in order, and starts
+// nothing. Close or Serve must follow.
+func Open(dir string, o Options) (*Node, error) {
+	o.fill()
+	c, err := config.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	id, err := identity.Load(dir, o.Clock.Now())
+	if err != nil {
+		return nil, err
+	}
+	if id.Member.Role.String() != c.Role {
+		return nil, fmt.Errorf("%s says role %q, the certificate says %q: one of them belongs to another node", config.FileName, c.Role, id.Member.Role)
+	}
+	mk, err := store.LoadOrCreateKey(filepath.Join(dir, "store.key"))
+	if err != nil {
+		return nil, err
+	}
+	st, err := store.Open(filepath.Join(dir, "store"), mk, store.Options{Log: o.Log})
+	if err != nil {
+		return nil, describeDamage(err, st)
+	}
+	n := &Node{o: o, started: time.Now(), Env: &role.Env{Config: c, Clock: o.Clock, Log: o.Log, ID: id, Store: st, Warn: role.NewBoard(), Rand: o.Rand,
+		Net: privacy.Net(id.Bundle.Tag()), Control: control.NewServer(dir)}}
+	if err := n.join(); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+func (o *Options) fill() {
+	if o.Clock == nil {
+		o.Clock = clock.Wall{}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+}
+
+// describeDamage turns the store's finding into what the operator should do. A
+// damaged store is closed: nothing may be decided on it.
+func describeDamage(err error, st *store.Store) error {
+	var d *store.DamageError
+	if !errors.As(err, &d) {
+		return err
+	}
+	if st != nil {
+		err = errors.Join(err, st.Close())
+	}
+	return fmt.Errorf("%w\nnext: %s", err, d.Next())
+}
+
+// join builds the node's mesh side and its role.
+func (n *Node) join() error {
+	if err := n.openHost(); err != nil {
+		return err
+	}
+	var err error
+	if n.Onion, err = onion.New(n.Host, onion.Config{Rand: n.Rand, Log: n.Log, Store: meshStore{n.Store}}); err != nil {
+		return err
+	}
+	n.Keys = keys.NewRing(n.Store, n.Rand, privacy.SuiteX25519)
+	n.Dir = keys.Directory{Host: n.Host}
+	if n.Role, err = newRole(n.Env, n.o); err != nil {
+		return fmt.Errorf("%s: %w", n.Config.Role, err)
+	}
+	n.commands()
+	return nil
+}
+
+func (n *Node) openHost() error {
+	if n.ID.CA != nil {
+		r, err := enrol.New(n.Store, n.ID.CA, n.ID.Bundle, n.ID.Member.Operator, n.Clock, n.Rand, n.Log, n.misusedCode)
+		if err != nil {
+			return err
+		}
+		n.registrar = r
+	}
+	key, err := crypto.UnmarshalEd25519PrivateKey(n.ID.Key)
+	if err != nil {
+		return fmt.Errorf("node key: %w", err)
+	}
+	c := mesh.Config{Clock: n.Clock, Log: n.Log, Bundle: n.ID.Bundle, Sig: n.ID.Sig, Chain: n.ID.Chain, DailyMB: n.Config.Mesh.DailyMB}
+	if n.registrar != nil {
+		c.Enrol = n.registrar
+	}
+	for _, a := range n.Config.Mesh.Listen {
+		addr, err := ma.NewMultiaddr(a)
+		if err != nil {
+			return fmt.Errorf("mesh.listen: %w", err)
+		}
+		c.Listen = append(c.Listen, addr)
+	}
+	for _, a := range append(n.ID.Contacts, n.Config.Mesh.Parents...) {
+		info, err := peer.AddrInfoFromString(a)
+		if err != nil {
+			return fmt.Errorf("parent %q: %w", a, err)
+		}
+		c.Parents = append(c.Parents, *info)
+	}
+	if n.Host, err = mesh.New(c, key, meshStore{n.Store}); err != nil {
+		return err
+	}
+	return n.prime()
+}
+
+// misusedCode raises the alarm for a code that was tried by the wrong hands.
+func (n *Node) misusedCode() {
+	n.Warn.Raise(role.Warning{Code: "enrolment-misused", Severity: role.Problem, Title: "An enrolment code was misused",
+		Text: "A code was tried with wrong proofs or by a second device. The code is dead; nobody was admitted by it.",
+		Next: "Ask whom you sent the code to, and send a new one over another channel."}, n.Clock.Now())
+}
+
+// Close releases what Open acquired, for a node that is not served.
+func (n *Node) Close() error {
+	var err error
+	if n.Host != nil {
+		err = n.Host.Close()
+	}
+	return errors.Join(err, n.Store.Close())
+}
+
+// Serve runs every part until ctx ends or one fails.
+func (n *Node) Serve(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, n.Store.Close()) }()
+	// The mesh outlives the role, so that what the role sends last still leaves.
+	meshCtx, stopMesh := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopMesh()
+	lower, lowerCtx := errgroup.WithContext(meshCtx)
+	lower.Go(func() error { return n.Host.Serve(lowerCtx) })
+	lower.Go(func() error { return n.Onion.Serve(lowerCtx) })
+	upper, upperCtx := errgroup.WithContext(ctx)
+	upper.Go(func() error { return n.Role.Serve(upperCtx) })
+	upper.Go(func() error { return n.keepParents(upperCtx) })
+	upper.Go(func() error { return n.maintain(upperCtx) })
+	upper.Go(func() error { // a fallen mesh ends the node
+		select {
+		case <-lowerCtx.Done():
+			return errors.New("the mesh stopped")
+		case <-upperCtx.Done():
+			return nil
+		}
+	})
+	if !n.o.NoPages {
+		upper.Go(func() error { return n.Control.Serve(upperCtx) })
+		upper.Go(func() error { return n.pages(upperCtx) })
+	}
+	upErr := upper.Wait()
+	stopMesh()
+	lowErr := lower.Wait()
+	if ctx.Err() != nil && errors.Is(upErr, context.Canceled) {
+		upErr = nil
+	}
+	return errors.Join(upErr, lowErr)
+}
+
+// pages serves the dashboard of a role that has one.
+func (n *Node) pages(ctx context.Context) error {
+	site, ok := n.Role.(web.Site)
+	if !ok || n.Config.Web.Listen == "off" {
+		return nil
+	}
+	s, err := web.New(site, n.Log)
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", n.Config.Web.Listen)
+	if err != nil {
+		return fmt.Errorf("web.listen: %w; choose another address in %s, or \"off\"", err, config.FileName)
+	}
+	return s.Serve(ctx, l)
+}
+
+const (
+	maintainPeriod = time.Hour
+	forgetPeriod   = 24 * time.Hour
+)
+
+// maintain does the hourly and daily chores: disk space, expired keys and codes.
+func (n *Node) maintain(ctx context.Context) error {
+	last := n.Clock.Now()
+	for clock.Sleep(ctx, n.Clock, maintainPeriod) {
+		if err := n.Store.Maintain(); err != nil {
+			n.Log.Warn("store maintenance put off", "err", err)
+		}
+		if now := n.Clock.Now(); now.Sub(last) >= forgetPeriod {
+			last = now
+			if err := n.Keys.Erase(now); err != nil {
+				return fmt.Errorf("erase expired keys: %w", err)
+			}
+			if n.registrar != nil {
+				if err := n.registrar.Forget(); err != nil {
+					return fmt.Errorf("forget invitations: %w", err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Run opens the node in dir and serves it until ctx ends.
+func Run(ctx context.Context, dir string, o Options, ready func(*Node)) error {
+	n, err := Open(dir, o)
+	if err != nil {
+		return err
+	}
+	if ready != nil {
+		ready(n)
+	}
+	return n.Serve(ctx)
+}

@@ -1,0 +1,34 @@
+package node
+
+import (
+	"context"
+	"fmt"
+
+	"gridveil/node/gateway"
+	"gridveil/node/headend"
+	"gridveil/node/role"
+	"gridveil/node/ssn"
+	"gridveil/node/utility"
+)
+
+// Hardware stands in for a house in a demonstration.
+type Hardware = gateway.Hardware
+
+// newRole builds the role that the configuration names.
+func newRole(env *role.Env, o Options) (role.Role, error) {
+	switch env.Config.Role {
+	case "gateway":
+		var hw Hardware
+		if o.Hardware != nil {
+			hw = *o.Hardware
+		}
+		return gateway.New(context.Background(), env, hw)
+	case "ssn":
+		return ssn.New(env)
+	case "headend":
+		return headend.New(env)
+	case "utility":
+		return utility.New(env)
+	}
+	return nil, fmt.Errorf("unknown role %q", env.Config.Role)
+}

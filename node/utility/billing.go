@@ -1,0 +1,171 @@
+package utility
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"gridveil/mesh"
+	"gridveil/mesh/member"
+	"gridveil/node/bill"
+	"gridveil/node/keys"
+	"gridveil/node/model"
+	"gridveil/node/ondemand"
+	"gridveil/node/report"
+	"gridveil/node/store"
+)
+
+// takeBlock keeps a day block that a head-end of this operator pushes; an older
+// revision than the one held changes nothing.
+func (u *Utility) takeBlock(_ context.Context, from mesh.Member, req []byte) ([]byte, error) {
+	if from.Operator != u.env.Host.Self().Operator {
+		return nil, errors.New("readings are taken from the own operator's head-end only")
+	}
+	b, err := model.DecodeBlock(req)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := u.contractOf(b.UsagePoint); !ok {
+		return nil, errors.New("no contract for this usage point")
+	}
+	key := blockKey(b.UsagePoint, b.Channel, b.Day)
+	return nil, u.env.Store.Update(func(tx *store.Tx) error {
+		raw, err := tx.Get(key)
+		if err == nil {
+			held, err := model.DecodeBlock(raw)
+			if err != nil {
+				return err
+			}
+			if held.Revision >= b.Revision {
+				return nil
+			}
+		} else if !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		return tx.Set(key, req)
+	})
+}
+
+func blockKey(up model.UsagePoint, c model.Channel, day int64) []byte {
+	return store.SpaceBlock.Key(up[:], store.U16(uint16(c)), store.U64(uint64(day)))
+}
+
+// Blocks are the day blocks held of a usage point, by channel and day.
+func (u *Utility) Blocks(up model.UsagePoint) (out []model.IntervalBlock, err error) {
+	err = u.env.Store.View(func(tx *store.Tx) error {
+		return tx.Each(store.SpaceBlock.Key(up[:]), func(_, v []byte) error {
+			b, err := model.DecodeBlock(v)
+			out = append(out, b)
+			return err
+		})
+	})
+	return out, err
+}
+
+// Bill bills a usage point from..to from signed registers alone. The period is
+// cut to the slots that both registers are held for; the error says what is
+// missing.
+func (u *Utility) Bill(up model.UsagePoint, from, to time.Time) (bill.Bill, error) {
+	c, ok := u.contractOf(up)
+	if !ok {
+		return bill.Bill{}, errors.New("no contract for this usage point")
+	}
+	cal, err := c.Plan.calendar()
+	if err != nil {
+		return bill.Bill{}, err
+	}
+	blocks, err := u.Blocks(up)
+	if err != nil {
+		return bill.Bill{}, fmt.Errorf("readings: %w", err)
+	}
+	return bill.Compute(bill.Contract{UsagePoint: up, State: c.State, Calendar: cal, Currency: currencyEUR, From: from.UnixMilli(), To: to.UnixMilli()}, blocks)
+}
+
+// Covered is the longest stretch, from the first reading on, that a bill can be
+// computed for: every slot of import and export is there.
+func (u *Utility) Covered(up model.UsagePoint) (from, to time.Time, err error) {
+	blocks, err := u.Blocks(up)
+	if err != nil {
+		return from, to, err
+	}
+	var lo, hi [2]int64
+	for _, b := range blocks {
+		i := 0
+		if b.Channel.IsExport() {
+			i = 1
+		}
+		for _, r := range b.Readings {
+			end := r.Slot + b.Period.Milliseconds()
+			switch {
+			case lo[i] == 0:
+				lo[i], hi[i] = end, end // the first register opens the bill
+			case r.Slot == hi[i]:
+				hi[i] = end
+			}
+		}
+	}
+	start, end := max(lo[0], lo[1]), min(hi[0], hi[1])
+	if start == 0 || end <= start {
+		return from, to, bill.ErrGap
+	}
+	return time.UnixMilli(start).UTC(), time.UnixMilli(end).UTC(), nil
+}
+
+// Reading is one register read on demand.
+type Reading struct {
+	Channel  string    `json:"channel"`
+	Register int64     `json:"register_mwh"`
+	At       time.Time `json:"at"`
+	Took     string    `json:"took"`
+	SignedBy string    `json:"signed_by"`
+}
+
+// onDemandDeadline is how long a reading on demand may take.
+const onDemandDeadline = 30 * time.Second
+
+// ReadMeter reads a meter now, through head-end, substation and gateway. The
+// answer is signed by the gateway and sealed to this utility.
+func (u *Utility) ReadMeter(ctx context.Context, up model.UsagePoint) ([]Reading, error) {
+	c, ok := u.contractOf(up)
+	if !ok {
+		return nil, errors.New("no contract for this usage point")
+	}
+	began := time.Now()
+	now := u.env.Clock.Now()
+	q := ondemand.Request{UsagePoint: up, Deadline: now.Add(ondemand.MaxDeadline).UnixMilli(), Channels: []model.Channel{model.ImportTotal, model.ExportTotal}}
+	if _, err := io.ReadFull(u.env.Rand, q.Nonce[:]); err != nil {
+		return nil, fmt.Errorf("draw nonce: %w", err)
+	}
+	q.Sign(u.env.ID.Key)
+	request := q.Encode()
+	ctx, cancel := context.WithTimeout(ctx, onDemandDeadline)
+	defer cancel()
+	box, err := u.env.Keys.Box(keys.Direct, now)
+	if err != nil {
+		return nil, err
+	}
+	day, err := report.DayKeyFrom(report.DayOf(now.UnixMilli()), append(append([]byte(nil), box.Pub...), box.Priv...))
+	if err != nil {
+		return nil, err
+	}
+	last := errors.New("no head-end of this operator is connected")
+	for _, h := range u.env.Dir.All(member.RoleHeadend, u.env.Host.Self().Operator) {
+		answer, err := u.env.Host.Call(ctx, h.Member.Peer, mesh.ReadNow, request)
+		if err != nil {
+			last = err
+			continue
+		}
+		rows, err := ondemand.Check(answer, request, c.Gateway[:], day)
+		if err != nil {
+			return nil, err
+		}
+		var out []Reading
+		for _, r := range rows {
+			out = append(out, Reading{Channel: r.Channel.String(), Register: r.Register, At: time.UnixMilli(r.Slot).UTC(), Took: time.Since(began).Round(time.Millisecond).String(), SignedBy: "gateway"})
+		}
+		return out, nil
+	}
+	return nil, fmt.Errorf("meter_unreachable: %w", last)
+}

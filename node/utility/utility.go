@@ -1,0 +1,110 @@
+// Package utility is a utility's node. Towards its homes it bills contracts from
+// signed registers and keeps their alarms; towards its drivers it issues
+// pseudonyms and pays what they charge elsewhere; towards aggregators it signs
+// settlements, takes notes home, and replays and cosigns ledgers.
+//
+// The two sides share nothing but the contract: a home's bill knows no session,
+// a driver's bill no place.
+package utility
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"gridveil/mesh"
+	"gridveil/mesh/member"
+	"gridveil/node/alarm"
+	"gridveil/node/clock"
+	"gridveil/node/model"
+	"gridveil/node/role"
+)
+
+const (
+	orderPeriod = time.Minute // until the head-end has every contract
+	callTimeout = 10 * time.Second
+)
+
+// Utility is the utility role. Metering stands in contracts.go, billing.go and
+// alarms.go; pseudonyms, settlement and notes in files of their own.
+type Utility struct {
+	env   *role.Env
+	inbox alarm.Inbox
+	rules alarm.Rules // nil: the standard classification
+
+	mu        sync.Mutex
+	contracts map[member.Key]*Contract
+	byPoint   map[model.UsagePoint]*Contract
+	delivered map[alarm.ID]Delivery
+	order     []alarm.ID // of delivered, oldest first
+	placed    chan struct{}
+}
+
+// New loads contracts and registers what the utility answers.
+func New(env *role.Env) (*Utility, error) {
+	u := &Utility{env: env, inbox: alarm.OpenInbox(env.Store), contracts: map[member.Key]*Contract{},
+		byPoint: map[model.UsagePoint]*Contract{}, delivered: map[alarm.ID]Delivery{}, placed: make(chan struct{}, 1)}
+	if err := u.loadContracts(); err != nil {
+		return nil, err
+	}
+	env.Host.Handle(mesh.Readings, u.takeBlock)
+	env.Host.Handle(mesh.AlarmView, u.takeAlarm)
+	u.commands()
+	return u, nil
+}
+
+// Serve works until ctx ends.
+func (u *Utility) Serve(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return u.placeContracts(ctx) })
+	return g.Wait()
+}
+
+// placeContracts tells the operator's head-ends about contracts until they have
+// all of them.
+func (u *Utility) placeContracts(ctx context.Context) error {
+	for {
+		for _, c := range u.unplaced() {
+			if u.place(ctx, c) {
+				if err := u.markPlaced(c); err != nil {
+					return err
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-u.placed:
+		case <-u.env.Clock.After(orderPeriod):
+		}
+	}
+}
+
+// place tells every head-end of this operator; true once all of them know.
+func (u *Utility) place(ctx context.Context, c Contract) bool {
+	heads := u.env.Dir.All(member.RoleHeadend, u.env.Host.Self().Operator)
+	done := len(heads) > 0
+	for _, h := range heads {
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		_, err := u.env.Host.Call(call, h.Member.Peer, mesh.Order, c.reference().Encode())
+		cancel()
+		if err != nil {
+			u.env.Log.Debug("contract not yet on the head-end's list", "err", err)
+			done = false
+		}
+	}
+	return done
+}
+
+// Ready waits until every contract is on the head-end's list, or ctx ends.
+func (u *Utility) Ready(ctx context.Context) error {
+	for len(u.unplaced()) > 0 {
+		if !clock.Sleep(ctx, u.env.Clock, time.Second) {
+			return fmt.Errorf("contracts are not all on the head-end's list: %w", ctx.Err())
+		}
+	}
+	return nil
+}
