@@ -32,7 +32,7 @@ const (
 	pingInterval  = 30 * time.Second // keeps NAT entries of home routers alive
 	maxMissed     = 2                // pings without pong before the socket is closed
 	inboxSize     = 16               // frames read ahead of the handler; when full the socket is read slower
-	frameRate     = 50               // frames per second; above, we read slower and never drop
+	frameRate     = 50               // frames per second of one station; above, we read slower and never drop
 	maxBadFrames  = 20               // per minute; more closes with 1008
 	badFrameSpan  = time.Minute
 	retryIngest   = time.Second // first pause after the store refused an event
@@ -54,6 +54,7 @@ type conn struct {
 	ws     *websocket.Conn
 	badFmt string // error code for a malformed frame: differs between versions
 	stats  *counters
+	rate   int // frames per second; above, the socket is read slower
 
 	inbox   chan frame
 	slot    chan struct{} // held by the call in flight; waiters queue in order of arrival
@@ -82,7 +83,7 @@ type counters struct {
 func newConn(ctx context.Context, ws *websocket.Conn, badFmt string, stats *counters) *conn {
 	var seed [6]byte
 	rand.Read(seed[:]) // never fails (crypto/rand)
-	c := &conn{ws: ws, badFmt: badFmt, stats: stats, inbox: make(chan frame, inboxSize), slot: make(chan struct{}, 1),
+	c := &conn{ws: ws, badFmt: badFmt, stats: stats, rate: frameRate, inbox: make(chan frame, inboxSize), slot: make(chan struct{}, 1),
 		prefix: hex.EncodeToString(seed[:]), pending: make(map[string]chan frame, 1)}
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	return c
@@ -122,7 +123,7 @@ func (c *conn) close() {
 // call, counts bad frames and slows down a flood.
 func (c *conn) read() {
 	bad := window{limit: maxBadFrames, span: badFrameSpan}
-	pace := pacer{rate: frameRate}
+	pace := pacer{rate: c.rate}
 	for {
 		_, msg, err := c.ws.Read(c.ctx)
 		if err != nil {

@@ -84,6 +84,7 @@ type Config struct {
 type Server struct {
 	cfg   Config
 	stats counters
+	rate  int // frameRate, except in benchmarks
 
 	mu       sync.Mutex // guards the fields below
 	stations map[string]*Station
@@ -121,7 +122,7 @@ func NewServer(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load stations: %w", err)
 	}
-	s := &Server{cfg: cfg, stations: make(map[string]*Station, len(recs)), perAddr: make(map[netip.Addr]int)}
+	s := &Server{cfg: cfg, rate: frameRate, stations: make(map[string]*Station, len(recs)), perAddr: make(map[netip.Addr]int)}
 	for _, r := range recs {
 		if !validID(r.ID) {
 			return nil, fmt.Errorf("load stations: %w", ErrInvalidID)
@@ -201,6 +202,7 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	}
 	ws.SetReadLimit(maxFrame)
 	c := newConn(r.Context(), ws, d.MalformedCode(), &s.stats)
+	c.rate = s.rate
 	st.adopt(c, d, ticket)
 	c.run(func(ctx context.Context, action string, payload jsonRaw) (any, func(), error) {
 		return st.receive(ctx, c, d, action, payload)

@@ -211,7 +211,7 @@ func seconds(d time.Duration) int { return max(1, int(d/time.Second)) }
 func (Dialect) Verdict(action string, reply json.RawMessage) error {
 	in := loose.Parse(reply)
 	if action == "GetConfiguration" {
-		if in["configurationKey"] == nil && in["unknownKey"] == nil {
+		if !in.Has("configurationKey") && !in.Has("unknownKey") {
 			return ocpp.ErrBadReply
 		}
 		return nil

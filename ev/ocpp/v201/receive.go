@@ -201,11 +201,12 @@ func seconds(d time.Duration) int { return max(1, int(d/time.Second)) }
 // Verdict reads the status of an answer.
 func (Dialect) Verdict(action string, reply json.RawMessage) error {
 	in := loose.Parse(reply)
-	switch action {
-	case "SetVariables":
-		return need(in["setVariableResult"])
-	case "GetVariables":
-		return need(in["getVariableResult"])
+	results := map[string]string{"SetVariables": "setVariableResult", "GetVariables": "getVariableResult"}
+	if list, ok := results[action]; ok { // each variable has a status of its own
+		if !in.Has(list) {
+			return ocpp.ErrBadReply
+		}
+		return nil
 	}
 	switch status := in.Text("status"); status {
 	case "":
@@ -215,11 +216,4 @@ func (Dialect) Verdict(action string, reply json.RawMessage) error {
 	default:
 		return &ocpp.RefusedError{Action: action, Status: status}
 	}
-}
-
-func need(field json.RawMessage) error {
-	if field == nil {
-		return ocpp.ErrBadReply
-	}
-	return nil
 }

@@ -15,55 +15,58 @@ import (
 
 // Object is a JSON object whose fields are read one by one. The nil Object has
 // no fields.
-type Object map[string]json.RawMessage
+type Object map[string]any
 
-// Parse reads an object; anything else gives the nil Object.
+// Parse reads an object; anything else gives the nil Object. Numbers keep their
+// text: a meter's digits are never rounded.
 func Parse(b []byte) Object {
-	var o Object
-	if json.Unmarshal(b, &o) != nil {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	var o map[string]any
+	if d.Decode(&o) != nil {
 		return nil
 	}
 	return o
 }
 
+// Has reports whether the field is there and not null.
+func (o Object) Has(key string) bool { return o[key] != nil }
+
 // Object returns the field's object, nil if it is none.
-func (o Object) Object(key string) Object { return Parse(o[key]) }
+func (o Object) Object(key string) Object {
+	m, _ := o[key].(map[string]any)
+	return m
+}
 
 // List returns the objects of an array. A single object counts as a list of
 // one: some stations leave the brackets out.
 func (o Object) List(key string) []Object {
-	var parts []json.RawMessage
-	if json.Unmarshal(o[key], &parts) != nil {
-		if one := Parse(o[key]); one != nil {
-			return []Object{one}
+	switch v := o[key].(type) {
+	case map[string]any:
+		return []Object{v}
+	case []any:
+		out := make([]Object, 0, len(v))
+		for _, x := range v {
+			if m, ok := x.(map[string]any); ok {
+				out = append(out, m)
+			}
 		}
-		return nil
+		return out
 	}
-	out := make([]Object, 0, len(parts))
-	for _, p := range parts {
-		if one := Parse(p); one != nil {
-			out = append(out, one)
-		}
-	}
-	return out
+	return nil
 }
 
 // Text returns a string, or the literal text of a number or boolean.
 func (o Object) Text(key string) string {
-	b := bytes.TrimSpace(o[key])
-	if len(b) == 0 {
-		return ""
+	switch v := o[key].(type) {
+	case string:
+		return v
+	case json.Number:
+		return v.String()
+	case bool:
+		return strconv.FormatBool(v)
 	}
-	switch b[0] {
-	case '"':
-		var s string
-		// Invalid text was already refused by the outer decoder.
-		_ = json.Unmarshal(b, &s)
-		return s
-	case '{', '[', 'n':
-		return ""
-	}
-	return string(b)
+	return ""
 }
 
 // Int returns a whole number, also from text or from a float without fraction.
