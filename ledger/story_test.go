@@ -182,3 +182,48 @@ func revoked(t *testing.T, s *scene.Scene, st scene.Step) {
 		t.Errorf("%s with a revoked key: got %v, want %v", st.Body.Kind(), err, ledger.ErrSigners)
 	}
 }
+
+// TestSnapshotAndReplayEqualFullReplay stops at every entry of the story,
+// restores a snapshot, and goes on.
+func TestSnapshotAndReplayEqualFullReplay(t *testing.T) {
+	s := scene.New(t, 7)
+	s.Story(s.Do)
+	full := ledger.New(scene.Origin)
+	want := string(s.State.Snapshot())
+	for i, raw := range s.Log {
+		rest := clone(t, full)
+		for _, later := range s.Log[i:] {
+			e, err := ledger.Parse(later)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := rest.Apply(e); err != nil {
+				t.Fatalf("from a snapshot before entry %d: %v", i, err)
+			}
+		}
+		if string(rest.Snapshot()) != want {
+			t.Fatalf("from a snapshot before entry %d: another state", i)
+		}
+		e, err := ledger.Parse(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := full.Apply(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestCodesAndErrorsMatch(t *testing.T) {
+	for c := ledger.Code(1); c.Err() != ledger.Code(9999).Err() || c == ledger.CodeOf(ledger.ErrHalted); c++ {
+		if got := ledger.CodeOf(c.Err()); got != c {
+			t.Errorf("code %d: comes back as %d", c, got)
+		}
+	}
+	if ledger.CodeOf(nil) != 0 || ledger.Code(0).Err() != nil || ledger.CodeOf(errors.New("x")) != ledger.CodeOf(ledger.ErrHalted) {
+		t.Error("no error and strange errors")
+	}
+	if ledger.CodeOf(&ledger.SeqGapError{}) != ledger.CodeOf(ledger.ErrSeqGap) {
+		t.Error("a typed error has not the code of its sentinel")
+	}
+}
