@@ -206,7 +206,7 @@ func checkDirectory(e mesh.Envelope) mesh.Verdict {
 		if _, err := route.ParseKeys(e.Body); err != nil {
 			return bad
 		}
-	case len(e.Body) != packet.SealKeySize:
+	case e.Key == gossip.KeySeal && len(e.Body) != packet.SealKeySize:
 		return bad
 	}
 	return mesh.Verdict{}
@@ -217,6 +217,9 @@ func (o *Onion) learn(e mesh.Envelope) {
 	m, err := o.h.Publisher(e)
 	if err != nil {
 		return // its certificate ended meanwhile
+	}
+	if e.Key == gossip.KeySheet {
+		return // service keys: the onion has no use for them
 	}
 	o.mu.Lock()
 	if e.Key == gossip.KeySeal {
