@@ -20,10 +20,22 @@ type Options struct {
 // UTCWinter is the Offset of a meter whose winter time is UTC.
 const UTCWinter time.Duration = -1
 
-// extra are codes of meters that differ from the registry's.
-var extra = map[string]model.Channel{
-	"0-0:96.15.1": model.AuthFailures, // COSEM event counter
+// target is where a code's value goes.
+type target struct {
+	channel model.Channel
+	unit    model.Unit
 }
+
+// targets holds the registry and codes of meters that differ from it, each with
+// and without the "*255" of D0 meters.
+var targets = func() map[string]target {
+	m := map[string]target{"0-0:96.15.1": {model.AuthFailures, model.UnitNone}} // COSEM event counter
+	for _, c := range model.Channels() {
+		m[c.OBIS] = target{c.Channel, c.Unit}
+		m[c.OBIS+"*255"] = target{c.Channel, c.Unit}
+	}
+	return m
+}()
 
 // serialCodes say where a serial number can stand, best first.
 var serialCodes = []string{"0-0:96.1.1", "0-0:96.1.0", "0-0:42.0.0", "1-0:0.0.0"}
@@ -32,34 +44,19 @@ var serialCodes = []string{"0-0:96.1.1", "0-0:96.1.0", "0-0:42.0.0", "1-0:0.0.0"
 // out. A total register that the meter lacks is the exact sum of its bands.
 // Finer than 1 mWh is truncated and sets model.StatusRounded.
 func (t Telegram) Frame(opt Options) (meter.Frame, error) {
-	f := meter.Frame{Firmware: t.Ident, Values: make([]meter.Value, 0, 32)}
+	f := meter.Frame{Firmware: shown(t.Ident), Values: make([]meter.Value, 0, 32)}
 	if t.CRC {
 		f.Integrity = model.IntegrityChecksum
 	}
 	for i := range t.Objects {
 		o := &t.Objects[i]
-		ch, ok := channelOf(o.Code)
+		to, ok := targets[o.Code]
 		if !ok || len(o.Values) != 1 || o.Values[0] == "" {
 			continue
 		}
-		info, _ := ch.Info()
-		n, rounded, known, err := parseNumber(o.Values[0], info.Unit)
-		if err != nil {
-			return meter.Frame{}, invalid("%s: %v", o.Code, err)
+		if err := addValue(&f, to, o); err != nil {
+			return meter.Frame{}, err
 		}
-		if !known {
-			continue // a unit of another quantity, such as a limit in A
-		}
-		if old, double := f.Get(ch); double {
-			if old != n {
-				return meter.Frame{}, invalid("%s: two different values", o.Code)
-			}
-			continue
-		}
-		if rounded && info.Unit == model.MilliWattHour {
-			f.Status |= model.StatusRounded
-		}
-		f.Values = append(f.Values, meter.Value{Channel: ch, N: n})
 	}
 	addTotals(&f)
 	if text, ok := t.Get("0-0:1.0.0"); ok {
@@ -73,12 +70,35 @@ func (t Telegram) Frame(opt Options) (meter.Frame, error) {
 	return f, nil
 }
 
-func channelOf(code string) (model.Channel, bool) {
-	if c, ok := model.ByOBIS(code); ok {
-		return c, true
+// shown is an identification fit for a screen.
+func shown(ident string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 || r > 0x7e {
+			return '?'
+		}
+		return r
+	}, ident)
+}
+
+func addValue(f *meter.Frame, to target, o *Object) error {
+	n, rounded, known, err := parseNumber(o.Values[0], to.unit)
+	if err != nil {
+		return invalid("%s: %v", o.Code, err)
 	}
-	c, ok := extra[code]
-	return c, ok
+	if !known {
+		return nil // a unit of another quantity, such as a limit in A
+	}
+	if old, double := f.Get(to.channel); double {
+		if old != n {
+			return invalid("%s: two different values", o.Code)
+		}
+		return nil
+	}
+	if rounded && to.unit == model.MilliWattHour {
+		f.Status |= model.StatusRounded
+	}
+	f.Values = append(f.Values, meter.Value{Channel: to.channel, N: n})
+	return nil
 }
 
 // addTotals derives 1.8.0 and 2.8.0 of meters that only count per band.
@@ -121,7 +141,7 @@ func DeviceOf(serial string) meter.Device {
 }
 
 // maxDigits keeps any scaled number inside an int64.
-const maxDigits = 15
+const maxDigits = 11
 
 // parseNumber reads "000123.456*kWh" into the channel's unit. known is false
 // when the text's unit measures something else.
@@ -135,21 +155,22 @@ func parseNumber(text string, unit model.Unit) (n int64, rounded, known bool, er
 	if whole == "" || len(whole) > maxDigits || len(frac) > maxDigits || !digits(whole) || !digits(frac) {
 		return 0, false, false, strconv.ErrSyntax
 	}
+	for i := range len(whole) {
+		n = n*10 + int64(whole[i]-'0')
+	}
 	for i := range exp {
-		if i >= len(frac) {
-			whole += "0"
-			continue
+		n *= 10
+		if i < len(frac) {
+			n += int64(frac[i] - '0')
 		}
-		whole += frac[i : i+1]
 	}
-	if len(frac) > exp {
-		rounded = strings.Trim(frac[exp:], "0") != ""
+	for i := exp; i < len(frac); i++ {
+		rounded = rounded || frac[i] != '0'
 	}
-	n, err = strconv.ParseInt(whole, 10, 64)
-	if err == nil && n > 1<<53-1 {
-		err = strconv.ErrRange
+	if n > 1<<53-1 {
+		return 0, false, false, strconv.ErrRange
 	}
-	return n, rounded, true, err
+	return n, rounded, true, nil
 }
 
 // exponent is the power of ten from the text's unit to ours.

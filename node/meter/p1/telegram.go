@@ -121,11 +121,11 @@ func checkEnd(raw []byte, mark int) (checked bool, err error) {
 func parseLines(body string) (Telegram, error) {
 	var t Telegram
 	line, rest, _ := strings.Cut(body, "\n")
-	if t.Ident = strings.TrimSuffix(line, "\r"); len(t.Ident) == 0 || !printable(t.Ident) {
+	if t.Ident = strings.TrimSuffix(line, "\r"); len(t.Ident) == 0 {
 		return t, invalid("line 1: identification")
 	}
-	t.Objects = make([]Object, 0, 40)
-	values := make([]string, 0, 64)
+	t.Objects = make([]Object, 0, 48)
+	values := make([]string, 0, 64) // one backing array for all lines
 	for number := 2; rest != ""; number++ {
 		line, rest, _ = strings.Cut(rest, "\n")
 		line = strings.TrimSuffix(line, "\r")
@@ -133,52 +133,63 @@ func parseLines(body string) (Telegram, error) {
 			continue
 		}
 		at := strings.IndexByte(line, '(')
-		if at < 0 || line[len(line)-1] != ')' || !printable(line) {
+		if at < 0 || !validCode(line[:at]) && at > 0 {
 			return t, invalid("line %d: want CODE(value)", number)
 		}
 		if at == 0 && len(t.Objects) == 0 || at > 0 && len(t.Objects) == maxObjects {
 			return t, invalid("line %d: value without a code, or more than %d lines", number, maxObjects)
 		}
 		first := len(values)
-		for _, v := range strings.Split(line[at+1:len(line)-1], ")(") {
-			if strings.ContainsAny(v, "()") {
-				return t, invalid("line %d: brackets", number)
-			}
-			values = append(values, v)
+		var ok bool
+		if values, ok = appendValues(values, line[at:]); !ok {
+			return t, invalid("line %d: brackets or characters", number)
 		}
-		if at == 0 { // a value on a line of its own belongs to the line before (DSMR 2 gas)
-			last := &t.Objects[len(t.Objects)-1]
-			last.Values = append(last.Values[:len(last.Values):len(last.Values)], values[first:]...)
+		own := values[first:len(values):len(values)]
+		if at > 0 {
+			t.Objects = append(t.Objects, Object{Code: line[:at], Values: own})
 			continue
 		}
-		if !validCode(line[:at]) {
-			return t, invalid("line %d: code", number)
-		}
-		t.Objects = append(t.Objects, Object{Code: line[:at], Values: values[first:len(values):len(values)]})
+		// A value on a line of its own belongs to the line before (DSMR 2 gas).
+		last := &t.Objects[len(t.Objects)-1]
+		last.Values = append(last.Values[:len(last.Values):len(last.Values)], own...)
 	}
 	return t, nil
 }
 
-func printable(s string) bool {
-	for i := range len(s) {
-		if s[i] < 0x20 || s[i] > 0x7e {
-			return false
+// appendValues cuts "(a)(b)" into a and b; ok is false for anything else and
+// for characters that are not printable.
+func appendValues(values []string, s string) ([]string, bool) {
+	for s != "" {
+		if s[0] != '(' {
+			return values, false
 		}
+		end := 1
+		for end < len(s) && s[end] != ')' {
+			if c := s[end]; c < 0x20 || c > 0x7e || c == '(' {
+				return values, false
+			}
+			end++
+		}
+		if end == len(s) {
+			return values, false
+		}
+		values = append(values, s[1:end])
+		s = s[end+1:]
 	}
-	return true
+	return values, true
 }
 
 // validCode accepts A-B:C.D.E with an optional *F, digits only.
 func validCode(s string) bool {
-	if len(s) < 5 || len(s) > 20 {
+	if len(s) < 5 || len(s) > 20 || s[0] < '0' || s[0] > '9' {
 		return false
 	}
 	for i := range len(s) {
-		if c := s[i]; (c < '0' || c > '9') && c != '-' && c != ':' && c != '.' && c != '*' {
+		if c := s[i]; (c < '0' || c > ':') && c != '-' && c != '.' && c != '*' {
 			return false
 		}
 	}
-	return s[0] >= '0' && s[0] <= '9'
+	return true
 }
 
 // mustCheck says that the telegram's own version field promises a checksum:
