@@ -173,7 +173,7 @@ func (h *Host) admit(l *link, a member.Admission, hello member.Hello) error {
 		h.trust.Unlock()
 	}
 	if newcomer {
-		h.regs.peerUp(l.conn, a.Member)
+		h.regs.peerUp(a.Member)
 	}
 	if first || hello.WantFeed {
 		h.regs.feedChanged(a.Member)

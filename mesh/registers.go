@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -37,9 +38,6 @@ const (
 	settleTime   = 2500 * time.Millisecond // wall time until gossipsub's heartbeats have put a new neighbour into its mesh
 	sparseEvery  = 10 * time.Minute        // between two checkpoints of one log to one leaf
 )
-
-// leafKinds is what a leaf follows: everything, each kind under its feed rule.
-var leafKinds = gossip.Kinds()
 
 // registers is the host's part that keeps signed registers: pubsub between backbone members, feed to leaves, pull.
 type registers struct {
@@ -87,6 +85,7 @@ func openRegisters(h *Host) (*registers, error) {
 	for _, e := range r.book.All(gossip.KindTrust) {
 		h.applyTrust(e)
 	}
+	r.orphans()
 	if r.emit, err = h.wire.EventBus().Emitter(&event.EvtPeerIdentificationCompleted{}); err != nil {
 		return nil, fmt.Errorf("event bus: %w", err)
 	}
@@ -133,9 +132,18 @@ func (r *registers) serve(ctx context.Context) error {
 func (r *registers) close() { _ = r.emit.Close() } // an emitter has nothing to lose
 
 // peerUp tells pubsub of a newly admitted member: there is no identify protocol that would.
-func (r *registers) peerUp(_ network.Conn, m Member) {
+func (r *registers) peerUp(m Member) {
 	r.announce(m)
 	r.poke()
+	r.needCerts()
+}
+
+// needCerts wakes certLoop.
+func (r *registers) needCerts() {
+	select {
+	case r.certWake <- struct{}{}:
+	default:
+	}
 }
 
 func (r *registers) announce(m Member) {
@@ -207,7 +215,7 @@ func (h *Host) publish(d gossip.Draft) error {
 
 // Follow sets the body check of a kind and a receiver for what is accepted. check runs inside the validator: it must
 // not block or call the host, nil accepts every body. accept is called one register at a time, after it is durable;
-// own registers come too. Kind trust is checked by the host itself; its check is ignored.
+// own registers come too, and after a restart those held come again once their publisher's certificate is known. Kind trust is checked by the host itself; its check is ignored.
 func (h *Host) Follow(k Kind, check func(Envelope) Verdict, accept func(Envelope)) {
 	if check != nil && k != gossip.KindTrust {
 		h.trust.Lock()
@@ -248,10 +256,7 @@ func (r *registers) offer(raw []byte, from gossip.Source) gossip.Decision {
 			r.missing[d.Envelope.CertHash] = true
 		}
 		r.mu.Unlock()
-		select {
-		case r.certWake <- struct{}{}:
-		default:
-		}
+		r.needCerts()
 	}
 	r.report(d)
 	return d
@@ -455,7 +460,9 @@ func (r *registers) fetchCerts(ctx context.Context, from peer.ID, hashes [][32]b
 	return nil
 }
 
-// certLoop heals "certificate unknown": pubsub keeps ignored messages in its seen cache, so only a pull brings them.
+// certLoop fetches certificates that registers name and we do not know. What then comes by a pull heals "certificate
+// unknown", because pubsub keeps ignored messages in its seen cache. Registers loaded after a restart are handed to
+// their followers again, who could not ask for the publisher before.
 func (r *registers) certLoop(ctx context.Context) {
 	for {
 		select {
@@ -468,20 +475,71 @@ func (r *registers) certLoop(ctx context.Context) {
 		for hash := range r.missing {
 			hashes = append(hashes, hash)
 		}
-		clear(r.missing)
 		r.mu.Unlock()
+		if len(hashes) == 0 {
+			continue
+		}
 		for _, m := range r.h.backbonePeers() {
 			if r.fetchCerts(ctx, m, hashes) != nil {
 				continue
 			}
-			if _, err := r.pull(ctx, m, r.kinds()...); err == nil {
+			r.adopt(hashes)
+			if _, err := r.pull(ctx, m, gossip.Kinds()...); err == nil {
+				r.giveUp(hashes)
 				break
 			}
 		}
 	}
 }
 
-func (r *registers) kinds() []gossip.Kind { return leafKinds }
+// giveUp forgets certificates that a neighbour was asked for: if they exist, a register will name them again.
+func (r *registers) giveUp(hashes [][32]byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, hash := range hashes {
+		delete(r.missing, hash)
+	}
+}
+
+// adopt forgets certificates that are known now, and hands on the registers that waited for them.
+func (r *registers) adopt(hashes [][32]byte) {
+	now := r.h.clock.Now()
+	var known [][32]byte
+	r.h.trust.Lock()
+	for _, hash := range hashes {
+		if _, err := r.h.roll.Lookup(hash, now); err == nil {
+			known = append(known, hash)
+		}
+	}
+	r.h.trust.Unlock()
+	r.mu.Lock()
+	for _, hash := range known {
+		delete(r.missing, hash)
+	}
+	r.mu.Unlock()
+	for _, k := range gossip.Kinds() {
+		for _, e := range r.book.All(k) {
+			if slices.Contains(known, e.CertHash) {
+				r.book.Again(e)
+			}
+		}
+	}
+}
+
+// orphans notes the certificates of loaded registers, which are not kept across a restart.
+func (r *registers) orphans() {
+	now := r.h.clock.Now()
+	for _, k := range gossip.Kinds() {
+		for _, e := range r.book.All(k) {
+			r.h.trust.Lock()
+			_, err := r.h.roll.Lookup(e.CertHash, now)
+			r.h.trust.Unlock()
+			if errors.Is(err, member.ErrUnknown) && len(r.missing) < member.MaxRoll {
+				r.missing[e.CertHash] = true
+			}
+		}
+	}
+}
 
 // backbonePeers lists connected backbone members in random order.
 func (h *Host) backbonePeers() []peer.ID {
@@ -516,7 +574,7 @@ func (r *registers) backboneLoop(ctx context.Context) {
 				continue
 			}
 			known[p] = true
-			if _, err := r.pull(ctx, p, r.kinds()...); err != nil {
+			if _, err := r.pull(ctx, p, gossip.Kinds()...); err != nil {
 				r.h.log.Debug("pull failed", "err", err)
 			}
 			break
@@ -550,7 +608,7 @@ func (r *registers) leafLoop(ctx context.Context) {
 	for {
 		now := r.ensureFeed(ctx)
 		if now != "" && now != fedBy {
-			if _, err := r.pull(ctx, now, leafKinds...); err == nil {
+			if _, err := r.pull(ctx, now, gossip.Kinds()...); err == nil {
 				fedBy = now
 			}
 		} else if now == "" {
@@ -616,7 +674,7 @@ func (r *registers) compare(ctx context.Context, fedBy peer.ID) {
 		if p == fedBy {
 			continue
 		}
-		fresh, err := r.pull(ctx, p, leafKinds...)
+		fresh, err := r.pull(ctx, p, gossip.Kinds()...)
 		if err != nil {
 			continue
 		}

@@ -176,3 +176,14 @@ func (s Service) AllowedRecipient(r member.Role) bool {
 	}
 	return false
 }
+
+// Carries says whether a member of role from may carry a guest's sealed request of class c to a member of role to:
+// there must be a service that the carrier could ask for itself.
+func Carries(c Class, from, to member.Role) bool {
+	for s, r := range rules {
+		if r.class != 0 && (r.class == c || c == Lab) && s.Allowed(from, to) {
+			return true
+		}
+	}
+	return false
+}

@@ -39,8 +39,9 @@ type Book struct {
 }
 
 type entry struct {
-	e    Envelope
-	done chan error // nil unless somebody waits for the save
+	e     Envelope
+	done  chan error // nil unless somebody waits for the save
+	again bool       // saved and handed on before
 }
 
 // NewBook makes a Book; Serve must run for anything to be saved.
@@ -69,7 +70,7 @@ func (b *Book) offer(raw []byte, from Source, done chan error) Decision {
 	b.c.Lock.Unlock()
 	b.c.Count(d.Verdict)
 	if d.Action == Accept {
-		b.pending = append(b.pending, entry{d.Envelope, done})
+		b.pending = append(b.pending, entry{e: d.Envelope, done: done})
 		select {
 		case b.wake <- struct{}{}:
 		default: // Serve has not yet seen the last one
@@ -114,6 +115,20 @@ func (b *Book) Publish(ctx context.Context, d Draft, key ed25519.PrivateKey, cer
 	}
 }
 
+// Again hands a held register to its followers once more: after a restart, when its publisher has become known.
+func (b *Book) Again(e Envelope) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.pending) >= maxPending {
+		return // followers have Book.All; this only spares them the wait for the next version
+	}
+	b.pending = append(b.pending, entry{e: e, again: true})
+	select {
+	case b.wake <- struct{}{}:
+	default: // Serve has not yet seen the last one
+	}
+}
+
 // Serve saves and hands on what was accepted, until ctx ends or saving fails.
 func (b *Book) Serve(ctx context.Context) error {
 	for {
@@ -138,7 +153,10 @@ func (b *Book) Serve(ctx context.Context) error {
 }
 
 func (b *Book) settle(n entry) error {
-	err := b.c.Save(n.e)
+	var err error
+	if !n.again {
+		err = b.c.Save(n.e)
+	}
 	if n.done != nil {
 		n.done <- err
 	}
@@ -151,7 +169,9 @@ func (b *Book) settle(n entry) error {
 	for _, accept := range followers {
 		accept(n.e)
 	}
-	b.c.Accepted(n.e)
+	if !n.again {
+		b.c.Accepted(n.e)
+	}
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"gridveil/mesh"
+	"gridveil/mesh/member"
 	"gridveil/mesh/mix"
 	"gridveil/mesh/packet"
 	"gridveil/mesh/route"
@@ -62,15 +63,14 @@ func (o *Onion) Call(ctx context.Context, to Recipient, c mesh.Class, s mesh.Ser
 	return answer, nil
 }
 
-// Carry sends a request that a guest sealed for the recipient itself (packet.SealRequest without reply blocks, for
-// the key of SealKey), and returns the answer, sealed for the guest (packet.AnswerKey.OpenAnswer, then the plain
-// answer of the service). The carrier learns neither. Errors are those of Call.
+// Carry sends a request that a guest sealed for the recipient itself (SealGuest, for the key of SealKey), and returns
+// the answer, sealed for the guest (GuestKey.Open). The carrier learns neither. Errors are those of Call.
 func (o *Onion) Carry(ctx context.Context, to Recipient, c mesh.Class, sealed []byte) ([]byte, error) {
-	service := mesh.EVAuth
-	if c == mesh.Meter {
-		service = mesh.EVRecord
+	role, err := o.recipient(to)
+	if err == nil && !mesh.Carries(c, o.role, role) {
+		err = mesh.ErrNotAllowed
 	}
-	if err := o.allowed(to, c, service); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("carry: %w", err)
 	}
 	answer, err := o.call(ctx, to, c, 0, flagCarried, sealed)
@@ -82,19 +82,25 @@ func (o *Onion) Carry(ctx context.Context, to Recipient, c mesh.Class, sealed []
 
 // allowed checks role, class and recipient of a request.
 func (o *Onion) allowed(to Recipient, c mesh.Class, s mesh.Service) error {
-	if !s.Onion() || !s.AllowedSender(o.role) || c != s.Class() && c != mesh.Lab {
+	if !s.Onion() || c != s.Class() && c != mesh.Lab {
 		return mesh.ErrNotAllowed
 	}
+	role, err := o.recipient(to)
+	if err == nil && !s.Allowed(o.role, role) {
+		err = mesh.ErrNotAllowed
+	}
+	return err
+}
+
+// recipient gives the role of a member that takes requests.
+func (o *Onion) recipient(to Recipient) (member.Role, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	n, known := o.snap.Node(packet.NodeKey(to))
 	if !known || !n.Recipient() {
-		return fmt.Errorf("%w: the recipient is not in the directory", mesh.ErrOffline)
+		return 0, fmt.Errorf("%w: the recipient is not in the directory", mesh.ErrOffline)
 	}
-	if !s.AllowedRecipient(n.Member.Role) {
-		return mesh.ErrNotAllowed
-	}
-	return nil
+	return n.Member.Role, nil
 }
 
 func (o *Onion) call(ctx context.Context, to Recipient, c mesh.Class, s mesh.Service, flags uint8, body []byte) ([]byte, error) {

@@ -26,6 +26,8 @@ type relay struct {
 	wake  chan struct{}
 	hold  *mix.Hold // only run uses it
 
+	witness func(sight) bool // tests: sees each packet, and loses it by returning false
+
 	mu     sync.Mutex // guards the intake
 	fair   *mix.Fair
 	joined map[packet.NodeKey]int // open streams per neighbour
@@ -37,6 +39,14 @@ type relay struct {
 	keysMu sync.Mutex // guards the keys and, through them, the replay tables
 	keys   *mix.Keyring
 	lag    time.Duration
+}
+
+// sight is all that a node sees of a packet.
+type sight struct {
+	from    packet.NodeKey
+	routing packet.Routing
+	before  *packet.Packet // as it came
+	after   *packet.Packet // one layer less
 }
 
 func newRelay(o *Onion, p member.Policy) *relay {
@@ -161,22 +171,30 @@ func (r *relay) run(ctx context.Context) {
 func (r *relay) unwrapSome() (more bool) {
 	for range intakeTurn {
 		r.mu.Lock()
-		_, p, ok := r.fair.Take()
+		from, p, ok := r.fair.Take()
 		r.mu.Unlock()
 		if !ok {
 			return false
 		}
-		r.unwrap(p)
+		r.unwrap(from, p)
 	}
 	return true
 }
 
 // unwrap takes one layer off a packet and does what it says.
-func (r *relay) unwrap(p *packet.Packet) {
+func (r *relay) unwrap(from packet.NodeKey, p *packet.Packet) {
 	now := r.o.clock.Now()
+	var before *packet.Packet
+	if r.witness != nil {
+		came := *p
+		before = &came
+	}
 	routing, err := r.open(p, now)
 	if err != nil {
 		r.o.count(dropOf(err), 1)
+		return
+	}
+	if r.witness != nil && !r.witness(sight{from, routing, before, p}) {
 		return
 	}
 	switch routing.Flag {
