@@ -29,8 +29,13 @@ const (
 
 // Config is what an export needs beside the log.
 type Config struct {
-	Policy   *ledger.Policy // whose quorum makes the checkpoint final
-	Accounts []BankAccount  // of operators, for payment files; may be empty
+	// Policy names the log and the quorum that makes its checkpoint final. It
+	// is written into the export. Required.
+	Policy *ledger.Policy
+	// Accounts are the bank accounts of operators, for the payment files. They
+	// are written into the export with their salts, so leave them out of an
+	// export that is handed to others.
+	Accounts []BankAccount
 }
 
 // Report sums up an export that was written or verified.
@@ -51,6 +56,12 @@ type Report struct {
 // earlier export; it is replaced as a whole at the end. The log is verified on
 // the way, so a log that breaks a rule gives an *EntryError and no export.
 func Archive(dir string, src Source, cfg Config) (Report, error) {
+	if cfg.Policy == nil {
+		return Report{}, fmt.Errorf("%w: an export needs the policy of its log", ledger.ErrMalformed)
+	}
+	if _, err := ledger.ParsePolicy([]byte(cfg.Policy.String())); err != nil {
+		return Report{}, &FileError{filePolicy, err} // names that do not survive the text form
+	}
 	if err := replaceable(dir); err != nil {
 		return Report{}, err
 	}
@@ -98,7 +109,7 @@ func swap(fresh, dir string) error {
 		return err
 	}
 	if err := os.Rename(fresh, dir); err != nil {
-		return err
+		return errors.Join(err, os.Rename(old, dir))
 	}
 	return os.RemoveAll(old)
 }

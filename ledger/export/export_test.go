@@ -286,6 +286,17 @@ func TestArchiveOverwritesOnlyExports(t *testing.T) {
 	}
 }
 
+func TestArchiveNeedsAPolicyThatCanBeWritten(t *testing.T) {
+	s, src := town(t)
+	bad := s.Policy()
+	bad.Witnesses[0].Name = "two words"
+	for name, policy := range map[string]*ledger.Policy{"none": nil, "a name of two words": bad} {
+		if _, err := Archive(filepath.Join(t.TempDir(), "x"), src, Config{Policy: policy}); !errors.Is(err, ledger.ErrMalformed) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
 func TestProofsOfEveryEntry(t *testing.T) {
 	s, src, dir := exported(t)
 	for i := range src.log {
