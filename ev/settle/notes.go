@@ -154,21 +154,9 @@ func (d *Desk) collect(now time.Time, msg []byte) ([]byte, error) {
 	if _, taken := d.claims[key]; taken {
 		return nil, ErrWait
 	}
-	b, ok := d.booking(c.Session)
-	var currency uint16
-	switch {
-	case ok:
-		currency = b.settled.Currency
-	default: // an unused lock comes back: its own message tells the currency
-		job, err := d.lockJob(c.Session)
-		if err != nil {
-			return nil, err
-		}
-		l, err := session.ParseLock(job.Msg)
-		if err != nil {
-			return nil, err
-		}
-		currency = l.Currency
+	currency, err := d.currencyOf(c.Session)
+	if err != nil {
+		return nil, err
 	}
 	cur, err := d.currency(currency)
 	if err != nil {
@@ -188,6 +176,20 @@ func (d *Desk) collect(now time.Time, msg []byte) ([]byte, error) {
 		return nil, err
 	}
 	return nil, ErrWait
+}
+
+// currencyOf is the currency of a session, booked or not: an unused lock comes
+// back too, and then its own message tells.
+func (d *Desk) currencyOf(s name) (uint16, error) {
+	if b, ok := d.booking(s); ok {
+		return b.settled.Currency, nil
+	}
+	job, err := d.lockJob(s)
+	if err != nil {
+		return 0, err
+	}
+	l, err := session.ParseLock(job.Msg)
+	return l.Currency, err
 }
 
 // swap takes old notes for new ones of equal sum.

@@ -59,24 +59,29 @@ func (p Pricer) minor() int64 {
 }
 
 // Price returns the fee of a session and, if its records are shown, what they
-// prove. Held evidence is left to the two parties, who both signed the record.
-func (p Pricer) Price(c session.Case) (fee int64, proof *ocmf.Signed, err error) {
+// prove. Held evidence is left to the two parties, who both signed the record;
+// where only the host signed and the car sold energy, it must be shown. locked
+// is the value behind what the host may owe, millionths.
+func (p Pricer) Price(c session.Case, locked int64) (fee int64, proof *ocmf.Signed, err error) {
 	if c.Offer.Mode&session.ModeDirect != 0 {
 		return 0, nil, ErrDirect
 	}
 	if c.Offer.Currency != p.Fees.Currency {
 		return 0, nil, fmt.Errorf("%w: currency %03d has no fee sheet", session.ErrMismatch, c.Offer.Currency)
 	}
+	if c.Evidence == nil && c.Record.Form == session.Cut && c.Record.Energy.Out > 0 {
+		return 0, nil, fmt.Errorf("%w: the driver left a sale of energy unsigned, so it must be shown", session.ErrEvidence)
+	}
 	fee, err = p.Fee(c.Record.Energy, c.Offer.MeterCommit != [32]byte{})
 	if err != nil || c.Evidence == nil {
 		return fee, nil, err
 	}
-	proof, err = p.prove(c, fee)
+	proof, err = p.prove(c, fee, locked)
 	return fee, proof, err
 }
 
 // prove checks shown evidence: terms, meter signatures, energies, amounts.
-func (p Pricer) prove(c session.Case, fee int64) (*ocmf.Signed, error) {
+func (p Pricer) prove(c session.Case, fee, locked int64) (*ocmf.Signed, error) {
 	terms, err := ev.DecodeTerms(c.Evidence.Terms)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", session.ErrEvidence, err)
@@ -105,7 +110,7 @@ func (p Pricer) prove(c session.Case, fee int64) (*ocmf.Signed, error) {
 	}
 	a := c.Record.Amounts
 	shares := ev.Shares{Host: a.Host, HostOwes: a.Owed, Driver: a.Driver, Grid: a.Grid, Fee: fee, Total: a.Host + max(a.Grid, 0) + fee}
-	err = ev.CheckShares(ev.Energy{Grid: e.Grid, Res: e.Res, Out: e.Out}, shares, deal, int64(c.Band)*bandUnit, a.Owed)
+	err = ev.CheckShares(ev.Energy{Grid: e.Grid, Res: e.Res, Out: e.Out}, shares, deal, int64(c.Band)*bandUnit, locked)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", session.ErrAmount, err)
 	}
@@ -117,13 +122,31 @@ const bandUnit = 1_000_000
 
 // price is session.SettlerConfig.Price: it adds that records are paid once.
 func (d *Desk) price(c session.Case) (int64, error) {
-	fee, proof, err := d.cfg.Pricer.Price(c)
+	locked, err := d.lockedFor(c.Record.Open)
+	if err != nil {
+		return 0, err
+	}
+	fee, proof, err := d.cfg.Pricer.Price(c, locked)
 	if err != nil || proof == nil {
 		return fee, err
 	}
 	w, err := d.claimPages(c.Record.Open, proof)
 	d.pages = w
 	return fee, err
+}
+
+// lockedFor is the value of a session's lock, 0 if it has none. That its notes
+// are redeemed is for session.Settler to see.
+func (d *Desk) lockedFor(s [32]byte) (int64, error) {
+	if d.cfg.Store.Get(under(keyLock, s[:])) == nil {
+		return 0, nil
+	}
+	job, err := d.lockJob(s)
+	if err != nil || job.Refused {
+		return 0, err
+	}
+	l, err := session.ParseLock(job.Msg)
+	return l.Value, err
 }
 
 // pageRange is a session's signed pages of one meter.
