@@ -106,8 +106,16 @@ func MarginFor(d Deal, maxW, reactionMS int64) int64 {
 // Session is the life of one car at one EVSE: lifecycle, power and money so far. It holds no message, key, signature or
 // name; those are with package privacy/session, whose Host machine runs beside it. The zero value is Idle.
 //
-// The seam between the two: an Order of the Host becomes an input here (Start: Authorised, Pause: GuestSilent, Resume:
-// GuestBack, Stop: GuestLeft), and an output here becomes a call there (Report: Meter, Finish: End).
+// The seam between the two, which the gateway wires:
+//
+//	Host.Step orders Start                    -> Authorised{Host.Band, Host.Trusted}; again when a late answer came
+//	Host.Step took AuthNo, or left Refused    -> Declined
+//	Host.Wake orders Pause, Stop              -> GuestSilent, GuestLeft
+//	Host.Step orders Resume                   -> GuestBack
+//	Host.Step took the receipt of a Lock      -> Locked{Host.Locked}
+//	Host reached Settling, Done, Void         -> Recorded{Form}, Receipt, Unbillable
+//	Report                                    -> Host.Meter; a Pause that it orders is the band's or lock's: ignore it
+//	Finish                                    -> Host.End; ErrOrder means that it has ended before: ignore it
 type Session struct {
 	Version       int // of this layout
 	State         State
@@ -117,6 +125,7 @@ type Session struct {
 	Code          string // id token of the transaction; empty for own sessions
 	TransactionID string
 	StopFirst     bool // a transaction of the car's is to end before ours starts
+	Stopping      bool // the running transaction was told to end; the car stays paused until it does
 	Offline       bool // began without the aggregator's answer
 	Faulted       bool // the connector reported a fault
 	Disputed      bool
@@ -135,7 +144,7 @@ type Session struct {
 	Energy        Energy
 	Shares        Shares
 	Form          State // Signed, Cut or UnattendedEnd once the record is final, else Idle
-	Evidence      bool  // the bill is made and handed to the guest
+	Finished      bool  // Finish was given: the bill, or that there is none
 }
 
 const sessionVersion = 1

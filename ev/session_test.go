@@ -103,7 +103,7 @@ func TestSessionsThatDoNotGoAsPlanned(t *testing.T) {
 		{"near the band the car pauses for good", inputs(charging, ev.SoFar{Shares: ev.Shares{Host: 10_000_000, Total: 10_000_000}}, ev.SoFar{}, ev.GuestBack{}),
 			ev.Charging, "StartTransaction{CODE} SetPower{7000} Report SetPower{0} Report", nil},
 		{"the wallet stays away: the transaction ends and the last Tick is settled", inputs(charging, ev.GuestLeft{}, ended("7"),
-			ev.Billed{Shares: shares}, ev.Recorded{Form: ev.Cut}), ev.Cut, "StartTransaction{CODE} SetPower{7000} StopTransaction{7} Finish", nil},
+			ev.Billed{Shares: shares}, ev.Recorded{Form: ev.Cut}), ev.Cut, "StartTransaction{CODE} SetPower{7000} StopTransaction{7} SetPower{0} Finish", nil},
 		{"the wallet stays away and the rest is a gift", inputs(giving, ev.Recorded{Form: ev.Cut}, ended("7"), ev.Receipt{}), ev.Receipted,
 			"StartTransaction{CODE} SetPower{7000} Report Finish", nil},
 		{"nothing was acknowledged: all of it is a gift", inputs(giving, ev.Unbillable{}, ended("7"), ev.Billed{Shares: shares}), ev.GiftEnd,
@@ -111,7 +111,7 @@ func TestSessionsThatDoNotGoAsPlanned(t *testing.T) {
 		{"no usable evidence: shown, but nobody pays", inputs(charging, ended("7"), ev.Unbillable{Reason: "no-end"}), ev.Informational,
 			"StartTransaction{CODE} SetPower{7000} Finish{{0 0 0} {0 0 0 0 0 0}}", func(s ev.Session) bool { return s.Reason == "no-end" }},
 		{"refused after a start on trust: stopped and disputed", inputs(open(trust), ev.Timer{}, ev.Authorised{Band: 10_000_000, Trusted: true}, started("7", "CODE"), ev.Declined{}),
-			ev.Paused, "StartTransaction{CODE} SetPower{7000} StopTransaction{7}", func(s ev.Session) bool { return s.Disputed }},
+			ev.Paused, "StartTransaction{CODE} SetPower{7000} StopTransaction{7} SetPower{0}", func(s ev.Session) bool { return s.Disputed }},
 		{"the answer comes after a start on trust", inputs(open(trust), ev.Timer{}, ev.Authorised{Band: 10_000_000, Trusted: true}, ev.Authorised{Band: 20_000_000}),
 			ev.Starting, "StartTransaction{CODE}", func(s ev.Session) bool { return !s.Offline && s.Band == 20_000_000 }},
 		{"the own car sends and pays nothing", inputs(nil, ev.Limit{W: 7000}, ev.StartOwn{Code: "HOME"}, started("7", "HOME"), ev.Power{W: 7000},
@@ -232,5 +232,40 @@ func TestMarginCoversWhatTheCarDrawsWhileReacting(t *testing.T) {
 	// 11 kW for 90 s are 0.275 kWh at 0.335 EUR, and one cent.
 	if got := ev.MarginFor(d, 11_000, 90_000); got != 92_125+10_000 {
 		t.Errorf("got %d", got)
+	}
+}
+
+// G1: a gateway that dies between a store write and what follows it, at any step, loses nothing of what must be done.
+func TestAGatewayThatDiesAtAnyStoreWriteRepeatsWhatIsOpen(t *testing.T) {
+	for name, in := range map[string][]ev.Input{
+		"billed": inputs(opened, ev.Authorised{Band: 10_000_000}, started("7", "CODE"), ev.SoFar{Energy: energy, Shares: shares}, ev.Stop{},
+			ended("7"), ev.Billed{Energy: energy, Shares: shares}),
+		"cut":            inputs(opened, ev.Authorised{Band: 10_000_000}, started("7", "CODE"), ev.GuestLeft{}, ended("7"), ev.Billed{Shares: shares}),
+		"restarted":      inputs(opened, started("3", "CARD"), ev.Authorised{Band: 10_000_000}, ended("3"), started("7", "CODE")),
+		"not billable":   inputs(opened, ev.Authorised{Band: 10_000_000}, started("7", "CODE"), ended("7"), ev.Unbillable{Reason: "no-end"}),
+		"rest is a gift": {ev.Open{Code: "CODE", Rules: ev.Rules{OnCut: ev.CutGift}}, ev.Authorised{Band: 10_000_000}, started("7", "CODE"), ev.GuestLeft{}, ended("7")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want, _ := run(t, ev.Session{}, in...)
+			for crash := range in {
+				s, _ := run(t, ev.Session{}, in[:crash]...)
+				next, out := ev.Step(s, in[crash], int64(crash+1)*1000)
+				open := fmt.Sprint(ev.Outstanding(next))
+				for _, o := range out {
+					switch o.(type) {
+					case ev.StartTransaction, ev.StopTransaction, ev.SetPower, ev.Finish:
+						if text := fmt.Sprint(o); !strings.Contains(open, text) {
+							t.Errorf("died after %T: %T%s is lost, outstanding is %s", in[crash], o, text, open)
+						}
+					}
+				}
+				for i, in := range in[crash+1:] {
+					next, _ = ev.Step(next, in, int64(crash+i+2)*1000)
+				}
+				if next.Version = want.Version; next != want {
+					t.Errorf("died after %T: got %+v, want %+v", in[crash], next, want)
+				}
+			}
+		})
 	}
 }

@@ -16,19 +16,24 @@ func Step(s Session, in Input, now int64) (Session, []Output) {
 	return s, append([]Output{Store{s}}, m.out...)
 }
 
-// Outstanding returns the commands that a restarted gateway gives again. They are idempotent at the station.
-func Outstanding(s Session) []Output {
+// Outstanding returns what a restarted gateway does again, in case that it died between Store and the rest. Stations and
+// the Host machine take repetitions.
+func Outstanding(s Session) (out []Output) {
 	switch {
 	case s.State == Starting && s.StopFirst:
-		return []Output{StopTransaction{s.TransactionID}}
+		out = append(out, StopTransaction{s.TransactionID})
 	case s.State == Starting:
-		return []Output{StartTransaction{s.Code}}
+		out = append(out, StartTransaction{s.Code})
 	case s.State.Running():
-		return []Output{SetPower{s.CommandW}}
-	case s.State == EndedState && s.Payer == Guest && s.Evidence:
-		return []Output{Finish{s.Energy, s.Shares}}
+		out = append(out, SetPower{s.CommandW})
+		if s.Stopping {
+			out = append(out, StopTransaction{s.TransactionID})
+		}
 	}
-	return nil
+	if s.Finished && s.Form == Idle {
+		out = append(out, Finish{s.Energy, s.Shares})
+	}
+	return out
 }
 
 type machine struct {
@@ -100,10 +105,22 @@ func (m *machine) opening(in Input) {
 
 func (m *machine) stop() {
 	if m.s.State.Running() {
-		m.do(StopTransaction{m.s.TransactionID})
+		m.end()
 		return
 	}
 	m.declined("stopped before the start")
+}
+
+// end tells the station to end the transaction; Ended will follow, perhaps much later.
+func (m *machine) end() {
+	m.s.Stopping = true
+	m.do(StopTransaction{m.s.TransactionID})
+}
+
+// finish hands the guest's bill to the Host machine, once.
+func (m *machine) finish() {
+	m.s.Finished = true
+	m.do(Finish{m.s.Energy, m.s.Shares})
 }
 
 func (m *machine) timer() {
@@ -150,7 +167,7 @@ func (m *machine) declined(reason string) {
 		s.Payer, s.Code, s.Band, s.Until, s.Reason = Own, "", 0, 0, reason
 	case s.State.Running() && s.Payer == Guest && s.Offline:
 		s.Disputed, s.Reason = true, reason
-		m.do(StopTransaction{s.TransactionID})
+		m.end()
 	}
 }
 
@@ -223,7 +240,8 @@ func (m *machine) started(e Event) {
 	default:
 		return
 	}
-	s.Plugged, s.TransactionID, s.StartedAt, s.Commanded = true, e.TransactionID, e.At, false
+	s.Plugged, s.TransactionID, s.StartedAt = true, e.TransactionID, e.At
+	s.Commanded, s.Stopping = false, false
 }
 
 func (m *machine) ended(e Event) {
@@ -288,11 +306,11 @@ func (m *machine) cut() {
 	}
 	s.Reason = "the wallet stayed away: the last acknowledged reading is settled"
 	if s.Rules.OnCut == CutStop {
-		m.do(StopTransaction{s.TransactionID})
+		m.end()
 		return
 	}
-	s.Payer, s.Hold, s.Evidence = Gift, 0, true
-	m.do(Finish{s.Energy, s.Shares})
+	s.Payer, s.Hold = Gift, 0
+	m.finish()
 }
 
 // closing handles what follows the transaction.
@@ -300,15 +318,15 @@ func (m *machine) closing(in Input) {
 	s := m.s
 	switch in := in.(type) {
 	case Billed:
-		if s.State != EndedState || s.Evidence {
+		if s.State != EndedState || s.Finished {
 			return
 		}
-		s.Energy, s.Shares, s.Evidence = in.Energy, in.Shares.Cap(s.Band, s.Locked), true
+		s.Energy, s.Shares = in.Energy, in.Shares.Cap(s.Band, s.Locked)
 		if s.Payer != Guest {
 			m.free()
 			return
 		}
-		m.do(Finish{s.Energy, s.Shares})
+		m.finish()
 	case Unbillable:
 		m.unbillable(in.Reason)
 	case Recorded:
@@ -336,13 +354,15 @@ func (m *machine) unbillable(reason string) {
 	switch {
 	case s.Form != Idle:
 	case s.State.Running() && s.Payer == Gift:
-		s.Evidence = false // nothing was acknowledged before the cut: the whole session is a gift
+		// Nothing was acknowledged before the cut: the whole session is a gift.
+		s.Energy, s.Shares, s.Finished = Energy{}, Shares{}, false
 	case s.State == EndedState:
-		if s.Payer == Guest && !s.Evidence {
-			m.do(Finish{})
-		}
 		s.Reason = reason
-		m.free()
+		finish := s.Payer == Guest && !s.Finished
+		s.Energy = Energy{}
+		if m.free(); finish {
+			m.finish()
+		}
 	}
 }
 
@@ -362,7 +382,7 @@ func (m *machine) power() {
 		return
 	}
 	w := s.LimitW
-	if s.Hold&(HoldAck|HoldBand) != 0 && w > 0 || s.Hold&(HoldAck|HoldLock) != 0 && w < 0 {
+	if s.Stopping || s.Hold&(HoldAck|HoldBand) != 0 && w > 0 || s.Hold&(HoldAck|HoldLock) != 0 && w < 0 {
 		w = 0
 	}
 	if w < 0 && (s.Payer == Gift || s.Payer == Guest && s.Locked == 0) {
