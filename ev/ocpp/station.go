@@ -104,14 +104,36 @@ func (st *Station) Start(ctx context.Context, evse int, code string) error {
 		return fmt.Errorf("start a transaction: want EVSE >= 1 and a code of 1 to 20 characters, got EVSE %d and %d characters", evse, len(code))
 	}
 	st.mu.Lock()
-	st.codes = append(st.codes, code)
-	if len(st.codes) > maxCodes {
-		st.codes = slices.Delete(st.codes, 0, len(st.codes)-maxCodes)
-	}
+	st.allow(code)
 	st.number = st.number%(1<<30) + 1
 	number := st.number
 	st.mu.Unlock()
 	return st.order(ctx, func(d Dialect) (Request, error) { return d.Start(evse, code, number), nil })
+}
+
+// Resume tells a server that was restarted which transaction runs on an EVSE, so
+// that Limit speaks of it before the station does. code may begin it again.
+func (st *Station) Resume(evse int, transaction, code string) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if evse < 1 || evse > maxEVSE {
+		return
+	}
+	if transaction != "" {
+		st.running[evse], st.last[evse] = transaction, transaction
+	}
+	st.allow(code)
+}
+
+// allow lets a code begin a transaction; the oldest is forgotten. st.mu is held.
+func (st *Station) allow(code string) {
+	if code == "" {
+		return
+	}
+	st.codes = append(st.codes, code)
+	if len(st.codes) > maxCodes {
+		st.codes = slices.Delete(st.codes, 0, len(st.codes)-maxCodes)
+	}
 }
 
 // Stop asks the station to end a transaction, named as in its events.
@@ -289,7 +311,7 @@ func (st *Station) observe(e ev.Event) {
 		return
 	}
 	switch e.Kind {
-	case ev.Started, ev.Updated:
+	case ev.Started, ev.Updated, ev.Values:
 		// An update numbered after the end does not reopen its transaction.
 		unseen := st.running[e.EVSE] == "" && st.last[e.EVSE] != e.TransactionID
 		if e.TransactionID != "" && (e.Kind == ev.Started || unseen) {

@@ -290,3 +290,30 @@ func TestWallboxReconnectsAndItsQueueArrives(t *testing.T) {
 		})
 	}
 }
+
+func TestRestartedServerLearnsWhatRuns(t *testing.T) {
+	h := newHouse(t, nil)
+	r := h.raw("WB", "ocpp1.6")
+	st, _ := h.srv.Station("WB")
+	r.exchange(`[2,"1","MeterValues",{"connectorId":1,"transactionId":77,"meterValue":[{"sampledValue":[{"value":"1"}]}]}]`)
+	r.exchange(`[2,"2","Heartbeat",{}]`)
+	if got := st.Info().Running[1]; got != "77" {
+		t.Errorf("running after meter values: got %q", got)
+	}
+	r.exchange(`[2,"3","StopTransaction",{"transactionId":77,"meterStop":5,"timestamp":"2026-03-01T10:00:00Z"}]`)
+	r.exchange(`[2,"4","MeterValues",{"connectorId":1,"transactionId":77,"meterValue":[{"sampledValue":[{"value":"2"}]}]}]`)
+	r.exchange(`[2,"5","Heartbeat",{}]`)
+	if len(st.Info().Running) != 0 {
+		t.Error("values after the end reopened the transaction")
+	}
+	st.Resume(2, "88", "CODE")
+	if st.Info().Running[2] != "88" {
+		t.Error("Resume was not taken")
+	}
+	if got := r.exchange(`[2,"6","Authorize",{"idTag":"CODE"}]`); !strings.Contains(got, "Accepted") {
+		t.Errorf("resumed code: got %s", got)
+	}
+	if got := r.exchange(`[2,"7","Authorize",{"idTag":"ELSE"}]`); !strings.Contains(got, "Invalid") {
+		t.Errorf("other code: got %s", got)
+	}
+}
