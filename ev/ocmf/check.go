@@ -34,10 +34,10 @@ func (s Signed) TimedAt(begin, end int64) bool {
 
 // Check decides whether the records of one transaction may be billed, and what energy they prove.
 //
-// recs are the records as found, in any order, equal ones at most counted once; records without a begin or end are
-// verified and otherwise ignored. key is the key that the owner confirmed when the wallbox was paired. code is the
-// session's code (session.Code of package privacy/session): a record that holds another ID is refused. An empty code means that the station signs no ID; then
-// Bound is false, and who bills must keep (Key, First, Last) to refuse reuse.
+// recs are the records as found, in any order, equal ones counted once; records without a begin or end are verified and
+// otherwise ignored. key is the key that the owner confirmed when the wallbox was paired. code is the session's code
+// (session.Code of package privacy/session): a record that holds another ID is refused. An empty code means that the
+// station signs no ID; then Bound is false, and who bills must keep (Key, First, Last) to refuse reuse.
 //
 // Errors are ErrOCMF and name the first check that failed. Source: doc/design.md, OCMF.
 func Check(recs [][]byte, key PublicKey, code string) (Signed, error) {
