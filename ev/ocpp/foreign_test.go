@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"testing"
@@ -281,4 +282,44 @@ func mustKey(t *testing.T, cp *evsim.ChargePoint) ocmf.PublicKey {
 		t.Fatal(err)
 	}
 	return key
+}
+
+func TestTenWallboxesOfBothVersionsRunInOneProcess(t *testing.T) {
+	h := newHouse(t, nil)
+	now := h.time.Now()
+	var boxes []*evsim.ChargePoint
+	for i := range 10 {
+		boxes = append(boxes, h.wallbox(fmt.Sprint("WB", i), []string{"1.6", "2.0.1"}[i%2], nil))
+	}
+	for i, cp := range boxes {
+		st := h.station(cp, fmt.Sprint("WB", i))
+		if err := cp.Plug(now, &evsim.Car{CapacityMWh: 60_000_000, MaxChargeW: 7360}); err != nil {
+			t.Fatal(err)
+		}
+		if err := st.Start(ctx(t), 1, fmt.Sprint("CODE", i)); err != nil {
+			t.Fatalf("wallbox %d: %v", i, err)
+		}
+	}
+	for m := range 10 {
+		for _, cp := range boxes {
+			cp.Step(now.Add(time.Duration(m)*time.Minute), time.Minute)
+		}
+	}
+	for i, cp := range boxes {
+		cp.Unplug(now.Add(10 * time.Minute))
+		h.until(fmt.Sprint("queue of wallbox ", i, " empty"), func() bool { return cp.Status().Queued == 0 })
+	}
+	byTx := map[string][]ev.Event{}
+	for _, e := range h.events {
+		if e.TransactionID != "" {
+			byTx[e.Station] = append(byTx[e.Station], e)
+		}
+	}
+	for i, cp := range boxes {
+		tx := ev.Fold(byTx[fmt.Sprint("WB", i)])
+		got, err := ocmf.Check(tx.Signed, mustKey(t, cp), fmt.Sprint("CODE", i))
+		if err != nil || got.ImportMWh != 7360*10*1000/60 {
+			t.Errorf("wallbox %d: %d mWh, %v", i, got.ImportMWh, err)
+		}
+	}
 }
