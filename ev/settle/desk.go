@@ -58,7 +58,7 @@ type Config struct {
 	// Party finds the ledger party of a utility by the id in its certificates.
 	Party func(utility [16]byte) (ledger.PartyID, bool)
 	// Mint returns the keys of a currency (ISO 4217 number) and month whose
-	// denoms entry is final; nil if there are none.
+	// denoms entry is final and still issues; nil if there are none.
 	Mint func(currency uint16, month uint32) *note.Mint
 	// Registry knows the keys of all months that may still be spent.
 	Registry *note.Registry

@@ -16,7 +16,12 @@ import (
 // lockJob is a host's lock whose notes are being redeemed.
 type lockJob struct {
 	Msg     []byte
+	At      int64 // taken, UTC ms
 	Refused bool
+}
+
+func (j lockJob) write(s name) Write {
+	return Write{Key: under(keyLock, s[:]), Value: encode(j), Until: time.UnixMilli(j.At).Add(keepFor)}
 }
 
 // lock takes notes that a host puts behind what it may come to owe. The answer
@@ -54,7 +59,7 @@ func (d *Desk) lock(now time.Time, msg []byte) ([]byte, error) {
 		return nil, fmt.Errorf("lock: %w: the notes are worth %d minor units", session.ErrAmount, minor)
 	}
 	var s step
-	s.add(Write{Key: key, Value: encode(lockJob{Msg: msg})}, func() {})
+	s.add(lockJob{Msg: msg, At: now.UnixMilli()}.write(l.Session), func() {})
 	d.open(&s, &order{Kind: orderLock, Sessions: []name{l.Session},
 		Redeem: &ledger.Redeem{Payee: payee, Bind: note.Bind(l.Payment.Salt, l.Session[:]), Notes: l.Payment.Notes}})
 	if err := d.do(s); err != nil {
@@ -98,7 +103,7 @@ func (d *Desk) refuseLock(s *step, o *order) {
 		return // the order alone is dropped; the host's next request begins anew
 	}
 	job.Refused = true
-	s.add(Write{Key: under(keyLock, o.Sessions[0][:]), Value: encode(job)}, func() {})
+	s.add(job.write(o.Sessions[0]), func() {})
 }
 
 // claimState is where a wish for notes stands.
@@ -114,6 +119,7 @@ const (
 // claim is one request for notes: a collect or a swap.
 type claim struct {
 	Key      string // names it among all claims
+	At       int64  // taken, UTC ms
 	State    claimState
 	Currency uint16
 	Cur      uint8
@@ -127,7 +133,13 @@ type claim struct {
 	Answer   []byte // of a swap
 }
 
-func (c *claim) write() Write { return Write{Key: under(keyClaim, []byte(c.Key)), Value: encode(c)} }
+func (c *claim) write() Write {
+	w := Write{Key: under(keyClaim, []byte(c.Key)), Value: encode(c)}
+	if c.State == answered || c.State == lost {
+		w.Until = time.UnixMilli(c.At).Add(keepFor)
+	}
+	return w
+}
 
 // put adds a claim's new state to a step.
 func (d *Desk) put(s *step, c *claim) {
@@ -165,7 +177,7 @@ func (d *Desk) collect(now time.Time, msg []byte) ([]byte, error) {
 	if d.cfg.Mint(currency, c.Epoch) == nil {
 		return nil, ErrMonth
 	}
-	x := &claim{Key: key, State: waiting, Currency: currency, Cur: cur, Epoch: c.Epoch, Amounts: []uint16{c.Minor},
+	x := &claim{Key: key, At: now.UnixMilli(), State: waiting, Currency: currency, Cur: cur, Epoch: c.Epoch, Amounts: []uint16{c.Minor},
 		Request: c.Request, Msg: msg, Session: c.Session, Party: c.Party}
 	var s step
 	for _, w := range puts(r.Put) {
@@ -224,7 +236,7 @@ func (d *Desk) swap(now time.Time, msg []byte) ([]byte, error) {
 	if err := r.Check(d.cfg.Registry, d.cfg.Origin, uint32(payee), now); err != nil {
 		return nil, err
 	}
-	c := &claim{Key: key, State: waiting, Currency: r.Currency, Cur: cur, Epoch: r.Epoch, Amounts: r.Amounts, Request: hash, Msg: msg}
+	c := &claim{Key: key, At: now.UnixMilli(), State: waiting, Currency: r.Currency, Cur: cur, Epoch: r.Epoch, Amounts: r.Amounts, Request: hash, Msg: msg}
 	var s step
 	d.put(&s, c)
 	d.open(&s, &order{Kind: orderSwap, Claims: []string{key}, Redeem: &ledger.Redeem{Payee: payee, Bind: swapBind(r, msg), Notes: r.Notes}})
@@ -290,7 +302,7 @@ func (d *Desk) planIssues(_ time.Time, v View) error {
 		}
 	}
 	for _, c := range d.claims {
-		if m := (month{c.Cur, c.Epoch}); c.State == waiting && !busy[c.Cur] && d.backed(c) {
+		if m := (month{c.Cur, c.Epoch}); c.State == waiting && !busy[c.Cur] && d.cfg.Mint(c.Currency, c.Epoch) != nil && d.backed(c) {
 			ready[m] = append(ready[m], c)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"gridveil/ledger"
 	"gridveil/privacy/session"
@@ -53,8 +54,16 @@ type booking struct {
 }
 
 func (b *booking) write() Write {
-	return Write{Key: under(keyBooking, b.Session[:]), Value: encode(b)}
+	w := Write{Key: under(keyBooking, b.Session[:]), Value: encode(b)}
+	if b.State == settled || b.State == borne {
+		w.Until = time.UnixMilli(b.At).Add(keepFor)
+	}
+	return w
 }
+
+// keepFor is how long what is finished is kept: past the time in which a late
+// record or a repeated claim may still come, twice over.
+const keepFor = 2 * session.KeepFor
 
 // in returns a copy in another state, to be committed before it replaces b.
 func (b *booking) in(s bookingState) *booking {
