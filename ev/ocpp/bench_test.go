@@ -203,9 +203,11 @@ func BenchmarkIdle(b *testing.B) {
 		return float64(used()-before) / n
 	}
 	var own, bare []float64
-	for round := 0; b.Loop() && round < 2; round++ { // 512 sockets are the server's limit
-		bare = append(bare, cost(func(int) { y.dial("ws://"+y.echo, nil) }))
-		own = append(own, cost(func(i int) { y.station(fmt.Sprintf("IDLE-%d-%d", round, i)) }))
+	for b.Loop() {
+		if round := len(own); round < 2 { // 512 sockets are the server's limit
+			bare = append(bare, cost(func(int) { y.dial("ws://"+y.echo, nil) }))
+			own = append(own, cost(func(i int) { y.station(fmt.Sprintf("IDLE-%d-%d", round, i)) }))
+		}
 	}
 	b.ReportMetric(own[len(own)-1]/1024, "KiB/station")
 	b.ReportMetric(own[len(own)-1]/bare[len(bare)-1], "ratio")
