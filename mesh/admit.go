@@ -263,13 +263,13 @@ func (h *Host) greet(l *link) error {
 	defer cancel()
 	s, err := openOn(ctx, l.conn, member.ProtocolHello)
 	if err != nil {
-		return fmt.Errorf("%w: open hello: %w", ErrOffline, err)
+		return fmt.Errorf("%w: open hello: %w", ErrOffline, redact(err))
 	}
 	defer s.Reset()                                        // closed before, unless something failed
 	_ = s.SetDeadline(time.Now().Add(member.HelloTimeout)) // a stream that cannot set it fails in Read
 	raw, err := readSized(s)
 	if err != nil {
-		return fmt.Errorf("%w: read hello: %w", ErrOffline, err)
+		return fmt.Errorf("%w: read hello: %w", ErrOffline, redact(err))
 	}
 	theirs, a, verdict, err := h.judge(raw, l.conn.RemotePeer(), began)
 	if err != nil {
@@ -284,11 +284,11 @@ func (h *Host) greet(l *link) error {
 		return err
 	}
 	if err := writeSized(s, ours); err != nil {
-		return fmt.Errorf("%w: write hello: %w", ErrOffline, err)
+		return fmt.Errorf("%w: write hello: %w", ErrOffline, redact(err))
 	}
 	answer := make([]byte, member.VerdictSize)
 	if _, err := io.ReadFull(s, answer); err != nil {
-		return fmt.Errorf("%w: read verdict: %w", ErrOffline, err)
+		return fmt.Errorf("%w: read verdict: %w", ErrOffline, redact(err))
 	}
 	if verdict, err = member.ParseVerdict(answer); err != nil {
 		return err
@@ -328,11 +328,11 @@ func (h *Host) respond(l *link, s network.Stream) error {
 		return err
 	}
 	if err := writeSized(s, ours); err != nil {
-		return fmt.Errorf("write hello: %w", err)
+		return fmt.Errorf("write hello: %w", redact(err))
 	}
 	raw, err := readSized(s)
 	if err != nil {
-		return fmt.Errorf("read hello: %w", err)
+		return fmt.Errorf("read hello: %w", redact(err))
 	}
 	theirs, a, verdict, err := h.judge(raw, l.conn.RemotePeer(), began)
 	if errors.Is(err, member.ErrHello) {
@@ -349,7 +349,7 @@ func (h *Host) respond(l *link, s network.Stream) error {
 		verdict.Code = member.VerdictRole
 	}
 	if _, werr := s.Write(verdict.Encode()); werr != nil && err == nil {
-		return fmt.Errorf("write verdict: %w", werr)
+		return fmt.Errorf("write verdict: %w", redact(werr))
 	}
 	if err != nil {
 		h.linger(s)

@@ -79,7 +79,7 @@ func (h *Host) enrolOne(ctx context.Context, s network.Stream) error {
 	_ = s.SetDeadline(time.Now().Add(enrolTimeout)) // a stream that cannot set it fails in Read
 	raw, err := readSized(s)
 	if err != nil {
-		return fmt.Errorf("read request: %w", err)
+		return fmt.Errorf("read request: %w", redact(err))
 	}
 	q, err := member.ParseRequest(raw)
 	if err != nil {
@@ -241,7 +241,7 @@ func askSeed(ctx context.Context, seed peer.AddrInfo, key crypto.PrivKey, q memb
 	w.Peerstore().AddAddrs(seed.ID, seed.Addrs, peerstore.TempAddrTTL)
 	s, err := w.NewStream(ctx, seed.ID, ProtocolEnrol)
 	if err != nil {
-		return answer, fmt.Errorf("%w: the seed does not answer: %w", ErrOffline, redactDial(err))
+		return answer, fmt.Errorf("%w: the seed does not answer: %w", ErrOffline, redact(err))
 	}
 	_ = s.SetDeadline(time.Now().Add(enrolTimeout)) // a stream that cannot set it fails in Write
 	request, err := q.Encode()
@@ -250,10 +250,10 @@ func askSeed(ctx context.Context, seed peer.AddrInfo, key crypto.PrivKey, q memb
 	}
 	var n [4]byte
 	if err := writeSized(s, request); err != nil {
-		return answer, fmt.Errorf("%w: send request: %w", ErrUnacked, err)
+		return answer, fmt.Errorf("%w: send request: %w", ErrUnacked, redact(err))
 	}
 	if _, err := io.ReadFull(s, n[:]); err != nil {
-		return answer, fmt.Errorf("%w: read answer: %w", ErrUnacked, err)
+		return answer, fmt.Errorf("%w: read answer: %w", ErrUnacked, redact(err))
 	}
 	size := binary.BigEndian.Uint32(n[:])
 	if size > member.MaxAnswer {
@@ -261,7 +261,7 @@ func askSeed(ctx context.Context, seed peer.AddrInfo, key crypto.PrivKey, q memb
 	}
 	body := make([]byte, size)
 	if _, err := io.ReadFull(s, body); err != nil {
-		return answer, fmt.Errorf("%w: read answer: %w", ErrUnacked, err)
+		return answer, fmt.Errorf("%w: read answer: %w", ErrUnacked, redact(err))
 	}
 	return member.ParseAnswer(body)
 }

@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
 
 	"gridveil/mesh/lane"
 	"gridveil/mesh/member"
@@ -81,3 +85,16 @@ func verdictError(code member.VerdictCode) error {
 		return fmt.Errorf("%w (%v)", ErrNotMember, code)
 	}
 }
+
+// redact keeps the class of a network error and drops its text, which names peer ids and addresses of homes.
+func redact(err error) error {
+	for _, class := range []error{member.ErrHello, context.DeadlineExceeded, context.Canceled, os.ErrDeadlineExceeded, io.EOF,
+		io.ErrUnexpectedEOF, network.ErrReset, network.ErrResourceLimitExceeded} {
+		if errors.Is(err, class) {
+			return class
+		}
+	}
+	return errConnection
+}
+
+var errConnection = errors.New("connection not made, or broken")

@@ -157,7 +157,7 @@ func (h *Host) connect(ctx context.Context, id peer.ID) (*link, error) {
 	defer cancel()
 	c, err := h.wire.swarm.DialPeer(network.WithDialPeerTimeout(dctx, dialTimeout), id)
 	if err != nil {
-		return nil, h.failed(ctx, id, fmt.Errorf("%w: %w", ErrOffline, redactDial(err)))
+		return nil, h.failed(ctx, id, fmt.Errorf("%w: %w", ErrOffline, redact(err)))
 	}
 	l := h.linkOf(c)
 	if l == nil {
@@ -198,16 +198,3 @@ func (h *Host) failed(ctx context.Context, id peer.ID, err error) error {
 	}
 	return err
 }
-
-// redactDial keeps the class of a dial error and drops its text, which lists peer ids and addresses.
-func redactDial(err error) error {
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return context.DeadlineExceeded
-	case errors.Is(err, context.Canceled):
-		return context.Canceled
-	}
-	return errDial
-}
-
-var errDial = errors.New("dial failed")

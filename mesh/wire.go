@@ -125,7 +125,7 @@ func (w *wire) negotiate(s network.Stream) {
 func (w *wire) NewStream(ctx context.Context, p peer.ID, protos ...protocol.ID) (network.Stream, error) {
 	s, err := w.swarm.NewStream(ctx, p)
 	if err != nil {
-		return nil, err
+		return nil, redact(err)
 	}
 	return agree(ctx, s, protos...)
 }
@@ -143,7 +143,7 @@ func agree(ctx context.Context, s network.Stream, protos ...protocol.ID) (networ
 	}
 	if err != nil {
 		_ = s.Reset() // unusable
-		return nil, err
+		return nil, redact(err)
 	}
 	return s, s.SetDeadline(time.Time{})
 }
@@ -152,7 +152,7 @@ func agree(ctx context.Context, s network.Stream, protos ...protocol.ID) (networ
 func openOn(ctx context.Context, c network.Conn, proto protocol.ID) (network.Stream, error) {
 	s, err := c.NewStream(ctx)
 	if err != nil {
-		return nil, err
+		return nil, redact(err)
 	}
 	return agree(ctx, s, proto)
 }

@@ -326,21 +326,39 @@ func (k *Link) take() (Stream, Lane, []byte, bool) {
 	if !ok {
 		return nil, 0, nil, false
 	}
+	b := k.fill(l, most)
+	k.pace.Wrote(l, len(b), waiting[Bulk])
+	return k.lanes[l].stream, l, b, true
+}
+
+// fill takes up to most bytes off a lane's queue: several short frames go in one write. k.mu is held.
+func (k *Link) fill(l Lane, most int) []byte {
 	st := &k.lanes[l]
-	o := st.queue[0]
-	if o.off == 0 {
-		st.unacked += o.weight
-		if o.call != nil {
-			o.call.sent = true
+	var b []byte
+	for len(st.queue) > 0 && len(b) < most {
+		o := st.queue[0]
+		if o.off == 0 {
+			if l == Bulk && len(b) > 0 && st.unacked+o.weight > BulkWindow {
+				break
+			}
+			st.unacked += o.weight
+			if o.call != nil {
+				o.call.sent = true
+			}
+		}
+		part := o.buf[o.off:min(len(o.buf), o.off+most-len(b))]
+		o.off += len(part)
+		if b == nil && o.off == len(o.buf) && len(st.queue) == 1 {
+			b = part // the usual case: one frame, no copy
+		} else {
+			b = append(b, part...)
+		}
+		if o.off == len(o.buf) {
+			st.queue[0] = nil
+			st.queue = st.queue[1:]
 		}
 	}
-	b := o.buf[o.off:min(len(o.buf), o.off+most)]
-	if o.off += len(b); o.off == len(o.buf) {
-		st.queue[0] = nil
-		st.queue = st.queue[1:]
-	}
-	k.pace.Wrote(l, len(b), waiting[Bulk])
-	return st.stream, l, b, true
+	return b
 }
 
 // keepOpen holds one lane's stream open for as long as ctx lasts.

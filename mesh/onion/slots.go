@@ -178,7 +178,7 @@ func (o *Onion) release(jobs []*job) {
 // sendSlots sends one packet per slot: what waits, else a loop.
 func (o *Onion) sendSlots(ctx context.Context) {
 	for {
-		at, err := o.nextSlot()
+		at, err := o.nextSlotAt(o.clock.Now())
 		if err != nil {
 			o.log.Error("no randomness", "err", err)
 			return
@@ -200,11 +200,12 @@ func (o *Onion) sendSlots(ctx context.Context) {
 	}
 }
 
-func (o *Onion) nextSlot() (time.Time, error) {
+// nextSlotAt gives the time of the coming slot.
+func (o *Onion) nextSlotAt(now time.Time) (time.Time, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.slots.drawn) == 0 {
-		if err := o.slots.draw(o.clock.Now(), o.slotMean, o.rnd); err != nil {
+		if err := o.slots.draw(now, o.slotMean, o.rnd); err != nil {
 			return time.Time{}, err
 		}
 	}
