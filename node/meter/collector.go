@@ -329,6 +329,9 @@ func (c *Collector) store(x cut) (readings []model.Reading, err error) {
 // slot ends or lies behind, and before the slot length changes.
 func (c *Collector) report(tx *store.Tx, k *keeper, x cut) error {
 	end, every := x.slot+x.period, c.cfg.ReportPeriod.Milliseconds()
+	if every%x.period != 0 {
+		every = x.period // slots of the old length until the new periods hold
+	}
 	if k.reported == 0 {
 		k.reported = x.slot
 	}
@@ -338,12 +341,11 @@ func (c *Collector) report(tx *store.Tx, k *keeper, x cut) error {
 		}
 	}
 	k.period, k.closed = x.period, end
-	if first := k.reported - k.reported%every + every; first <= x.slot {
-		// Periods passed in silence: everything read before lies in the first.
-		if err := c.callReport(tx, k, first, x.period); err != nil {
+	if passed := x.slot - x.slot%every; passed > k.reported {
+		// Boundaries passed in silence, or the report period became shorter.
+		if err := c.callReport(tx, k, passed, x.period); err != nil {
 			return err
 		}
-		k.reported = x.slot - x.slot%every
 	}
 	if end%every != 0 {
 		return nil
