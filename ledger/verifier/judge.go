@@ -1,0 +1,171 @@
+package verifier
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"gridveil/ledger"
+)
+
+// Observe judges a checkpoint that was pulled or heard from others: a larger one
+// is followed and cosigned, a smaller one compared with our copy. Evidence comes
+// if it contradicts what we hold; it is kept and published, and we cosign no
+// more.
+func (v *Verifier) Observe(ctx context.Context, msg []byte) (*ledger.Evidence, error) {
+	c, err := v.openNote(msg)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer v.unlock()
+	size, _ := v.store.Signed()
+	if c.Size > size {
+		_, err := v.advance(ctx, c, msg)
+		return v.Status().Evidence, err
+	}
+	root, err := v.store.RootAt(c.Size)
+	if err == nil && root != c.Root {
+		err = fmt.Errorf("%w: our copy has another root at size %d", ledger.ErrFork, c.Size)
+		v.mark(err)
+		if failed := v.judge(ctx, c, msg); failed != nil {
+			return nil, failed
+		}
+	} else if err == nil && v.stopped(c) == nil {
+		v.mark(nil)
+	}
+	return v.Status().Evidence, err
+}
+
+// judge looks for evidence against the log after a checkpoint that contradicts
+// our copy. Finding none is no error: the other side may have sent a wrong proof.
+func (v *Verifier) judge(ctx context.Context, c ledger.Checkpoint, msg []byte) error {
+	for _, known := range v.heldNotes() {
+		e := v.compare(ctx, known, c, msg)
+		if e == nil || e.Check(v.cfg.Policy) != nil {
+			continue
+		}
+		if err := v.store.PutNote(noteEvidence, e.Encode()); err != nil {
+			return err
+		}
+		v.mu.Lock()
+		v.evidence = e
+		v.mu.Unlock()
+		v.cfg.Log.Error("log shows two histories", "log", v.origin, "evidence", e.Kind.String())
+		return nil
+	}
+	return nil
+}
+
+// heldNotes are the checkpoints that the log signed and our copy agrees with.
+func (v *Verifier) heldNotes() (list [][]byte) {
+	if _, note := v.store.Published(); note != nil {
+		list = append(list, note)
+	}
+	if note, err := v.store.Note(notePending); err == nil && note != nil {
+		list = append(list, note)
+	}
+	return list
+}
+
+// compare makes evidence of the checkpoint c and one that we hold, nil if they
+// do not contradict each other as far as can be shown.
+func (v *Verifier) compare(ctx context.Context, held []byte, c ledger.Checkpoint, msg []byte) *ledger.Evidence {
+	k, _, err := ledger.OpenCheckpoint(held, v.cfg.Policy.Log)
+	if err != nil || k.Size == 0 || c.Size == 0 {
+		return nil
+	}
+	e := &ledger.Evidence{Kind: ledger.OtherHistory, A: held, B: msg}
+	small, large, tree := k, c, v.tree(ctx, c)
+	switch {
+	case k.Size == c.Size:
+		return &ledger.Evidence{Kind: ledger.TwoRoots, A: held, B: msg}
+	case k.Size > c.Size:
+		e.A, e.B = msg, held
+		small, large, tree = c, k, v.store.Hashes(k.Size, k.Root)
+	}
+	old, err := tlog.TreeHash(int64(small.Size), tree)
+	if err != nil {
+		return nil
+	}
+	e.Root = ledger.Hash(old)
+	if e.Proof, err = ledger.ProveConsistency(small.Size, large.Size, tree); err != nil {
+		return nil
+	}
+	return e
+}
+
+// object publishes our refusal of an entry under c.
+func (v *Verifier) object(ctx context.Context, bad *badEntry, c ledger.Checkpoint, msg []byte) error {
+	o := ledger.SignObjection(ledger.Objection{Origin: ledger.OriginHash(v.origin), Index: bad.index, Leaf: bad.leaf,
+		Code: ledger.CodeOf(bad.err), Witness: v.cfg.Name}, v.cfg.Key)
+	if err := v.store.PutNote(noteObjection, o.Encode()); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	v.objection, v.blocked = &o, true
+	v.mu.Unlock()
+	v.cfg.Log.Error("entry of the log must be refused", "log", v.origin, "index", bad.index, "err", bad.err)
+	e := ledger.Evidence{Kind: ledger.BadEntry, Objection: o, B: msg}
+	var err error
+	if e.Proof, err = ledger.ProveInclusion(c.Size, bad.index, v.tree(ctx, c)); err != nil {
+		return fmt.Errorf("prove the bad entry: %w", err)
+	}
+	return v.store.PutNote(noteBadEntry, e.Encode())
+}
+
+// withdraw drops an objection of an earlier run to an entry that was accepted
+// now: the program has changed.
+func (v *Verifier) withdraw(c ledger.Checkpoint) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.objection == nil || v.objection.Index >= c.Size {
+		return nil
+	}
+	v.objection, v.blocked = nil, false
+	if err := v.store.PutNote(noteObjection, nil); err != nil {
+		return err
+	}
+	return v.store.PutNote(noteBadEntry, nil)
+}
+
+// loadCase reads evidence and objection of earlier runs.
+func (v *Verifier) loadCase() error {
+	b, err := v.store.Note(noteEvidence)
+	if err != nil {
+		return err
+	}
+	if b != nil {
+		if v.evidence, err = ledger.ParseEvidence(b); err != nil {
+			return fmt.Errorf("stored evidence: %w", err)
+		}
+	}
+	if b, err = v.store.Note(noteObjection); err != nil || b == nil {
+		return err
+	}
+	o, err := ledger.ParseObjection(b)
+	if err != nil {
+		return fmt.Errorf("stored objection: %w", err)
+	}
+	v.objection = &o
+	return nil
+}
+
+// served writes a kept value, 404 if there is none.
+func (v *Verifier) served(w http.ResponseWriter, name string) {
+	b, err := v.store.Note(name)
+	if err != nil {
+		http.Error(w, "it cannot be read", http.StatusServiceUnavailable)
+		return
+	}
+	if b == nil {
+		http.Error(w, "there is none", http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Write(b) // the client is gone if this fails
+}

@@ -1,0 +1,259 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"gridveil/ledger"
+	"gridveil/ledger/store"
+)
+
+// Limits of the intake.
+const (
+	maxQueue      = 4096 // entries of one submitter that wait
+	maxSubmitters = 4096 // four times the parties a log may have
+	minQuota      = 16   // entries per group for whoever sends bad signatures
+)
+
+// Result answers one submitted entry.
+type Result struct {
+	Receipt ledger.Receipt // valid if Err is nil
+	Exists  bool           // the entry was in the log before: the receipt is for its old index
+	Err     error          // an error of package ledger; see design/ledger.md, section 5
+}
+
+// job is one entry on its way to a receipt.
+type job struct {
+	*store.Pending
+	queue *queue
+	batch *batch
+	pos   int
+}
+
+func (j *job) answer(r Result) { j.batch.answer(j.pos, r) }
+
+// batch is one call of Submit.
+type batch struct {
+	mu      sync.Mutex
+	results []Result
+	left    int
+	done    chan struct{}
+}
+
+func (b *batch) answer(pos int, r Result) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.results[pos] = r
+	if b.left--; b.left == 0 {
+		close(b.done)
+	}
+}
+
+// queue holds what one submitter sent.
+type queue struct {
+	name  string
+	jobs  []*job
+	quota int // entries it may have in one group
+}
+
+// intake holds the queues of all submitters: one who floods or sends bad
+// signatures delays nobody else.
+type intake struct {
+	mu      sync.Mutex
+	queues  map[string]*queue
+	turn    []*queue // those with jobs, in the order in which they are served
+	wake    chan struct{}
+	stopped error
+}
+
+func (in *intake) init() { in.queues, in.wake = map[string]*queue{}, make(chan struct{}, 1) }
+
+// Submit hands in entries and returns a receipt or error for each, in order,
+// once they are durable. Entries of one author must come in the order of their
+// numbers. If ctx ends first, the entries without an answer have its error and
+// may still be taken: send the same bytes again.
+func (w *Writer) Submit(ctx context.Context, raw [][]byte) []Result {
+	return w.SubmitAs(ctx, "", raw)
+}
+
+// SubmitAs is Submit for a sender that the transport has authenticated, whose
+// queue and limits apply.
+func (w *Writer) SubmitAs(ctx context.Context, submitter string, raw [][]byte) []Result {
+	b := &batch{results: make([]Result, len(raw)), left: len(raw), done: make(chan struct{})}
+	if len(raw) == 0 {
+		return b.results
+	}
+	jobs := make([]*job, 0, len(raw))
+	for i, r := range raw {
+		p, err := w.store.Parse(r)
+		if err != nil {
+			b.answer(i, Result{Err: err})
+			continue
+		}
+		jobs = append(jobs, &job{Pending: p, batch: b, pos: i})
+	}
+	w.intake.add(submitter, jobs)
+	select {
+	case <-b.done:
+		return b.results
+	case <-ctx.Done():
+		return b.abandon(ctx.Err())
+	}
+}
+
+// abandon gives the answers so far; the rest have err.
+func (b *batch) abandon(err error) []Result {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := slices.Clone(b.results)
+	for i := range out {
+		if out[i].Err == nil && out[i].Receipt == (ledger.Receipt{}) {
+			out[i].Err = err
+		}
+	}
+	return out
+}
+
+// add queues jobs of a submitter; those that do not fit are answered ErrBusy.
+func (in *intake) add(name string, jobs []*job) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	q := in.open(name)
+	for _, j := range jobs {
+		switch {
+		case in.stopped != nil:
+			j.answer(Result{Err: in.stopped})
+			continue
+		case q == nil:
+			j.answer(Result{Err: fmt.Errorf("%w: %d others are being served", ledger.ErrBusy, maxSubmitters)})
+			continue
+		case len(q.jobs) >= maxQueue:
+			j.answer(Result{Err: fmt.Errorf("%w: %d entries are waiting", ledger.ErrBusy, maxQueue)})
+			continue
+		}
+		j.queue = q
+		if len(q.jobs) == 0 {
+			in.turn = append(in.turn, q)
+		}
+		q.jobs = append(q.jobs, j)
+	}
+	if len(in.turn) > 0 {
+		select {
+		case in.wake <- struct{}{}:
+		default: // it is awake
+		}
+	}
+}
+
+// open finds or makes the queue of a submitter, nil if there are too many. Who
+// was slowed and is gone makes room.
+func (in *intake) open(name string) *queue {
+	if q := in.queues[name]; q != nil {
+		return q
+	}
+	if len(in.queues) >= maxSubmitters {
+		maps.DeleteFunc(in.queues, func(_ string, q *queue) bool { return len(q.jobs) == 0 })
+	}
+	if len(in.queues) >= maxSubmitters {
+		return nil
+	}
+	q := &queue{name: name, quota: store.MaxGroup}
+	in.queues[name] = q
+	return q
+}
+
+// gather waits for entries and takes the next group: at most MaxGroup entries
+// and limit bytes, by turns from the submitters, one list for each.
+func (in *intake) gather(ctx context.Context, limit int) ([][]*job, error) {
+	for {
+		if g := in.collect(limit); len(g) > 0 {
+			return g, nil
+		}
+		select {
+		case <-in.wake:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (in *intake) collect(limit int) (group [][]*job) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	room := store.MaxGroup
+	for n := len(in.turn); n > 0 && room > 0; n-- {
+		q := in.turn[0]
+		taken := 0
+		for taken < min(len(q.jobs), q.quota, room) {
+			size := 2 + len(q.jobs[taken].Item.Bytes())
+			if size > limit {
+				room = 0 // the group is full
+				break
+			}
+			limit -= size
+			taken++
+		}
+		if taken > 0 {
+			group = append(group, q.jobs[:taken:taken])
+			q.jobs = q.jobs[taken:]
+			room -= taken
+		}
+		in.turn = in.turn[1:]
+		switch {
+		case len(q.jobs) > 0:
+			in.turn = append(in.turn, q)
+		case q.quota == store.MaxGroup:
+			delete(in.queues, q.name) // nothing to remember of it
+		}
+	}
+	return group
+}
+
+// judge halves the share of a submitter whose batch had bad signatures and
+// gives it back as it behaves.
+func (in *intake) judge(list []*job) {
+	bad := slices.ContainsFunc(list, func(j *job) bool { return errors.Is(j.Err, ledger.ErrSignature) })
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	q := list[0].queue
+	if now := in.queues[q.name]; now != nil {
+		q = now // forgotten and made anew meanwhile
+	}
+	if !bad {
+		q.quota = min(store.MaxGroup, q.quota*2)
+		return
+	}
+	q.quota = max(minQuota, q.quota/2)
+	in.queues[q.name] = q
+}
+
+// slowed lists the submitters that are held back.
+func (in *intake) slowed() (names []string) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for name, q := range in.queues {
+		if q.quota < store.MaxGroup {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// refuse answers everything that waits, and whatever comes, with err.
+func (in *intake) refuse(err error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.stopped = err
+	for _, q := range in.turn {
+		for _, j := range q.jobs {
+			j.answer(Result{Err: err})
+		}
+		q.jobs = nil
+	}
+	in.turn = nil
+}

@@ -1,0 +1,253 @@
+package writer
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"gridveil/ledger"
+	"gridveil/ledger/store"
+)
+
+// check gathers groups and verifies their signatures while the group before is
+// being committed.
+func (w *Writer) check(ctx context.Context, groups chan<- [][]*job) error {
+	for {
+		g, err := w.intake.gather(ctx, w.store.GroupBytes())
+		if err != nil {
+			return err
+		}
+		batches := make([][]*store.Pending, len(g))
+		for i, list := range g {
+			for _, j := range list {
+				batches[i] = append(batches[i], j.Pending)
+			}
+		}
+		w.store.Check(batches...)
+		for _, list := range g {
+			w.intake.judge(list)
+		}
+		select {
+		case groups <- g:
+		case <-ctx.Done():
+			fail(g, fmt.Errorf("%w: the writer is stopping", ledger.ErrHalted))
+			return ctx.Err()
+		}
+	}
+}
+
+// sequence applies and commits groups and answers their submitters.
+func (w *Writer) sequence(ctx context.Context, groups <-chan [][]*job) error {
+	for {
+		select {
+		case g := <-groups:
+			if err := w.commit(g); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func fail(g [][]*job, err error) {
+	for _, list := range g {
+		for _, j := range list {
+			j.answer(Result{Err: err})
+		}
+	}
+}
+
+// commit makes a group durable. Its error is fatal.
+func (w *Writer) commit(g [][]*job) error {
+	var list []*store.Pending
+	var jobs []*job
+	for _, part := range g {
+		for _, j := range part {
+			list, jobs = append(list, j.Pending), append(jobs, j)
+		}
+	}
+	first, err := w.store.Take(list)
+	if err != nil {
+		fail(g, err)
+		if errors.Is(err, ledger.ErrBusy) {
+			return nil
+		}
+		return err
+	}
+	w.grown.fire()
+	w.answer(jobs, first)
+	return w.store.Snapshot()
+}
+
+// answer signs the receipts of a committed group.
+func (w *Writer) answer(jobs []*job, next uint64) {
+	ms := uint64(w.cfg.Clock.Now().UnixMilli())
+	pledges := make([]func(), 0, len(jobs))
+	for _, j := range jobs {
+		var exists *ledger.ExistsError
+		switch {
+		case j.Err == nil:
+			index := next
+			next++
+			pledges = append(pledges, func() { j.answer(Result{Receipt: w.receipt(j, index, ms)}) })
+		case errors.As(j.Err, &exists):
+			pledges = append(pledges, func() { j.answer(Result{Receipt: w.receipt(j, exists.Index, ms), Exists: true}) })
+		default:
+			j.answer(Result{Err: j.Err})
+		}
+	}
+	inParallel(pledges)
+}
+
+// inParallel runs short jobs on all processors and waits for them.
+func inParallel(list []func()) {
+	workers := min(runtime.GOMAXPROCS(0), 1+len(list)/64)
+	var wg sync.WaitGroup
+	for i := range workers {
+		wg.Go(func() {
+			for _, f := range list[i*len(list)/workers : (i+1)*len(list)/workers] {
+				f()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// receipt pledges that an entry stands at an index.
+func (w *Writer) receipt(j *job, index, ms uint64) ledger.Receipt {
+	party, seq := j.Item.Author()
+	return ledger.SignReceipt(ledger.Receipt{Origin: ledger.OriginHash(w.origin), Index: index, Leaf: j.Leaf,
+		Party: ledger.PartyID(party), Seq: seq, Ms: ms}, w.cfg.ReceiptKey)
+}
+
+// Post appends entries of the log's own party. build runs while nothing else,
+// not even a tick, takes the party's next number; it reads that number inside
+// Read, signs the entries, may collect the signatures of others, and stores the
+// bytes if they must survive. The log time is brought up to date before.
+func (w *Writer) Post(ctx context.Context, build func(ctx context.Context) ([][]byte, error)) ([]Result, error) {
+	select {
+	case w.own <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-w.own }()
+	if w.stale() {
+		if err := w.postTick(ctx); err != nil {
+			return nil, err
+		}
+	}
+	raw, err := build(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return w.Submit(ctx, raw), nil
+}
+
+// Tick moves the log time to now even without traffic, so that a rule that waits
+// for log time can go on.
+func (w *Writer) Tick(ctx context.Context) error {
+	select {
+	case w.own <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-w.own }()
+	return w.postTick(ctx)
+}
+
+// stale reports whether a tick is due.
+func (w *Writer) stale() bool { return w.cfg.Tick != nil && w.Size() > 0 && w.untilTick() <= 0 }
+
+// untilTick is the time until the log time is TickEvery behind.
+func (w *Writer) untilTick() (d time.Duration) {
+	w.Read(func(m ledger.Machine) { d = m.LogTime().Add(w.cfg.TickEvery).Sub(w.cfg.Clock.Now()) })
+	return d
+}
+
+// postTick appends a tick; the own number must be held.
+func (w *Writer) postTick(ctx context.Context) error {
+	if w.cfg.Tick == nil {
+		return nil
+	}
+	var raw []byte
+	var err error
+	w.Read(func(m ledger.Machine) { raw, err = w.cfg.Tick(m, w.cfg.Clock.Now()) })
+	if err != nil {
+		return fmt.Errorf("make tick: %w", err)
+	}
+	if raw == nil {
+		return nil
+	}
+	return w.Submit(ctx, [][]byte{raw})[0].Err
+}
+
+// freshen ticks if that is due and the own number is free.
+func (w *Writer) freshen(ctx context.Context) error {
+	if !w.stale() {
+		return nil
+	}
+	select {
+	case w.own <- struct{}{}:
+	default:
+		return nil // whoever holds it has ticked
+	}
+	defer func() { <-w.own }()
+	return w.postTick(ctx)
+}
+
+// ticks moves the log time every TickEvery while entries come.
+func (w *Writer) ticks(ctx context.Context) error {
+	if w.cfg.Tick == nil {
+		return nil
+	}
+	quiet := uint64(0) // the size after the last tick: nothing came since
+	for {
+		grown := w.grown.next()
+		var err error
+		if w.Size() <= quiet {
+			err = wait(ctx, grown)
+		} else if d := w.untilTick(); d > 0 {
+			err = wait(ctx, w.cfg.Clock.After(d))
+		} else if refused := w.freshen(ctx); refused != nil {
+			w.cfg.Log.Warn("tick refused", "err", refused)
+			err = wait(ctx, time.After(tickRetry))
+		} else if w.stale() { // somebody else has the own number
+			err = wait(ctx, time.After(ownPause))
+		} else {
+			quiet = w.Size()
+		}
+		if err := errors.Join(err, w.store.Err()); err != nil {
+			return err
+		}
+	}
+}
+
+// Pauses on the wall clock.
+const (
+	tickRetry = time.Second          // a refused tick is an operator's problem, not worth a busy loop
+	ownPause  = 5 * time.Millisecond // for the entry before to become durable
+)
+
+// MoneyTick makes the ticks of a settlement ledger: entries of party 1, signed
+// with its entry key.
+func MoneyTick(origin string, key ed25519.PrivateKey) func(ledger.Machine, time.Time) ([]byte, error) {
+	return func(m ledger.Machine, now time.Time) ([]byte, error) {
+		s := m.(*ledger.Money).State
+		if s.Size() == 0 || now.UnixMilli() <= s.LogTime().UnixMilli() {
+			return nil, nil
+		}
+		e, err := ledger.NewEntry(1, s.NextSeq(1), s.NextTick(uint64(now.UnixMilli())))
+		if err != nil {
+			return nil, err
+		}
+		if err := ledger.Sign(e, origin, key); err != nil {
+			return nil, err
+		}
+		return e.Bytes(), nil
+	}
+}
