@@ -79,6 +79,8 @@ type Accelerated struct {
 	speed   float64
 	held    float64
 	holders int
+	pacers  map[*Pacer]time.Time // what each still has to do
+	limit   time.Time            // the clock stands here; zero means nowhere
 	timers  timerHeap
 	seq     uint64
 	wake    chan struct{}
@@ -100,7 +102,7 @@ func NewAccelerated(start time.Time, speed float64) *Accelerated {
 	}
 	return &Accelerated{
 		anchor: start.UTC(), wall: time.Now(), speed: speed,
-		held: min(HeldSpeed, speed), wake: make(chan struct{}, 1),
+		held: min(HeldSpeed, speed), pacers: make(map[*Pacer]time.Time), wake: make(chan struct{}, 1),
 	}
 }
 
@@ -112,7 +114,11 @@ func (a *Accelerated) Now() time.Time {
 }
 
 func (a *Accelerated) now() time.Time {
-	return a.anchor.Add(time.Duration(float64(time.Since(a.wall)) * a.rate()))
+	t := a.anchor.Add(time.Duration(float64(time.Since(a.wall)) * a.rate()))
+	if !a.limit.IsZero() && t.After(a.limit) {
+		return a.limit
+	}
+	return t
 }
 
 func (a *Accelerated) rate() float64 {
@@ -149,6 +155,39 @@ func (a *Accelerated) Hold() (release func()) {
 	return func() { once.Do(func() { a.shift(func() { a.holders-- }) }) }
 }
 
+// Lead is how far the clock may run ahead of the slowest Pacer.
+const Lead = 20 * time.Second
+
+// Pacer is somebody whom the clock must not leave behind: a simulated house
+// with a step to take at each minute. On a slow machine the day takes longer;
+// nothing in it comes late.
+type Pacer struct{ c *Accelerated }
+
+// Pace makes a Pacer of c, or nil for a clock that waits for nobody.
+func Pace(c Clock) *Pacer {
+	a, ok := c.(*Accelerated)
+	if !ok {
+		return nil
+	}
+	return &Pacer{a}
+}
+
+// Due says that the next thing to do is due at t. A nil Pacer ignores it.
+func (p *Pacer) Due(t time.Time) {
+	if p == nil {
+		return
+	}
+	p.c.shift(func() { p.c.pacers[p] = t })
+}
+
+// Leave ends the pacing.
+func (p *Pacer) Leave() {
+	if p == nil {
+		return
+	}
+	p.c.shift(func() { delete(p.c.pacers, p) })
+}
+
 // SetSpeed changes the speed from now on.
 func (a *Accelerated) SetSpeed(speed float64) {
 	if speed <= 0 {
@@ -161,10 +200,19 @@ func (a *Accelerated) SetSpeed(speed float64) {
 // time never jumps.
 func (a *Accelerated) shift(change func()) {
 	a.mu.Lock()
-	before := a.rate()
+	rate, limit := a.rate(), a.limit
 	a.anchor, a.wall = a.now(), time.Now()
 	change()
-	changed := a.rate() != before
+	a.limit = time.Time{}
+	for _, due := range a.pacers {
+		if at := due.Add(Lead); a.limit.IsZero() || at.Before(a.limit) {
+			a.limit = at
+		}
+	}
+	if a.limit.Before(a.anchor) && !a.limit.IsZero() {
+		a.limit = a.anchor // a pacer that joins late does not turn time back
+	}
+	changed := a.rate() != rate || !a.limit.Equal(limit)
 	a.mu.Unlock()
 	if changed {
 		a.poke()
@@ -204,6 +252,9 @@ func (a *Accelerated) fire() time.Duration {
 	}
 	if len(a.timers) == 0 {
 		return time.Second
+	}
+	if !a.limit.IsZero() && a.timers[0].at.After(a.limit) {
+		return time.Second // the clock stands until a pacer moves, which wakes the pump
 	}
 	wait := time.Duration(float64(a.timers[0].at.Sub(now)) / a.rate())
 	return max(wait, minSleep)

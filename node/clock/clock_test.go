@@ -77,6 +77,31 @@ func TestSpeedChangeKeepsTheTime(t *testing.T) {
 	})
 }
 
+func TestClockWaitsForItsPacers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewAccelerated(start, 1000)
+		stop := pump(t, c)
+		slow := Pace(c)
+		slow.Due(start.Add(time.Minute))
+		fired := c.After(2 * time.Minute)
+		time.Sleep(time.Second)
+		if got := c.Now().Sub(start); got != time.Minute+Lead {
+			t.Errorf("clock stands at %v, want at %v", got, time.Minute+Lead)
+		}
+		slow.Due(start.Add(2 * time.Minute))
+		if at := <-fired; at.Sub(start) > 2*time.Minute+Lead {
+			t.Errorf("timer fired at %v", at.Sub(start))
+		}
+		slow.Leave()
+		time.Sleep(time.Second)
+		if got := c.Now().Sub(start); got < 10*time.Minute {
+			t.Errorf("clock still waits at %v", got)
+		}
+		Pace(Wall{}).Due(start) // the wall clock waits for nobody
+		stop()
+	})
+}
+
 func TestNextIsOnTheGrid(t *testing.T) {
 	if got := Next(start.Add(61*time.Second), time.Minute); !got.Equal(start.Add(2 * time.Minute)) {
 		t.Errorf("Next: got %v", got)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	"gridveil/mesh"
 	"gridveil/node/alarm"
 	"gridveil/node/meter"
+	"gridveil/node/model"
 	"gridveil/node/report"
 	"gridveil/node/role"
 	"gridveil/node/store"
@@ -38,12 +40,13 @@ type alarms struct {
 	sealKey   func(day uint16) ([32]byte, bool)
 	simulated bool
 	seq       uint64
+	source    model.SourceID
 }
 
 var alarmSeqKey = store.SpaceCursor.Key([]byte("alarm-seq"))
 
 func newAlarms(env *role.Env, j *journal) (*alarms, error) {
-	a := &alarms{env: env, journal: j, inbox: alarm.OpenInbox(env.Store), outbox: env.Store.Outbox("alarm"), wake: make(chan struct{}, 1)}
+	a := &alarms{env: env, journal: j, inbox: alarm.OpenInbox(env.Store), outbox: env.Store.Outbox("alarm"), wake: make(chan struct{}, 1), source: report.SourceOf(env.ID.Key.Public().(ed25519.PublicKey))}
 	b, err := env.Store.Get(alarmSeqKey)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, fmt.Errorf("alarm counter: %w", err)
@@ -90,7 +93,7 @@ func (a *alarms) raise(events []alarm.Event) {
 func (a *alarms) keep(e alarm.Event) {
 	device := e.Device
 	a.seq++
-	e.Seq = a.seq
+	e.Seq, e.Source = a.seq, a.source // the seal binds the source
 	if a.simulated {
 		e.Flags |= alarm.Simulated
 	}

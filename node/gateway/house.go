@@ -127,15 +127,17 @@ func (h *house) Command(w battery.Watts) {
 	h.home.Command(float64(w))
 }
 
-// serve steps the house at every full minute. The clock is held meanwhile, so
-// that an accelerated day never overtakes the house.
+// serve steps the house at every full minute. An accelerated clock waits for it.
 func (h *house) serve(ctx context.Context) error {
+	pace := clock.Pace(h.env.Clock)
+	defer pace.Leave()
 	next := clock.Next(h.env.Clock.Now(), plant.Step)
-	for clock.Until(ctx, h.env.Clock, next) {
-		release := clock.Hold(h.env.Clock)
-		err := h.step(ctx, next)
-		release()
-		if err != nil {
+	for {
+		pace.Due(next)
+		if !clock.Until(ctx, h.env.Clock, next) {
+			return nil
+		}
+		if err := h.step(ctx, next); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -143,7 +145,6 @@ func (h *house) serve(ctx context.Context) error {
 		}
 		next = next.Add(plant.Step)
 	}
-	return nil
 }
 
 // step lets the minute before end pass.

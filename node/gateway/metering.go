@@ -23,6 +23,7 @@ import (
 	"gridveil/node/report"
 	"gridveil/node/role"
 	"gridveil/node/store"
+	"gridveil/node/vee"
 	"gridveil/privacy/leak"
 )
 
@@ -47,6 +48,7 @@ type metering struct {
 
 	collector *meter.Collector
 	queue     *report.Queue
+	rules     uint32 // version of the checks that set the flags
 	onFrame   func(meter.Frame)
 
 	mu     sync.Mutex
@@ -58,7 +60,7 @@ type metering struct {
 // openMeter builds source, battery and metering. See Hardware for what a
 // demonstration replaces.
 func (g *Gateway) openMeter(ctx context.Context, hw Hardware) error {
-	m := &metering{env: g.env, journal: g.journal, alarms: g.alarms, self: g.env.ID.Key.Public().(ed25519.PublicKey), wake: make(chan struct{}, 1)}
+	m := &metering{env: g.env, journal: g.journal, alarms: g.alarms, self: g.env.ID.Key.Public().(ed25519.PublicKey), wake: make(chan struct{}, 1), rules: vee.Standard().Version()}
 	src, err := g.source(hw)
 	if err != nil {
 		return err
@@ -191,7 +193,7 @@ func (m *metering) pack(tx *store.Tx, w meter.Window) error {
 		return err
 	}
 	for _, p := range o.Profiles {
-		drafts, err := report.Build(m.env.Rand, p, o.Roster, report.Window{From: w.From, To: w.To, Period: w.Period}, []report.Series{{Ordinal: ordinal, Readings: readings}})
+		drafts, err := report.Build(m.env.Rand, p, o.Roster, report.Window{Class: report.ClassEnergy, From: w.From, To: w.To, Period: w.Period, Rules: m.rules}, []report.Series{{Ordinal: ordinal, Readings: readings}})
 		if errors.Is(err, report.ErrNoProfile) {
 			continue
 		}

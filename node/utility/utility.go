@@ -19,6 +19,7 @@ import (
 	"gridveil/mesh/member"
 	"gridveil/node/alarm"
 	"gridveil/node/clock"
+	"gridveil/node/keys"
 	"gridveil/node/model"
 	"gridveil/node/role"
 )
@@ -26,6 +27,7 @@ import (
 const (
 	orderPeriod = time.Minute // until the head-end has every contract
 	callTimeout = 10 * time.Second
+	sheetPeriod = 6 * time.Hour
 )
 
 // Utility is the utility role. Metering stands in contracts.go, billing.go and
@@ -59,8 +61,29 @@ func New(env *role.Env) (*Utility, error) {
 // Serve works until ctx ends.
 func (u *Utility) Serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return u.publish(ctx) })
 	g.Go(func() error { return u.placeContracts(ctx) })
 	return g.Wait()
+}
+
+// uses are the service keys that a utility publishes.
+var uses = []keys.Use{keys.Issuer, keys.Issue, keys.Bill, keys.Escrow, keys.Entry, keys.Cosign, keys.Direct}
+
+// publish keeps the utility's key sheet known.
+func (u *Utility) publish(ctx context.Context) error {
+	for {
+		now := u.env.Clock.Now()
+		sheet, err := u.env.Keys.Sheet(now, 1, uses...)
+		if err != nil {
+			return fmt.Errorf("service keys: %w", err)
+		}
+		if err := u.env.Dir.Publish(sheet, now); err != nil {
+			u.env.Log.Warn("key sheet not published; tried again", "err", err)
+		}
+		if !clock.Sleep(ctx, u.env.Clock, sheetPeriod) {
+			return nil
+		}
+	}
 }
 
 // placeContracts tells the operator's head-ends about contracts until they have
