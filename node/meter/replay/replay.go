@@ -197,16 +197,13 @@ func instants(wall time.Time, zone *time.Location) (out []int64) {
 	return out
 }
 
-// milliwatts reads decimal watts with up to three decimals exactly; further
-// digits are refused only if not zero.
+// milliwatts reads decimal watts; digits finer than 1 mW, which no meter
+// resolves, are cut.
 func milliwatts(text string) (int64, bool) {
 	digits, negative := strings.CutPrefix(text, "-")
 	whole, frac, _ := strings.Cut(digits, ".")
 	if whole == "" || len(whole) > 9 || len(frac) > 9 || strings.Trim(whole+frac, "0123456789") != "" {
 		return 0, false
-	}
-	if len(frac) > 3 && strings.Trim(frac[3:], "0") != "" {
-		frac = frac[:3] // finer than 1 mW is below any meter's resolution
 	}
 	n := int64(0)
 	for _, c := range whole + (frac + "000")[:3] {
