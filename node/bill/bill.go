@@ -72,8 +72,7 @@ type Contract struct {
 	UsagePoint model.UsagePoint
 	State      model.ReadingState
 	Calendar   *tariff.Calendar
-	Currency   uint16 // ISO 4217 number
-	From, To   int64  // billing period, UTC ms, half-open, on slot boundaries
+	From, To   int64 // billing period, UTC ms, half-open, on slot boundaries
 	Starts     []Start
 	// Flat are the rates of slots without conforming time (model.StatusClockUnset),
 	// micro/kWh; nil bills them by the calendar.
@@ -104,7 +103,7 @@ type Ends struct {
 // means the customer gets money.
 type Bill struct {
 	UsagePoint model.UsagePoint
-	Currency   uint16
+	Currency   uint16 // ISO 4217 number, the calendar's
 	From, To   int64
 	Ends       []Ends
 	Lines      []Line
@@ -118,13 +117,14 @@ type Bill struct {
 // revision; the highest revision of each (channel, day) counts. Blocks of other
 // usage points are refused.
 func Compute(c Contract, blocks []model.IntervalBlock) (Bill, error) {
-	b := Bill{UsagePoint: c.UsagePoint, Currency: c.Currency, From: c.From, To: c.To}
+	b := Bill{UsagePoint: c.UsagePoint, From: c.From, To: c.To}
 	if c.State == model.ReadDisabled {
 		return b, ErrDisabled
 	}
 	if c.Calendar == nil || c.From >= c.To || c.From < 0 || c.State > model.ReadDisabled {
 		return b, fmt.Errorf("%w: calendar or period", ErrContract)
 	}
+	b.Currency = c.Calendar.Currency()
 	lines := map[lineKey]int64{}
 	for _, ch := range []model.Channel{model.ImportTotal, model.ExportTotal} {
 		if !c.State.Allows(ch) {
