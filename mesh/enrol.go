@@ -192,12 +192,14 @@ func FromLink(l member.Link) (Invitation, error) {
 
 // Enrol joins a network with a one-time code, before the node has a certificate. installed is the bundle on disk,
 // nil when the invitation pins one. It dials the seed, proves the code, and checks the answer. If the
-// answer is lost, call it again with the same key within a day: the seed repeats it. Errors: ErrOffline, ErrBusy,
+// answer is lost, call it again with the same key within a day: the seed repeats it. now is the time of the call; the
+// answer's certificate is checked against it plus the wall time that passed. Errors: ErrOffline, ErrBusy,
 // ErrUnacked, or member.ErrCode with the reason and the next step.
 func Enrol(ctx context.Context, inv Invitation, key crypto.PrivKey, installed *member.Bundle, now time.Time) (Enrolment, error) {
 	if installed == nil && inv.Pin == nil {
 		return Enrolment{}, fmt.Errorf("enrol: %w: a typed code needs an installed network.toml", member.ErrCode)
 	}
+	began := time.Now()
 	raw, err := key.Raw()
 	if err != nil {
 		return Enrolment{}, fmt.Errorf("enrol: host key: %w", err)
@@ -217,7 +219,7 @@ func Enrol(ctx context.Context, inv Invitation, key crypto.PrivKey, installed *m
 	if answer.Refusal == member.RefusedBusy {
 		return Enrolment{}, fmt.Errorf("enrol: %w", &BusyError{After: time.Minute})
 	}
-	b, m, err := answer.Accept(member.Key(ed25519.PrivateKey(raw).Public().(ed25519.PublicKey)), inv.Pin, now)
+	b, m, err := answer.Accept(member.Key(ed25519.PrivateKey(raw).Public().(ed25519.PublicKey)), inv.Pin, now.Add(time.Since(began)))
 	if err != nil {
 		return Enrolment{}, fmt.Errorf("enrol: %w", err)
 	}

@@ -312,7 +312,7 @@ func TestAStrangerJoinsWithACode(t *testing.T) {
 func invitePin(inv mesh.Invitation) mesh.Invitation { inv.Pin = &[32]byte{1}; return inv }
 
 func TestAHundredPledgesAtOnceAllJoin(t *testing.T) {
-	n, d := withDesk(t, meshtest.Options{SSNs: 1})
+	n, d := withDesk(t, meshtest.Options{SSNs: 1, Speed: 1})
 	var wg sync.WaitGroup
 	for range 100 {
 		inv, key := invite(t, n, d, member.RoleGateway, "z1"), newKey(t)

@@ -38,9 +38,13 @@ const (
 // stranger learns neither protocols nor addresses; what peers may know of each other travels in hello and registers.
 type wire struct {
 	*blankhost.BlankHost
-	swarm   *swarm.Swarm
-	blocked *blockCounter
+	swarm     *swarm.Swarm
+	resources network.ResourceManager
+	blocked   *blockCounter
 }
+
+// Close ends all connections and frees the limits' bookkeeping, which the swarm does not own.
+func (w *wire) Close() error { return errors.Join(w.swarm.Close(), w.resources.Close()) }
 
 // muteLibrary silences go-libp2p's own loggers, which print peer ids and addresses of homes. It must run before their
 // first line.
@@ -69,12 +73,12 @@ func newWire(key crypto.PrivKey, lim Limits, gate *gater) (*wire, error) {
 	sw, err := swarm.NewSwarm(id, store, bus, swarm.WithConnectionGater(gate), swarm.WithResourceManager(resources),
 		swarm.WithDialTimeout(dialTimeout), swarm.WithDialTimeoutLocal(dialTimeout))
 	if err != nil {
-		return nil, fmt.Errorf("swarm: %w", err)
+		return nil, errors.Join(fmt.Errorf("swarm: %w", err), resources.Close())
 	}
 	if err := addTCP(sw, key, resources, gate); err != nil {
-		return nil, errors.Join(err, sw.Close())
+		return nil, errors.Join(err, sw.Close(), resources.Close())
 	}
-	w := &wire{BlankHost: blankhost.NewBlankHost(sw, blankhost.WithEventBus(bus)), swarm: sw, blocked: blocked}
+	w := &wire{BlankHost: blankhost.NewBlankHost(sw, blankhost.WithEventBus(bus)), swarm: sw, resources: resources, blocked: blocked}
 	sw.SetStreamHandler(w.negotiate)
 	return w, nil
 }
