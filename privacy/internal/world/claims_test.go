@@ -302,7 +302,8 @@ func contains(set []string, s string) bool {
 // TestLinkage plays each game: the upper 95 % bound of |p - 1/2| must stay
 // below 0.02 where the design says blind, and p - 1/2 above 0.25 where it says
 // links. Without -long it plays 80 trials, which can only show gross leaks:
-// the bound then allows four standard deviations.
+// the bound then allows four standard deviations. With -long it needs about ten
+// minutes of one core: give -timeout 60m.
 func TestLinkage(t *testing.T) {
 	trials := 80
 	if *long {
