@@ -77,13 +77,12 @@ type Keep byte
 
 // The retention classes.
 const (
-	KeepLive       Keep = 'L' // not stored
-	KeepQuality    Keep = 'Q' // 13 months
-	KeepContract   Keep = 'C' // contract + 3 years
-	KeepBilling    Keep = 'B' // as billing law says
-	KeepEvents     Keep = 'E' // 3 years
-	KeepReplaced   Keep = 'K' // until replaced
-	keepUnassigned Keep = 0
+	KeepLive     Keep = 'L' // not stored
+	KeepQuality  Keep = 'Q' // 13 months
+	KeepContract Keep = 'C' // contract + 3 years
+	KeepBilling  Keep = 'B' // as billing law says
+	KeepEvents   Keep = 'E' // 3 years
+	KeepReplaced Keep = 'K' // until replaced
 )
 
 // Scope narrows a permitted verb.
