@@ -329,6 +329,59 @@ func (h *Host) Call(ctx context.Context, to peer.ID, s Service, req []byte) ([]b
 	}
 }
 
+// nextParent is how long CallParents waits for one parent before it asks the next one too.
+const nextParent = time.Second
+
+// CallParents sends one request to this node's parents in order of preference until one answers: after each second of
+// protocol time without an answer, or at once after an error, the next one is asked too. Receivers see the request more than
+// once and deduplicate by the id in it. Alarms go this way. The error is the last parent's.
+func (h *Host) CallParents(ctx context.Context, s Service, req []byte) ([]byte, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		body []byte
+		err  error
+	}
+	results := make(chan result, len(h.c.Parents))
+	err := fmt.Errorf("call %v: %w: no parent is configured", s, ErrOffline)
+	asked, open := 0, 0
+	for {
+		var next <-chan time.Time
+		if asked < len(h.c.Parents) {
+			to := h.c.Parents[asked].ID
+			asked, open = asked+1, open+1
+			if !h.Go(func(context.Context) {
+				body, err := h.Call(ctx, to, s, req)
+				results <- result{body, err}
+			}) {
+				return nil, fmt.Errorf("call %v: %w: this node is not connected", s, ErrOffline)
+			}
+			next = h.clock.After(nextParent)
+		}
+	wait:
+		for open > 0 {
+			select {
+			case r := <-results:
+				open--
+				if r.err == nil {
+					return r.body, nil
+				}
+				if err = r.err; asked < len(h.c.Parents) {
+					break wait
+				}
+			case <-next:
+				if asked < len(h.c.Parents) {
+					break wait
+				}
+				next = nil
+			}
+		}
+		if open == 0 && asked == len(h.c.Parents) {
+			return nil, err
+		}
+	}
+}
+
 // answer is the lane handler of one link: it decides whether the peer may ask, and runs the service.
 func (h *Host) answer(l *link) func(context.Context, lane.Lane, uint8, []byte) ([]byte, error) {
 	return func(ctx context.Context, on lane.Lane, service uint8, req []byte) ([]byte, error) {

@@ -167,7 +167,39 @@ func TestAParentThatRestartsIsFoundAgainAndAnotherServesMeanwhile(t *testing.T) 
 	}
 }
 
+func TestAnAlarmIsReroutedWhenItsParentSaysNothing(t *testing.T) {
+	hold := make(chan struct{})
+	n := meshtest.Start(t, meshtest.Options{SSNs: 3, Homes: 1, Speed: 5, Ready: func(d *meshtest.Node) error {
+		if d.Member.Role == member.RoleSSN {
+			d.Host.Handle(mesh.Alarm, func(ctx context.Context, from mesh.Member, _ []byte) ([]byte, error) {
+				if d.Member.Zone == from.Zone {
+					select {
+					case <-hold:
+					case <-ctx.Done():
+					}
+				}
+				return []byte(d.Member.Zone), nil
+			})
+		}
+		return nil
+	}})
+	defer close(hold)
+	began := n.Clock.Now()
+	got, err := n.Homes[0].Host.CallParents(t.Context(), mesh.Alarm, []byte("voltage lost"))
+	if took := n.Clock.Now().Sub(began); err != nil || string(got) != "z2" || took > 5*time.Second {
+		t.Errorf("got %q, %v after %v, want the second parent's answer within 5s", got, err, took)
+	}
+	for _, s := range n.SSNs {
+		s.Stop()
+	}
+	meshtest.Eventually(t, "with all parents down it is offline", func() bool {
+		_, err := n.Homes[0].Host.CallParents(t.Context(), mesh.Alarm, nil)
+		return errors.Is(err, mesh.ErrOffline)
+	})
+}
+
 func TestAnAlarmOvertakesReportsOnASlowUplink(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("five seconds of real time on a shaped link: left out with -short")
 	}

@@ -54,6 +54,7 @@ func TestACertificateForAnotherKeyDoesNotStart(t *testing.T) {
 }
 
 func TestARevokedMemberIsGoneWithinAMinuteOfItsList(t *testing.T) {
+	t.Parallel() // mostly waits
 	// Slow enough that gossipsub's heartbeats of one second, which form its mesh at the start, stay below the minute.
 	n := meshtest.Start(t, meshtest.Options{SSNs: 2, Homes: 3, Operators: 1, Others: []member.Role{member.RoleUtility}, Speed: 10})
 	victim, ca := n.Homes[1], n.CAs["dso1"]
@@ -157,6 +158,7 @@ func TestACertificateIsRenewedOnTheOpenConnection(t *testing.T) {
 }
 
 func TestALostCAIsReplacedByTheRootsAlone(t *testing.T) {
+	t.Parallel() // mostly waits
 	n := meshtest.Start(t, meshtest.Options{SSNs: 2, Operators: 2, Homes: 2})
 	fresh, err := member.NewCA("dso1", n.Clock.Now(), rand.Reader)
 	if err != nil {
@@ -206,6 +208,7 @@ func stranger(t *testing.T, to peer.AddrInfo) host.Host {
 }
 
 func TestAStrangerGetsOnlyHelloAndEnrol(t *testing.T) {
+	t.Parallel() // mostly waits
 	n, _ := withDesk(t, meshtest.Options{SSNs: 1})
 	seed := n.SSNs[0].Host.AddrInfo()
 	var wg sync.WaitGroup

@@ -23,7 +23,7 @@ type BookConfig struct {
 	Lock      sync.Locker // guards Registers and the certificates behind it; held only for moments
 	Now       func() time.Time
 	Save      func(Envelope) error // durable before anybody acts on the register
-	Accepted  func(Envelope)       // after Save and the followers: hands it on
+	Accepted  func(Envelope)       // after Save: hands it on; must not block
 	Count     func(Verdict)        // metrics; must not block
 }
 
@@ -34,20 +34,24 @@ type Book struct {
 
 	mu      sync.Mutex
 	follow  [len(rules)][]func(Envelope)
-	pending []entry
+	pending []entry    // to be saved
+	saved   []Envelope // to be told to followers
 	wake    chan struct{}
+	tell    chan struct{}
 }
 
 type entry struct {
-	e     Envelope
-	done  chan error // nil unless somebody waits for the save
-	again bool       // saved and handed on before
+	e    Envelope
+	done chan error // nil unless somebody waits for the save
 }
 
 // NewBook makes a Book; Serve must run for anything to be saved.
-func NewBook(c BookConfig) *Book { return &Book{c: c, wake: make(chan struct{}, 1)} }
+func NewBook(c BookConfig) *Book {
+	return &Book{c: c, wake: make(chan struct{}, 1), tell: make(chan struct{}, 1)}
+}
 
-// Follow calls accept for every register of kind k that is accepted from now on, in order, after it is durable.
+// Follow calls accept for every register of kind k that is accepted from now on, in order, after it is durable. accept
+// may publish, but what it waits for must not wait for other registers.
 func (b *Book) Follow(k Kind, accept func(Envelope)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -60,7 +64,7 @@ func (b *Book) Offer(raw []byte, from Source) Decision { return b.offer(raw, fro
 func (b *Book) offer(raw []byte, from Source, done chan error) Decision {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.pending) >= maxPending {
+	if len(b.pending)+len(b.saved) >= maxPending {
 		d := Decision{Verdict: Verdict{Ignore, ReasonFull}}
 		b.c.Count(d.Verdict)
 		return d
@@ -71,12 +75,17 @@ func (b *Book) offer(raw []byte, from Source, done chan error) Decision {
 	b.c.Count(d.Verdict)
 	if d.Action == Accept {
 		b.pending = append(b.pending, entry{e: d.Envelope, done: done})
-		select {
-		case b.wake <- struct{}{}:
-		default: // Serve has not yet seen the last one
-		}
+		poke(b.wake)
 	}
 	return d
+}
+
+// poke wakes a loop that has not yet seen the last poke.
+func poke(wake chan struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default:
+	}
 }
 
 // Draft is a register to publish. Version 0 takes the next free one.
@@ -119,25 +128,27 @@ func (b *Book) Publish(ctx context.Context, d Draft, key ed25519.PrivateKey, cer
 func (b *Book) Again(e Envelope) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.pending) >= maxPending {
+	if len(b.saved) >= maxPending {
 		return // followers have Book.All; this only spares them the wait for the next version
 	}
-	b.pending = append(b.pending, entry{e: e, again: true})
-	select {
-	case b.wake <- struct{}{}:
-	default: // Serve has not yet seen the last one
-	}
+	b.saved = append(b.saved, e)
+	poke(b.tell)
 }
 
-// Serve saves and hands on what was accepted, until ctx ends or saving fails.
+// Serve saves what was accepted and tells the followers, until ctx ends or saving fails.
 func (b *Book) Serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { b.tellAll(ctx) })
 	for {
 		b.mu.Lock()
 		batch := b.pending
 		b.pending = nil
 		b.mu.Unlock()
 		for _, n := range batch {
-			if err := b.settle(n); err != nil {
+			if err := b.save(n); err != nil {
 				return err
 			}
 		}
@@ -152,27 +163,46 @@ func (b *Book) Serve(ctx context.Context) error {
 	}
 }
 
-func (b *Book) settle(n entry) error {
-	var err error
-	if !n.again {
-		err = b.c.Save(n.e)
-	}
+// save makes one register durable, hands it on and queues it for the followers.
+func (b *Book) save(n entry) error {
+	err := b.c.Save(n.e)
 	if n.done != nil {
 		n.done <- err
 	}
 	if err != nil {
 		return fmt.Errorf("save %s register: %w", n.e.Kind, err)
 	}
+	b.c.Accepted(n.e)
 	b.mu.Lock()
-	followers := b.follow[n.e.Kind]
-	b.mu.Unlock()
-	for _, accept := range followers {
-		accept(n.e)
-	}
-	if !n.again {
-		b.c.Accepted(n.e)
-	}
+	defer b.mu.Unlock()
+	b.saved = append(b.saved, n.e)
+	poke(b.tell)
 	return nil
+}
+
+// tellAll runs the followers, on a goroutine of its own so that they may publish.
+func (b *Book) tellAll(ctx context.Context) {
+	for ctx.Err() == nil {
+		b.mu.Lock()
+		batch := b.saved
+		b.saved = nil
+		b.mu.Unlock()
+		for _, e := range batch {
+			b.mu.Lock()
+			followers := b.follow[e.Kind]
+			b.mu.Unlock()
+			for _, accept := range followers {
+				accept(e)
+			}
+		}
+		if len(batch) > 0 {
+			continue
+		}
+		select {
+		case <-b.tell:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // Get gives the newest envelope of a register that has not expired.

@@ -85,6 +85,24 @@ func TestARegisterIsDurableBeforeItsFollowersHearOfIt(t *testing.T) {
 	}
 }
 
+func TestAFollowerMayPublish(t *testing.T) {
+	b, key := bookOf(t, func(Envelope) error { return nil })
+	answered := make(chan error, 1)
+	b.Follow(KindControl, func(e Envelope) {
+		if e.Key == 1 {
+			_, err := b.Publish(t.Context(), draftOf(2, "answer"), key, villageCert)
+			answered <- err
+		}
+	})
+	serveBook(t, b)
+	if _, err := b.Publish(t.Context(), draftOf(1, "question"), key, villageCert); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-answered; err != nil {
+		t.Errorf("publish from a follower: %v", err)
+	}
+}
+
 func TestAFailedSaveStopsTheBookAndTellsThePublisher(t *testing.T) {
 	full := errors.New("disk full")
 	b, key := bookOf(t, func(Envelope) error { return full })

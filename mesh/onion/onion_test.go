@@ -302,6 +302,7 @@ func TestAFloodingNeighbourCostsTheOthersLessThanOnePercent(t *testing.T) {
 }
 
 func TestEveryCallIsAcknowledgedOrEndsInAnErrorAndNothingIsDoneTwice(t *testing.T) {
+	t.Parallel() // mostly waits
 	const seed = 4711
 	rnd := mathrand.New(mathrand.NewPCG(seed, seed))
 	var rmu, dmu sync.Mutex
