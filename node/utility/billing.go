@@ -80,7 +80,7 @@ func (u *Utility) Bill(up model.UsagePoint, from, to time.Time) (bill.Bill, erro
 	if err != nil {
 		return bill.Bill{}, fmt.Errorf("readings: %w", err)
 	}
-	return bill.Compute(bill.Contract{UsagePoint: up, State: c.State, Calendar: cal, Currency: currencyEUR, From: from.UnixMilli(), To: to.UnixMilli()}, blocks)
+	return bill.Compute(bill.Contract{UsagePoint: up, State: c.State, Calendar: cal, From: from.UnixMilli(), To: to.UnixMilli()}, blocks)
 }
 
 // Covered is the longest stretch, from the first reading on, that a bill can be

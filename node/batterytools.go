@@ -1,0 +1,85 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"gridveil/battery"
+	"gridveil/battery/kernel"
+	"gridveil/battery/score"
+	"gridveil/battery/sim"
+)
+
+// BatterySim masks a recorded household and writes what its meter would show.
+type BatterySim struct {
+	In, Out  string // CSV files
+	Policy   string
+	Capacity float64 // Wh
+	Power    float64 // W
+	Learn    int     // days that are only learned from
+	Seed     uint64
+}
+
+// Run simulates and gives the figures of the scored days.
+func (b BatterySim) Run(ctx context.Context) (score.Result, battery.Report, error) {
+	tr, err := readTrace(b.In)
+	if err != nil {
+		return score.Result{}, battery.Report{}, err
+	}
+	run, err := sim.Simulate(ctx, tr, sim.Options{Policy: b.Policy, Capacity: battery.WattHours(b.Capacity), Power: battery.Watts(b.Power), Learn: b.Learn, Seed: b.Seed})
+	if err != nil {
+		return score.Result{}, battery.Report{}, fmt.Errorf("%s: %w", b.In, err)
+	}
+	if b.Out != "" {
+		f, err := os.Create(b.Out)
+		if err != nil {
+			return score.Result{}, battery.Report{}, fmt.Errorf("write the masked trace: %w", err)
+		}
+		if err := writeAndClose(run, f); err != nil {
+			return score.Result{}, battery.Report{}, fmt.Errorf("write the masked trace: %w", err)
+		}
+	}
+	r, err := sim.Score(run.Trace, run.Meter, run.SoC, battery.WattHours(b.Capacity))
+	return r, run.Report, err
+}
+
+func writeAndClose(run *sim.Run, f io.WriteCloser) error {
+	err := run.Write(f)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+func readTrace(path string) (sim.Trace, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return sim.Trace{}, err
+	}
+	defer f.Close()
+	tr, err := sim.Read(f)
+	if err != nil {
+		return tr, fmt.Errorf("%s: %w", path, err)
+	}
+	return tr, nil
+}
+
+// BatteryScore scores a file that BatterySim wrote.
+func BatteryScore(path string, capacity float64) (score.Result, error) {
+	tr, err := readTrace(path)
+	if err != nil {
+		return score.Result{}, err
+	}
+	if tr.Meter == nil {
+		return score.Result{}, fmt.Errorf("%s has no column meter_w: write it with `gridveil battery sim`", path)
+	}
+	return sim.Score(tr, tr.Meter, tr.SoC, battery.WattHours(capacity))
+}
+
+// BatteryLimit is the least leakage of independent demand, bits per sample.
+func BatteryLimit(p []float64, quanta int) (bits, certified float64, err error) {
+	bits, certified, _, err = kernel.Limit(p, quanta, 1e-6)
+	return bits, certified, err
+}
