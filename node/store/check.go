@@ -60,7 +60,7 @@ func (s *Store) createHead() error {
 			return fmt.Errorf("write head slot: %w", err)
 		}
 	}
-	return errors.Join(s.slots.write(head{}), syncDir(s.dir))
+	return errors.Join(s.slots.f.Sync(), syncDir(s.dir))
 }
 
 // walkChain reads every kept link in order and checks that each names the one

@@ -152,6 +152,9 @@ func (s *Store) commitNext(own *group) {
 	}
 	own.err = s.stopped
 	s.pending = s.pending[1:]
+	if err == nil {
+		s.mergeWhenDue(own.bytes)
+	}
 	close(own.done)
 	if len(s.pending) == 0 {
 		s.leading = false

@@ -27,6 +27,10 @@ type Options struct {
 	Free func(dir string) (int64, error)
 	// Keep is how many commits the chain remembers; zero means 4096.
 	Keep int
+	// Large is for a head-end with more than some 100 MiB: Badger then compacts all
+	// the time, which costs 40 wake-ups a second. Otherwise the store merges its
+	// few tables when enough was written and sleeps in between.
+	Large bool
 	// Log receives Badger's warnings; nil discards them.
 	Log *slog.Logger
 }
@@ -40,6 +44,7 @@ const (
 	maxGroupWrites  = 1024    // Badger allows memtable x 15 % / 96 B = 3,276 at the default size
 	defaultMinFree  = 64 << 20
 	defaultKeep     = 4096
+	mergeTables     = 3  // level 0 tables before a merge
 	recheck         = 64 // newest commits whose values are re-hashed at start
 )
 
@@ -57,6 +62,9 @@ type Store struct {
 	mu      sync.Mutex // guards everything below
 	pending []*group   // oldest first; [0] is being committed while leading
 	leading bool
+	written int  // bytes since the last look at the tables
+	merging bool // a merge runs
+	merge   sync.WaitGroup
 	stopped error        // why no commit may follow
 	damage  *DamageError // set while DEGRADED
 	closed  bool
@@ -141,6 +149,10 @@ func openBadger(o badger.Options) (db *badger.DB, err error) {
 
 func (s *Store) badgerOptions(key MasterKey) badger.Options {
 	mem := int64(memTableFactor * s.opt.MaxValue)
+	compactors, stall := 0, 1000 // never wait for a merge that only the next commits would start
+	if s.opt.Large {
+		compactors, stall = 2, 8
+	}
 	o := badger.DefaultOptions(filepath.Join(s.dir, "badger")).
 		WithSyncWrites(true).
 		WithDetectConflicts(false). // one writer
@@ -155,9 +167,9 @@ func (s *Store) badgerOptions(key MasterKey) badger.Options {
 		WithBaseTableSize(max(mem, 1<<20)).
 		WithBaseLevelSize(4 * mem).
 		WithNumMemtables(2).
-		WithNumLevelZeroTables(3).
-		WithNumLevelZeroTablesStall(8).
-		WithNumCompactors(2).
+		WithNumLevelZeroTables(mergeTables).
+		WithNumLevelZeroTablesStall(stall).
+		WithNumCompactors(compactors).
 		WithBlockCacheSize(max(mem/8, 256<<10)).
 		WithIndexCacheSize(max(mem/4, 512<<10)). // 0 panics together with encryption
 		WithMetricsEnabled(false).
@@ -217,6 +229,29 @@ func (s *Store) AcceptDamage() error {
 	return nil
 }
 
+// mergeWhenDue merges the tables when enough was written since the last time.
+// Caller holds mu.
+func (s *Store) mergeWhenDue(bytes int) {
+	s.written += bytes
+	if s.opt.Large || s.merging || s.closed || s.written < memTableFactor*s.opt.MaxValue {
+		return
+	}
+	s.written = 0
+	if s.db.Levels()[0].NumTables < mergeTables {
+		return
+	}
+	s.merging = true
+	s.merge.Go(func() { // Close waits for it
+		err := s.db.Flatten(1)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.merging = false
+		if err != nil && s.opt.Log != nil {
+			s.opt.Log.Warn("database merge ended early", "error", err)
+		}
+	})
+}
+
 // Maintain returns freed space to the disk. Call it about once an hour from a
 // goroutine of the node; it may take seconds.
 func (s *Store) Maintain() error {
@@ -240,6 +275,7 @@ func (s *Store) Close() error {
 	for _, g := range waiting {
 		<-g.done
 	}
+	s.merge.Wait()
 	return errors.Join(s.db.Close(), s.slots.close())
 }
 

@@ -139,19 +139,19 @@ type Outcome struct {
 
 // Check applies rules 0..5 and 7..14 to the next reading of a register, and
 // moves the state on. Rule 6 needs several registers: see CheckSum.
-func (p Params) Check(s *State, m Meter, r model.Reading) Outcome {
-	out := Outcome{Flags: p.frame(m, r)}
+func (p *Params) Check(s *State, m Meter, r model.Reading) Outcome {
+	out := Outcome{Flags: p.frame(&m, &r)}
 	if out.Flags&(Future|Unknown) != 0 {
 		return out // says nothing about the meter's own course
 	}
-	out.Flags |= meterState(r)
+	out.Flags |= meterState(&r)
 	slot := uint32(r.Slot / 1000)
 	if s.mark&markStarted == 0 {
 		*s = State{last: r.Register, slot: slot, epoch: r.Epoch, mark: markStarted}
 		return out
 	}
 	if slot <= s.slot {
-		return p.repeated(s, r, slot, out)
+		return p.repeated(s, &r, slot, out)
 	}
 	steps := int64(slot-s.slot) * 1000 / m.Period
 	if steps > 1 {
@@ -159,7 +159,7 @@ func (p Params) Check(s *State, m Meter, r model.Reading) Outcome {
 	}
 	span := steps + int64(s.behind) // slots since the last accepted reading
 	s.slot = slot
-	energy, flags := p.course(s, m, r, span, steps)
+	energy, flags := p.course(s, &m, &r, span, steps)
 	out.Flags |= flags
 	if flags&(Decrease|OverLimit) != 0 {
 		s.suspect, s.behind = r.Register, saturate16(span)
@@ -167,14 +167,14 @@ func (p Params) Check(s *State, m Meter, r model.Reading) Outcome {
 		return out
 	}
 	out.Energy = energy
-	out.Flags |= p.habits(s, m, r, energy, steps)
+	out.Flags |= p.habits(s, &m, &r, energy, steps)
 	s.last, s.epoch, s.behind = r.Register, r.Epoch, 0
 	s.mark &^= markSuspect
 	return out
 }
 
 // frame is rules 0 and 1: they look at the reading alone.
-func (p Params) frame(m Meter, r model.Reading) (f Flags) {
+func (p *Params) frame(m *Meter, r *model.Reading) (f Flags) {
 	if r.Slot < 0 || r.Slot%m.Period != 0 || r.Slot+m.Period > m.Now+int64(r.Unc)+p.FutureSlackMS {
 		f |= Future
 	}
@@ -185,7 +185,7 @@ func (p Params) frame(m Meter, r model.Reading) (f Flags) {
 }
 
 // meterState is rule 14.
-func meterState(r model.Reading) Flags {
+func meterState(r *model.Reading) Flags {
 	if r.Status&(model.StatusTestMode|model.StatusMeterClock|model.StatusPowerFail) != 0 {
 		return MeterState
 	}
@@ -193,7 +193,7 @@ func meterState(r model.Reading) Flags {
 }
 
 // repeated is rule 3: a slot that was seen already.
-func (p Params) repeated(s *State, r model.Reading, slot uint32, out Outcome) Outcome {
+func (p *Params) repeated(s *State, r *model.Reading, slot uint32, out Outcome) Outcome {
 	if slot == s.slot && (r.Register == s.last && s.behind == 0 || s.mark&markSuspect != 0 && r.Register == s.suspect) {
 		out.Drop = true
 		return out
@@ -204,7 +204,7 @@ func (p Params) repeated(s *State, r model.Reading, slot uint32, out Outcome) Ou
 
 // course is rules 4, 5 and 7: where the register went. A reading that fits the
 // last rejected one confirms a new level.
-func (p Params) course(s *State, m Meter, r model.Reading, span, steps int64) (energy int64, f Flags) {
+func (p *Params) course(s *State, m *Meter, r *model.Reading, span, steps int64) (energy int64, f Flags) {
 	if r.Epoch != s.epoch {
 		s.run = 0
 		return 0, 0 // another meter or a reset: nothing to compare with
@@ -219,7 +219,7 @@ func (p Params) course(s *State, m Meter, r model.Reading, span, steps int64) (e
 	return energy, f
 }
 
-func (p Params) step(from, to int64, m Meter, slots int64) (energy int64, f Flags) {
+func (p *Params) step(from, to int64, m *Meter, slots int64) (energy int64, f Flags) {
 	energy = to - from
 	if energy < 0 {
 		if from*10 <= p.WidthMWh*9 || to*10 >= p.WidthMWh {
@@ -244,7 +244,7 @@ func (p Params) step(from, to int64, m Meter, slots int64) (energy int64, f Flag
 }
 
 // habits is rules 8 to 13, and learns from the accepted reading.
-func (p Params) habits(s *State, m Meter, r model.Reading, energy, steps int64) (f Flags) {
+func (p *Params) habits(s *State, m *Meter, r *model.Reading, energy, steps int64) (f Flags) {
 	each := energy / max(steps, 1)
 	if !m.Masked && int64(s.seen)*4 >= p.SpikeAfter && each > p.SpikeFactor*int64(s.ewma)+p.SpikeMWh*m.Period/900_000 {
 		f |= Spike
@@ -272,7 +272,7 @@ func (p Params) habits(s *State, m Meter, r model.Reading, energy, steps int64) 
 }
 
 // runs is rules 10 and 11.
-func (p Params) runs(s *State, m Meter, each, steps int64) (f Flags) {
+func (p *Params) runs(s *State, m *Meter, each, steps int64) (f Flags) {
 	d := saturate32(each)
 	if d == s.delta && steps == 1 {
 		s.run = saturate16(int64(s.run) + 1)
@@ -291,28 +291,34 @@ func (p Params) runs(s *State, m Meter, each, steps int64) (f Flags) {
 
 // days is rule 9: when a local day ends, its energy is compared with the mean
 // of its weekday. The flag stands at the first reading of the next day.
-func (p Params) days(s *State, m Meter, r model.Reading, energy int64) (f Flags) {
-	zone := m.Zone
-	if zone == nil {
-		zone = time.UTC
-	}
-	now, end := time.UnixMilli(r.Slot).In(zone), time.UnixMilli(r.Slot-m.Period).In(zone)
-	if now.YearDay() != end.YearDay() {
-		if int64(s.weeks) >= 7*p.DayWeeks && !m.Masked && p.oddDay(int64(s.day), fromLog(s.week[end.Weekday()])) {
+func (p *Params) days(s *State, m *Meter, r *model.Reading, energy int64) (f Flags) {
+	today, ended := localDay(r.Slot, m.Zone), localDay(r.Slot-m.Period, m.Zone)
+	if today != ended {
+		w := (ended + 4) % 7 // 1970-01-01 was a Thursday
+		if int64(s.weeks) >= 7*p.DayWeeks && !m.Masked && p.oddDay(int64(s.day), fromLog(s.week[w])) {
 			f |= OddDay
 		}
-		s.learnDay(end.Weekday(), int64(s.day))
+		s.learnDay(w, int64(s.day))
 		s.day = 0
 	}
 	s.day = saturate32(int64(s.day) + energy/1000)
 	return f
 }
 
-func (p Params) oddDay(day, mean int64) bool {
+// localDay counts the days since 1970-01-01 of the zone's calendar.
+func localDay(ms int64, zone *time.Location) int64 {
+	if zone != nil && zone != time.UTC {
+		_, offset := time.UnixMilli(ms).In(zone).Zone()
+		ms += int64(offset) * 1000
+	}
+	return ms / 86_400_000
+}
+
+func (p *Params) oddDay(day, mean int64) bool {
 	return day*p.DayFactor < mean || day > mean*p.DayFactor
 }
 
-func (s *State) learnDay(w time.Weekday, wh int64) {
+func (s *State) learnDay(w, wh int64) {
 	mean := fromLog(s.week[w])
 	if s.weeks < 7 {
 		mean = wh
@@ -348,7 +354,7 @@ func saturate32(v int64) uint32 { return uint32(min(max(v, 0), 1<<32-1)) }
 
 // CheckSum is rule 6: the energy of a total register against the sum of its
 // parts in the same slot (bands, or intervals of a load profile).
-func (p Params) CheckSum(total int64, parts []int64) Flags {
+func (p *Params) CheckSum(total int64, parts []int64) Flags {
 	sum := int64(0)
 	for _, v := range parts {
 		sum += v
@@ -372,7 +378,7 @@ var bands = map[model.Channel][]model.Channel{
 
 // CheckBands is rule 6 within one slot of one meter: where a total and at least
 // two of its band registers moved, they must agree.
-func (p Params) CheckBands(energy map[model.Channel]int64) (f Flags) {
+func (p *Params) CheckBands(energy map[model.Channel]int64) (f Flags) {
 	for total, parts := range bands {
 		whole, ok := energy[total]
 		if !ok {
