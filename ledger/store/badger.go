@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/binary"
@@ -61,7 +60,7 @@ func openBadger(dir string, o Options) (db *badger.DB, err error) {
 		return nil, err
 	}
 	mem := o.MemTableBytes
-	return badger.Open(badger.DefaultOptions(filepath.Join(dir, badgerDir)).
+	db, err = badger.Open(badger.DefaultOptions(filepath.Join(dir, badgerDir)).
 		WithSyncWrites(true).
 		WithDetectConflicts(false). // one writer
 		WithNumVersionsToKeep(1).
@@ -83,6 +82,10 @@ func openBadger(dir string, o Options) (db *badger.DB, err error) {
 		WithValueThreshold(min(o.batch(), 1<<20)).
 		WithValueLogFileSize(1 << 20).
 		WithLogger(badgerLog{o.Log}))
+	if err != nil {
+		return nil, err // with an error the database is half open
+	}
+	return db, nil
 }
 
 // badgerLog passes on what an operator should see and drops the rest.
@@ -234,7 +237,10 @@ func (s *Store) Entries(from, to uint64, f func(index uint64, raw []byte) error)
 		defer it.Close()
 		for it.Seek(chunkKey(from / tile.Width * tile.Width)); it.Valid() && next < to; it.Next() {
 			item := it.Item()
-			first := binary.BigEndian.Uint64(bytes.TrimPrefix(item.Key(), []byte{keyChunk}))
+			if len(item.Key()) != len(chunkKey(0)) {
+				return fmt.Errorf("a chunk has a key of %d bytes", len(item.Key()))
+			}
+			first := binary.BigEndian.Uint64(item.Key()[1:])
 			if first > next {
 				return nil
 			}

@@ -66,8 +66,9 @@ func parseSlot(b []byte) (v slot, ok bool) {
 // headFile holds two alternating slots beside Badger and the journal, because it
 // has to tell when they lost their tails.
 type headFile struct {
-	f    *os.File
-	last slot
+	f     *os.File
+	last  slot
+	alone bool // the other slot cannot be read: it may have been newer
 }
 
 // openHead opens the head file; fresh says that there is no log yet. It returns
@@ -82,17 +83,20 @@ func openHead(dir string) (h *headFile, fresh bool, err error) {
 		return nil, false, fmt.Errorf("open head file: %w", err)
 	}
 	h = &headFile{f: f}
-	found := false
+	readable := 0
 	for i := range 2 {
 		b := make([]byte, slotSize)
 		if _, err := f.ReadAt(b, int64(i)*slotStride); err != nil && !errors.Is(err, io.EOF) {
 			return nil, false, errors.Join(fmt.Errorf("read head file: %w", err), f.Close())
 		}
-		if v, ok := parseSlot(b); ok && v.no%2 == uint64(i) && (!found || v.no > h.last.no) {
-			h.last, found = v, true
+		if v, ok := parseSlot(b); ok && v.no%2 == uint64(i) {
+			if readable++; readable == 1 || v.no > h.last.no {
+				h.last = v
+			}
 		}
 	}
-	if !found {
+	h.alone = readable == 1 && h.last.no > 0
+	if readable == 0 {
 		return nil, false, errors.Join(fmt.Errorf("%w: neither head slot can be read", ledger.ErrDamaged), f.Close())
 	}
 	return h, false, nil

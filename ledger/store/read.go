@@ -21,6 +21,7 @@ func (s *Store) Tile(t tile.Tile) ([]byte, error) {
 	s.mu.RLock()
 	size := s.edge.Size()
 	partial := s.edge.Partial(t.L)
+	full := s.young[tile.Tile{L: t.L, N: t.N, W: tile.Width}]
 	s.mu.RUnlock()
 	if t.L < 0 || t.L > 7 || t.W < 1 || t.W > tile.Width || t.N > 1<<54 {
 		return nil, fmt.Errorf("%w: %s is not of this tree", ledger.ErrMalformed, t.Path())
@@ -31,6 +32,9 @@ func (s *Store) Tile(t tile.Tile) ([]byte, error) {
 	}
 	if t.N >= n/tile.Width {
 		return nil, fmt.Errorf("%w: %s is not of this tree", ledger.ErrMalformed, t.Path())
+	}
+	if full != nil {
+		return full[:t.W*tlog.HashSize], nil
 	}
 	b, err := s.get(tileKey(t))
 	if err != nil {

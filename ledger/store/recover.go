@@ -82,9 +82,10 @@ func (s *Store) openHead() error {
 // the files are set aside and written anew.
 func (r *recovery) openDB() (err error) {
 	if r.db, err = openBadger(r.dir, r.opt); err == nil {
-		return nil
+		return syncDir(r.dir) // the name of Badger's directory
 	}
-	if errors.Is(err, badger.ErrEncryptionKeyMismatch) {
+	if errors.Is(err, badger.ErrEncryptionKeyMismatch) && len(r.places) == 0 {
+		// With a journal that our key opens, it is Badger's registry that is wrong.
 		return fmt.Errorf("ledger store: the key does not open the database: %w", err)
 	}
 	if strings.Contains(err.Error(), "directory lock") {
@@ -98,8 +99,10 @@ func (r *recovery) openDB() (err error) {
 		return fmt.Errorf("set damaged database aside: %w", err)
 	}
 	r.note("database rewritten: %v", err)
-	r.db, err = openBadger(r.dir, r.opt)
-	return err
+	if r.db, err = openBadger(r.dir, r.opt); err != nil {
+		return fmt.Errorf("open a new database: %w", err)
+	}
+	return syncDir(r.dir)
 }
 
 func (r *recovery) note(format string, args ...any) {
@@ -533,6 +536,14 @@ func (r *recovery) finish() error {
 		return fmt.Errorf("%w: the log differs from what was signed at size %d", ledger.ErrDamaged, r.slot.signed.size)
 	}
 	v := r.slot
+	if r.head.file.alone {
+		// The lost slot may have allowed to sign any of what is here.
+		v.signed = signed{r.edge.Size(), r.edge.Root()}
+		if sealed, err = r.edgeOf(v.signed.size); err != nil {
+			return err
+		}
+		r.note("a head slot was lost")
+	}
 	v.head = head{r.edge.Size(), r.edge.Root(), r.group}
 	v.seg, v.end = r.journal.seg, r.journal.end
 	v.epoch++

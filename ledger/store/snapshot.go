@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	snapshotPart  = 32 << 10 // fits the smallest txn
-	keptSnapshots = 2        // the newest and one in case it cannot be read
+	maxPart       = 256 << 10
+	keptSnapshots = 2 // the newest and one in case it cannot be read
 )
 
 // snapshotMark says where the machine was last written down.
@@ -56,7 +56,7 @@ func (s *Store) writeSnapshot(size uint64) error {
 	s.mu.RLock()
 	state := s.machine.Snapshot()
 	s.mu.RUnlock()
-	parts := slices.Collect(slices.Chunk(state, snapshotPart))
+	parts := slices.Collect(slices.Chunk(state, min(maxPart, s.opt.groupBytes()*3/4)))
 	if len(parts) >= 1<<16 {
 		return fmt.Errorf("state of %d bytes is too large for a snapshot", len(state))
 	}

@@ -78,10 +78,11 @@ type Store struct {
 
 	shown sync.RWMutex // held for writing from Apply until the group is durable
 
-	mu      sync.RWMutex // short: guards the machine and edge against Apply
+	mu      sync.RWMutex // short: guards the machine, edge and young against Apply
 	machine ledger.Machine
 	blank   []byte // snapshot of the empty machine
 	edge    tile.Edge
+	young   map[tile.Tile][]byte // full tiles of a group that is not in Badger yet
 
 	head struct {
 		sync.Mutex // guards the file and what it says
@@ -96,6 +97,7 @@ type Store struct {
 	published published
 
 	repaired []string
+	closed   bool // under take
 }
 
 // signed is the newest state that was signed.
@@ -189,7 +191,8 @@ func (s *Store) Err() error {
 // store-repaired; empty if nothing.
 func (s *Store) Repaired() []string { return s.repaired }
 
-// Read calls f with the machine at a durable state; f must not keep it.
+// Read calls f with the machine at a durable state. f must not keep or change
+// it, nor call the store.
 func (s *Store) Read(f func(ledger.Machine)) {
 	s.shown.RLock()
 	defer s.shown.RUnlock()
@@ -228,16 +231,22 @@ func (s *Store) room() error {
 	return nil
 }
 
-// Close waits for the running group and closes the files. The caller has
-// stopped its goroutines.
+// Close waits for the running group and closes the files; later calls fail with
+// ErrHalted or ErrDamaged. The caller has stopped its goroutines.
 func (s *Store) Close() error {
 	s.take.Lock()
 	defer s.take.Unlock()
 	s.sealing.Lock()
 	defer s.sealing.Unlock()
-	if err := s.halt(errors.New("closed")); !errors.Is(err, ledger.ErrHalted) {
-		return err
+	if s.closed {
+		return nil
 	}
+	s.closed = true
+	s.head.Lock()
+	if s.head.fatal == nil {
+		s.head.fatal = fmt.Errorf("%w: the store is closed", ledger.ErrHalted)
+	}
+	s.head.Unlock()
 	return s.closeFiles()
 }
 
@@ -245,15 +254,12 @@ func (s *Store) closeFiles() error {
 	var errs []error
 	if s.db != nil {
 		errs = append(errs, s.db.Close())
-		s.db = nil
 	}
 	if s.journal != nil {
 		errs = append(errs, s.journal.close())
-		s.journal = nil
 	}
 	if s.head.file != nil {
 		errs = append(errs, s.head.file.close())
-		s.head.file = nil
 	}
 	return errors.Join(errs...)
 }

@@ -147,6 +147,9 @@ func (s *Store) commit(list []*Pending) error {
 		return s.halt(err)
 	}
 	s.prev = g.sum
+	s.mu.Lock()
+	s.young = nil // Badger has them
+	s.mu.Unlock()
 	if err := s.step("W4", func() error { return nil }); err != nil {
 		return s.halt(err)
 	}
@@ -177,11 +180,13 @@ func (s *Store) build(list []*Pending) group {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var g group
+	s.young = map[tile.Tile][]byte{}
 	g.rec.first = s.edge.Size()
 	for _, p := range list {
 		g.rec.entries = append(g.rec.entries, p.Item.Bytes())
 		s.edge.Append(p.Leaf, func(t tile.Tile, data []byte) {
 			g.writes = append(g.writes, badger.NewEntry(tileKey(t), data))
+			s.young[t] = data
 		})
 	}
 	g.rec.root = s.edge.Root()

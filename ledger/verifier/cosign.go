@@ -41,8 +41,7 @@ func (v *Verifier) AddCheckpoint(ctx context.Context, req *ledger.AddCheckpoint)
 	}
 	defer v.unlock()
 	if own, _ := v.store.Signed(); req.Old != own {
-		err := fmt.Errorf("%w: the newest cosigned size is %d", ledger.ErrSeqConflict, own)
-		return nil, &refusal{http.StatusConflict, own, err}
+		return nil, &refusal{http.StatusConflict, own, fmt.Errorf("the newest cosigned size is %d", own)}
 	}
 	if err := v.consistent(req, c); err != nil {
 		v.mark(err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"gridveil/ledger"
 	"gridveil/ledger/store"
@@ -22,15 +21,15 @@ import (
 // another peer. Entries that were accepted but reached no peer are lost.
 func Repair(ctx context.Context, cfg Config, peer string) error {
 	cfg.defaults()
-	signed, root, err := store.LastSigned(cfg.Dir)
-	if err != nil && !errors.Is(err, ledger.ErrDamaged) {
+	known, err := lastSigned(cfg)
+	if err != nil {
 		return err
 	}
 	fresh := cfg.Dir + ".repair"
 	if err := os.RemoveAll(fresh); err != nil { // of a repair that was interrupted
 		return fmt.Errorf("clear %s: %w", fresh, err)
 	}
-	if err := refill(ctx, cfg, fresh, peer, signed, root); err != nil {
+	if err := refill(ctx, cfg, fresh, peer, known); err != nil {
 		return err
 	}
 	aside := cfg.Dir + ".damaged-" + cfg.Clock.Now().UTC().Format("20060102T150405")
@@ -47,13 +46,43 @@ func Repair(ctx context.Context, cfg Config, peer string) error {
 	return nil
 }
 
+// floor is what a repaired log must hold: what this node may have signed.
+type floor struct {
+	signed uint64
+	root   ledger.Hash
+	lost   bool // the head file cannot be read
+}
+
+func lastSigned(cfg Config) (floor, error) {
+	size, root, err := store.LastSigned(cfg.Dir)
+	if errors.Is(err, ledger.ErrDamaged) {
+		return floor{lost: true}, nil
+	}
+	return floor{signed: size, root: root}, err
+}
+
+// admits checks the checkpoint that a peer serves. Without our own memory only
+// one with the quorum will do.
+func (k floor) admits(policy *ledger.Policy, msg []byte) (ledger.Checkpoint, error) {
+	c, cosigners, err := policy.Open(msg)
+	switch {
+	case err != nil:
+		return c, fmt.Errorf("checkpoint of the peer: %w", err)
+	case c.Size < k.signed:
+		return c, fmt.Errorf("%w: the peer has %d entries, we signed %d; ask another peer", ledger.ErrDamaged, c.Size, k.signed)
+	case k.lost && !policy.Final(cosigners):
+		return c, fmt.Errorf("%w: our head file is lost and the peer's checkpoint of size %d lacks the quorum; ask the log", ledger.ErrDamaged, c.Size)
+	}
+	return c, nil
+}
+
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
 }
 
 // refill replays the peer's log into dir.
-func refill(ctx context.Context, cfg Config, dir, peer string, signed uint64, root ledger.Hash) (err error) {
+func refill(ctx context.Context, cfg Config, dir, peer string, known floor) (err error) {
 	st, err := store.Open(dir, cfg.Machine, cfg.Store)
 	if err != nil {
 		return err
@@ -64,29 +93,24 @@ func refill(ctx context.Context, cfg Config, dir, peer string, signed uint64, ro
 	if err != nil {
 		return err
 	}
-	c, _, err := ledger.OpenCheckpoint(msg, cfg.Policy.Log)
+	c, err := known.admits(cfg.Policy, msg)
 	if err != nil {
-		return fmt.Errorf("checkpoint of the peer: %w", err)
+		return err
 	}
-	if c.Origin != cfg.Policy.Log.Name() || c.Size < signed {
-		return fmt.Errorf("%w: the peer has %d entries of %q, we signed %d; ask another peer", ledger.ErrDamaged, c.Size, c.Origin, signed)
-	}
-	started := time.Now()
 	if err := f.follow(ctx, c, msg); err != nil {
 		return fmt.Errorf("replay the peer's log: %w", err)
 	}
-	if signed > 0 {
-		got, err := st.RootAt(signed)
+	for _, want := range []ledger.Checkpoint{c, {Size: known.signed, Root: known.root}} {
+		got, err := st.RootAt(want.Size)
 		if err != nil {
 			return err
 		}
-		if got != root {
-			return fmt.Errorf("%w: the peer has another root at size %d, which we signed", ledger.ErrFork, signed)
+		if got != want.Root && (want.Size > 0 || !known.lost) {
+			return fmt.Errorf("%w: the peer has another root at size %d than was signed", ledger.ErrFork, want.Size)
 		}
 	}
 	if _, err := st.SealAt(c.Size); err != nil {
 		return err
 	}
-	cfg.Log.Info("log replayed from a peer", "size", c.Size, "elapsed", time.Since(started))
 	return st.Publish(c.Size, msg)
 }

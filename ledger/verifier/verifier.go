@@ -180,8 +180,8 @@ func (v *Verifier) pull(ctx context.Context) error {
 // Close closes the store. Serve and the handler must have returned.
 func (v *Verifier) Close() error { return v.store.Close() }
 
-// Read calls f with the machine after the newest stored entry; f must not keep
-// it nor change it.
+// Read calls f with the machine after the newest stored entry. f must not keep
+// or change it, nor call the verifier.
 func (v *Verifier) Read(f func(ledger.Machine)) { v.store.Read(f) }
 
 // Entry reads one stored entry.

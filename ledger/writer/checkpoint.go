@@ -91,46 +91,46 @@ func (w *Writer) sign(c ledger.Checkpoint) (*round, error) {
 	return &round{checkpoint: c, note: msg}, nil
 }
 
-// collect asks the witnesses that have not cosigned yet, and publishes the
-// checkpoint once it is final, and again with each further cosignature.
+// collect asks the witnesses that have not cosigned yet. It publishes the
+// checkpoint as soon as it is final, and once more if others cosigned shortly
+// after.
 func (w *Writer) collect(ctx context.Context, r *round) error {
 	if r.checkpoint.Size == 0 {
 		return nil
 	}
-	if w.cfg.Policy.Final(nil) && !r.final { // the log alone suffices
-		if err := w.publish(r); err != nil {
-			return err
-		}
+	if err := w.settle(r); err != nil {
+		return err
 	}
 	answers, stop := w.askAll(ctx, r)
 	defer stop()
+	published := len(r.cosigners)
 	var late <-chan time.Time
 	for {
+		if r.final && late == nil {
+			late = time.After(stragglers)
+		}
 		select {
-		case a, open := <-answers:
-			if !open {
-				return ctx.Err()
-			}
-			if a.err != nil {
-				if fatal := w.store.Err(); fatal != nil {
-					return fatal
+		case a, more := <-answers:
+			if more {
+				if err := w.count(r, a); err != nil {
+					return err
 				}
 				continue
 			}
-			if err := w.count(r, a); err != nil {
-				return err
-			}
-			if r.final && late == nil {
-				late = time.After(stragglers)
-			}
 		case <-late:
-			return nil
 		}
+		if r.final && len(r.cosigners) > published {
+			return w.publish(r)
+		}
+		return ctx.Err()
 	}
 }
 
 // count adds the cosignature of a witness.
 func (w *Writer) count(r *round, a answer) error {
+	if a.err != nil {
+		return w.store.Err() // the witness may have shown that this store is damaged
+	}
 	msg, err := ledger.MergeCosignatures(r.note, a.lines, w.cfg.Policy.Keys()...)
 	if err != nil {
 		w.note(a.witness, 0, err)
@@ -141,10 +141,21 @@ func (w *Writer) count(r *round, a answer) error {
 		return fmt.Errorf("own checkpoint of size %d: %w", r.checkpoint.Size, err)
 	}
 	r.note, r.cosigners = msg, cosigners
-	if !w.cfg.Policy.Final(cosigners) {
+	return w.settle(r)
+}
+
+// settle publishes the checkpoint if it has just become final.
+func (w *Writer) settle(r *round) error {
+	if r.final || !w.cfg.Policy.Final(r.cosigners) {
 		return nil
 	}
-	return w.publish(r)
+	if err := w.publish(r); err != nil {
+		return err
+	}
+	r.final = true
+	w.settled.fire()
+	w.cfg.Log.Debug("checkpoint final", "size", r.checkpoint.Size)
+	return nil
 }
 
 // publish makes a final checkpoint the one that is served (W8, W9).
@@ -153,13 +164,8 @@ func (w *Writer) publish(r *round) error {
 		return err
 	}
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.final = final{r.checkpoint, r.note, r.cosigners}
-	w.mu.Unlock()
-	if !r.final {
-		r.final = true
-		w.settled.fire()
-		w.cfg.Log.Debug("checkpoint final", "size", r.checkpoint.Size, "cosigners", len(r.cosigners))
-	}
 	return nil
 }
 

@@ -105,7 +105,7 @@ func Open(cfg Config) (*Writer, error) {
 	w.signer = ledger.LogSigner(w.origin, cfg.LogKey)
 	w.intake.init()
 	for _, x := range cfg.Policy.Witnesses {
-		w.witnesses = append(w.witnesses, &witness{Witness: x})
+		w.witnesses = append(w.witnesses, &witness{Witness: x, status: WitnessStatus{Name: x.Name}})
 	}
 	if err := w.loadFinal(); err != nil {
 		return nil, errors.Join(err, st.Close())
@@ -194,7 +194,7 @@ func (w *Writer) Close() error { return w.store.Close() }
 func (w *Writer) Origin() string { return w.origin }
 
 // Read calls f with the machine after the newest durable entry, which need not
-// be final; f must not keep it nor change it.
+// be final. f must not keep or change it, nor call the writer.
 func (w *Writer) Read(f func(ledger.Machine)) { w.store.Read(f) }
 
 // Size is the number of durable entries.
