@@ -65,6 +65,9 @@ var (
 	ErrRange = errors.New("reading is above the maximum")
 	// ErrSmallBatch: fewer good reports than the task demands: no result.
 	ErrSmallBatch = errors.New("batch is too small")
+	// ErrVerifyKey: the leader changed the interval's verify key. The helper stops
+	// here: the same reports prepared under two keys would tell the readings.
+	ErrVerifyKey = errors.New("verify key of the interval changed")
 	// ErrSplit: the servers do not see the same list of reports; run again.
 	ErrSplit = errors.New("servers see different lists of reports")
 	// ErrCommitment: a total does not open the commitments that homes signed.

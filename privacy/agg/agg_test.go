@@ -68,9 +68,9 @@ func newZone(t testing.TB, homes int) *zone {
 	if err := z.task.Verify(testNet, pub(dso)); err != nil {
 		t.Fatal(err)
 	}
-	z.leader = &Server{Net: testNet, Suite: privacy.SuiteX25519, Task: z.task, Key: leader, Issuers: z.issuers, Rand: z.rnd}
+	z.leader = &Server{Net: testNet, Suite: privacy.SuiteX25519, Task: z.task, Key: leader, Issuers: z.issuers}
 	hbox := must(privacy.NewBoxKey(z.rnd, privacy.SuiteX25519))(t)
-	z.helper = &Server{Net: testNet, Suite: privacy.SuiteX25519, Task: z.task, Key: helper, Issuers: z.issuers, Box: hbox, Rand: z.rnd}
+	z.helper = &Server{Net: testNet, Suite: privacy.SuiteX25519, Task: z.task, Key: helper, Issuers: z.issuers, Box: hbox}
 	z.home = Home{Net: testNet, Suite: privacy.SuiteX25519, HelperBox: hbox.Pub, Rand: z.rnd}
 	for i := range homes {
 		z.homes = append(z.homes, z.identity(byte(i), byte(i>>8)))
@@ -124,7 +124,7 @@ func (z *zone) collect(readings []uint64) (*Leader, *Helper) {
 	for i, x := range readings {
 		must(l.Add(z.report(i, x).Bytes()))(z.t)
 	}
-	return l, must(NewHelper(z.helper, z.interval, false))(z.t)
+	return l, must(NewHelper(z.helper, z.interval, Past{}))(z.t)
 }
 
 // finish runs both servers to a published result.
@@ -190,7 +190,7 @@ func TestSumExactAt30PctDropout(t *testing.T) {
 		want += x
 		must(l.Add(z.report(i, x).Bytes()))(t)
 	}
-	res, list, err := finish(l, must(NewHelper(z.helper, z.interval, false))(t))
+	res, list, err := finish(l, must(NewHelper(z.helper, z.interval, Past{}))(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +248,7 @@ func TestRogueAggregatorCaught(t *testing.T) {
 			}
 			must(l.Add(r.Bytes()))(t)
 		}
-		_, list, err := finish(l, must(NewHelper(z.helper, z.interval, false))(t))
+		_, list, err := finish(l, must(NewHelper(z.helper, z.interval, Past{}))(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -309,7 +309,7 @@ func TestRogueHomeLosesOnlyItself(t *testing.T) {
 		}
 		must(l.Add(r.Bytes()))(t)
 	}
-	res, list, err := finish(l, must(NewHelper(z.helper, z.interval, false))(t))
+	res, list, err := finish(l, must(NewHelper(z.helper, z.interval, Past{}))(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -347,6 +347,23 @@ func TestSecondHFIDRefused(t *testing.T) {
 		}
 		if _, err := l2.Combine(must(h.Prepare(must(l2.Start())(t)))(t)); !errors.Is(err, ErrSmallBatch) {
 			t.Errorf("Combine: got %v, want ErrSmallBatch", err)
+		}
+	})
+	t.Run("two verify keys for one interval, over a restart of the helper", func(t *testing.T) {
+		l, h := z.collect(xs)
+		start := must(l.Start())(t)
+		must(h.Prepare(start))(t)
+		h = must(NewHelper(z.helper, z.interval, h.Past()))(t)
+		other := append([]byte(nil), start...)
+		other[25] ^= 1 // first byte of the verify key
+		if _, err := h.Prepare(other); !errors.Is(err, ErrVerifyKey) {
+			t.Errorf("Prepare: got %v, want ErrVerifyKey", err)
+		}
+		if _, err := h.Prepare(start); err != nil {
+			t.Errorf("Prepare with the key of before: %v", err)
+		}
+		if again := must(must(NewLeader(z.leader, z.interval))(t).verifyKey())(t); string(again[:]) != string(start[25:57]) {
+			t.Error("a restarted leader takes another key")
 		}
 	})
 	t.Run("the escrow gives no second batch", func(t *testing.T) {
@@ -415,7 +432,7 @@ func TestServersRefuse(t *testing.T) {
 		}
 	})
 	t.Run("a certificate by hash that nobody has seen", func(t *testing.T) {
-		fresh := &Server{Net: testNet, Suite: z.leader.Suite, Task: z.task, Key: z.leader.Key, Issuers: z.issuers, Rand: z.rnd}
+		fresh := &Server{Net: testNet, Suite: z.leader.Suite, Task: z.task, Key: z.leader.Key, Issuers: z.issuers}
 		l := must(NewLeader(fresh, z.interval))(t)
 		r := z.report(0, 5)
 		if _, err := l.Add(r.Short().Bytes()); !errors.Is(err, ErrCert) {

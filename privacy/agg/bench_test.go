@@ -25,7 +25,7 @@ func BenchmarkAggServer(b *testing.B) {
 	start := must(l.Start())(b)
 	v := yard.V(b)
 	for b.Loop() {
-		h := must(NewHelper(z.helper, z.interval, false))(b)
+		h := must(NewHelper(z.helper, z.interval, Past{}))(b)
 		prepared := must(h.Prepare(start))(b)
 		b.StopTimer()
 		l.round.ok = make([]bool, homes)

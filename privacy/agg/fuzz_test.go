@@ -51,7 +51,7 @@ func FuzzServers(f *testing.F) {
 	f.Add(must(h.Finish(combine))(f))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l := must(NewLeader(z.leader, z.interval))(t)
-		h := must(NewHelper(z.helper, z.interval, false))(t)
+		h := must(NewHelper(z.helper, z.interval, Past{}))(t)
 		_, _ = l.Add(b)
 		_, _ = l.Combine(b)
 		_, _, _ = l.Publish(b)
@@ -60,7 +60,7 @@ func FuzzServers(f *testing.F) {
 		// A round that is under way stands the same bytes.
 		l.round = &round{}
 		_, _ = l.Combine(b)
-		if h.Done() {
+		if h.Past().Done {
 			t.Error("foreign bytes made the helper sign")
 		}
 	})

@@ -22,13 +22,18 @@ type Helper struct {
 	mine     []half
 	blinds   []group.Scalar
 	ok       []bool
-	done     bool
+	past     Past
 }
 
-// NewHelper joins the sum of one interval. done says that its result was signed
-// before (the caller stores that with the result): one sum per interval, or two
-// results could be subtracted.
-func NewHelper(s *Server, interval uint32, done bool) (*Helper, error) {
+// Past is what a helper must not forget of an interval, whatever crashes.
+type Past struct {
+	Verify [32]byte // the interval's verify key, zero before the first Prepare
+	Done   bool     // a result was signed: a second one could be subtracted from it
+}
+
+// NewHelper joins the sum of one interval. past is what the caller stored of it,
+// zero at first.
+func NewHelper(s *Server, interval uint32, past Past) (*Helper, error) {
 	if err := s.ready(interval); err != nil {
 		return nil, err
 	}
@@ -39,15 +44,18 @@ func NewHelper(s *Server, interval uint32, done bool) (*Helper, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Helper{s: s, interval: interval, v: v, seen: map[[32]byte][32]byte{}, done: done}, nil
+	return &Helper{s: s, interval: interval, v: v, seen: map[[32]byte][32]byte{}, past: past}, nil
 }
+
+// Past is what to store before an answer of Prepare or Finish leaves.
+func (h *Helper) Past() Past { return h.past }
 
 // Prepare takes the leader's Start, checks every report by itself and answers
 // with its preparation shares. A report that does not hold is refused, the
-// others are not affected. It returns ErrClosed, ErrSmallBatch, ErrMalformed
-// or ErrTask.
+// others are not affected. It returns ErrClosed, ErrSmallBatch, ErrVerifyKey,
+// ErrMalformed or ErrTask. Store Past before the answer leaves.
 func (h *Helper) Prepare(msg []byte) ([]byte, error) {
-	if h.done {
+	if h.past.Done {
 		return nil, ErrClosed
 	}
 	n, rest, err := readHead(msg, stepStart, h.s.Task.ID, h.interval)
@@ -61,6 +69,14 @@ func (h *Helper) Prepare(msg []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: start", ErrMalformed)
 	}
 	verify := sum.VerifyKey(rest[:32])
+	switch {
+	case verify == sum.VerifyKey{}:
+		return nil, fmt.Errorf("%w: start", ErrMalformed)
+	case h.past.Verify == [32]byte{}:
+		h.past.Verify = verify
+	case h.past.Verify != verify:
+		return nil, ErrVerifyKey
+	}
 	if err := h.read(rest[32:], n); err != nil {
 		h.list = nil
 		return nil, err
@@ -127,14 +143,14 @@ func (h *Helper) own(verify *sum.VerifyKey, i int) error {
 
 // Finish takes the leader's Combine, decides each report again with both
 // preparation shares, checks the leader's total against the homes' commitments
-// and signs the result with its own total in it. Store Done with the bytes that
+// and signs the result with its own total in it. Store Past with the bytes that
 // it returns before they leave.
 //
 // It returns ErrSmallBatch, ErrCommitment if the leader's total is not what
 // homes committed to, ErrSplit if the leader counts a report that does not
 // hold, ErrOrder, ErrMalformed or ErrTask.
 func (h *Helper) Finish(msg []byte) ([]byte, error) {
-	if h.done || h.list == nil {
+	if h.past.Done || h.list == nil {
 		return nil, ErrOrder
 	}
 	n, rest, err := readHead(msg, stepCombine, h.s.Task.ID, h.interval)
@@ -159,7 +175,7 @@ func (h *Helper) Finish(msg []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.done = true
+	h.past.Done = true
 	return res.Bytes(), nil
 }
 
@@ -195,6 +211,3 @@ func (h *Helper) result(tail []byte) (*Result, error) {
 	res.HelperSig = privacy.Sign(h.s.Key, privacy.KindSum, h.s.Net, res.body())
 	return res, nil
 }
-
-// Done says whether the helper signed a result for the interval.
-func (h *Helper) Done() bool { return h.done }

@@ -3,10 +3,10 @@ package agg
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"sort"
 	"sync"
 
@@ -28,7 +28,6 @@ type Server struct {
 	Key     ed25519.PrivateKey // signs results; its public half is in the task
 	Issuers pseudo.IssuerKeys  // the escrow's certificate keys
 	Box     privacy.BoxKey     // helper only: opens the homes' boxes
-	Rand    io.Reader
 
 	mu    sync.Mutex
 	certs map[[32]byte]*pseudo.Cert // by hash, verified: a certificate serves 96 intervals
@@ -168,9 +167,9 @@ func (l *Leader) Add(msg []byte) ([]byte, error) {
 // Count is how many reports are in.
 func (l *Leader) Count() int { return len(l.reports) }
 
-// Start begins a sum over the reports collected, with a fresh verify key; it
-// may be called again after a failed attempt. The message is for the helper. It
-// returns ErrSmallBatch or ErrClosed.
+// Start begins a sum over the reports collected; it may be called again after a
+// failed attempt, and over the same reports gives the same message, for the
+// helper. It returns ErrSmallBatch or ErrClosed.
 func (l *Leader) Start() ([]byte, error) {
 	if l.result != nil {
 		return nil, ErrClosed
@@ -178,9 +177,9 @@ func (l *Leader) Start() ([]byte, error) {
 	if len(l.reports) < int(l.s.Task.MinBatch) {
 		return nil, fmt.Errorf("%w: %d reports, %d needed", ErrSmallBatch, len(l.reports), l.s.Task.MinBatch)
 	}
-	var verify sum.VerifyKey
-	if _, err := io.ReadFull(l.s.Rand, verify[:]); err != nil {
-		return nil, fmt.Errorf("draw verify key: %w", err)
+	verify, err := l.verifyKey()
+	if err != nil {
+		return nil, err
 	}
 	rd := &round{}
 	for _, r := range l.reports {
@@ -200,6 +199,19 @@ func (l *Leader) Start() ([]byte, error) {
 	}
 	l.round = rd
 	return msg, nil
+}
+
+// verifyKey is the interval's, in all attempts and after a restart. Preparation
+// shows both servers the wire polynomial of a report at one point, hidden by one
+// random value; a second key would show a second point, and from two the bits of
+// the reading follow.
+func (l *Leader) verifyKey() (k sum.VerifyKey, err error) {
+	info := binary.BigEndian.AppendUint32(append([]byte(nil), l.s.Task.ID[:]...), l.interval)
+	raw, err := hkdf.Key(sha256.New, l.s.Key.Seed(), []byte("gridveil/agg/verify/1"), string(info), len(k))
+	if err != nil {
+		return k, fmt.Errorf("derive verify key: %w", err)
+	}
+	return sum.VerifyKey(raw), nil
 }
 
 // own prepares the leader's share of a report and checks it against the
