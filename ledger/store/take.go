@@ -38,8 +38,8 @@ func (s *Store) Take(list []*Pending) (first uint64, err error) {
 }
 
 // TakeAll applies checked entries all or none and makes them durable in as many
-// groups as needed. If the machine refuses one, it returns its position and
-// error, and the state is as before.
+// groups as needed. If one is refused, or came with an error, it returns the
+// position and error of the first, and the state is as before.
 func (s *Store) TakeAll(list []*Pending) (bad int, err error) {
 	s.take.Lock()
 	defer s.take.Unlock()

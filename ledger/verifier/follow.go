@@ -115,24 +115,17 @@ func (f *follower) tree(ctx context.Context, c ledger.Checkpoint) tileReader {
 	return tile.Reader(c.Size, c.Root, func(t tile.Tile) ([]byte, error) { return f.from.tile(ctx, t) })
 }
 
-// apply runs entries that are proved to be in the log through the machine.
+// apply runs entries that are proved to be in the log through the machine and
+// persists them, all or none.
 func (f *follower) apply(size uint64, entries [][]byte) error {
-	list := make([]*store.Pending, 0, len(entries))
+	list := make([]*store.Pending, len(entries))
 	for i, raw := range entries {
 		p, err := f.store.Parse(raw)
 		if err != nil {
-			// What came before is checked first: the lowest bad index counts.
-			if bad := f.take(size, list); bad != nil {
-				return bad
-			}
-			return &badEntry{size + uint64(i), ledger.LeafHash(raw), err}
+			p = &store.Pending{Leaf: ledger.LeafHash(raw), Err: err} // unless one before it is refused
 		}
-		list = append(list, p)
+		list[i] = p
 	}
-	return f.take(size, list)
-}
-
-func (f *follower) take(size uint64, list []*store.Pending) error {
 	f.store.Check(list)
 	bad, err := f.store.TakeAll(list)
 	if bad >= 0 {

@@ -1,0 +1,640 @@
+package verifier_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"gridveil/ledger"
+	"gridveil/ledger/internal/scene"
+	"gridveil/ledger/internal/tile"
+	"gridveil/ledger/internal/town"
+	"gridveil/ledger/verifier"
+)
+
+// fakeLog is a log that a test shapes as it likes: it serves tiles of any
+// entries and signs any checkpoint.
+type fakeLog struct {
+	t       *testing.T
+	town    *town.Town
+	entries [][]byte
+	hashes  *tile.Hashes
+	served  []byte // GET /checkpoint
+}
+
+func newLog(t *testing.T, tw *town.Town, entries [][]byte) *fakeLog {
+	t.Helper()
+	l := &fakeLog{t: t, town: tw, entries: entries, hashes: new(tile.Hashes)}
+	for _, raw := range entries {
+		if err := l.hashes.Append(ledger.LeafHash(raw)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tw.Net.Put("log", l)
+	return l
+}
+
+func (l *fakeLog) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/checkpoint" {
+		w.Write(l.served)
+		return
+	}
+	x, err := tile.Parse(strings.TrimPrefix(r.URL.Path, "/"))
+	if err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	if x.L == tile.Entries {
+		var b []byte
+		for _, e := range l.entries[int(x.N)*tile.Width : int(x.N)*tile.Width+x.W] {
+			b = ledger.AppendBundle(b, e)
+		}
+		w.Write(b)
+		return
+	}
+	data, err := l.hashes.Tile(x)
+	if err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	w.Write(data)
+}
+
+// at is the checkpoint of the first n entries.
+func (l *fakeLog) at(n int) ledger.Checkpoint {
+	root, err := l.hashes.Root(uint64(n))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if n == 0 {
+		root = ledger.EmptyRoot()
+	}
+	return ledger.Checkpoint{Origin: scene.Origin, Size: uint64(n), Root: root}
+}
+
+func (l *fakeLog) sign(c ledger.Checkpoint) []byte {
+	msg, err := ledger.SignCheckpoint(c, ledger.LogSigner(scene.Origin, l.town.Scene.LogKey))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return msg
+}
+
+// grow is the request that brings a witness from one size to another.
+func (l *fakeLog) grow(from, to int) *ledger.AddCheckpoint {
+	req := &ledger.AddCheckpoint{Old: uint64(from), Checkpoint: l.sign(l.at(to))}
+	if from > 0 && from < to {
+		var err error
+		if req.Proof, err = ledger.ProveConsistency(uint64(from), uint64(to), l.hashes); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	return req
+}
+
+// post sends raw bytes to a witness.
+func post(t *testing.T, tw *town.Town, witness string, body []byte) (status int, answer []byte, kind string) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodPost, "http://"+witness+"/add-checkpoint", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := tw.Net.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, _ = io.ReadAll(resp.Body)
+	return resp.StatusCode, answer, resp.Header.Get("Content-Type")
+}
+
+func get(t *testing.T, tw *town.Town, url string) (status int, body []byte) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := tw.Net.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ = io.ReadAll(resp.Body)
+	return resp.StatusCode, body
+}
+
+func prefix() string {
+	h := sha256.Sum256([]byte(scene.Origin))
+	return "http://uta/" + hex.EncodeToString(h[:])
+}
+
+// small is a log of 2 + n entries.
+func small(t *testing.T, n int) *town.Town {
+	t.Helper()
+	s := scene.New(t, 1).Begin()
+	s.Transfers(n)
+	return town.New(t, s)
+}
+
+func TestAWitnessAnswersAsTheProtocolDemands(t *testing.T) {
+	tw := small(t, 600)
+	l := newLog(t, tw, tw.Scene.Log)
+	v, _ := tw.Verifier(tw.VerifierConfig("uta"))
+	if status, _ := get(t, tw, prefix()+"/checkpoint"); status != http.StatusNotFound {
+		t.Errorf("before the first cosignature: status %d", status)
+	}
+	cosigned := func(size int, body []byte) {
+		t.Helper()
+		status, lines, _ := post(t, tw, "uta", body)
+		if status != http.StatusOK {
+			t.Fatalf("status %d: %s", status, lines)
+		}
+		msg := append(l.sign(l.at(size)), lines...)
+		n, err := note.Open(msg, note.VerifierList(tw.Policy.Witnesses[0].Key))
+		if err != nil || len(n.Sigs) != 1 {
+			t.Fatalf("cosignature: %v", err)
+		}
+		at, err := ledger.CosignedAt(n.Sigs[0])
+		if d := tw.Clock.Now().Sub(at); err != nil || d < 0 || d > time.Hour {
+			t.Errorf("cosigned %v ago, %v", d, err)
+		}
+		if got := v.Status(); got.Cosigned != uint64(size) || got.Err != nil {
+			t.Errorf("status %+v", got)
+		}
+	}
+	refused := func(name string, want int, body []byte) {
+		t.Helper()
+		before := v.Status().Cosigned
+		if status, answer, _ := post(t, tw, "uta", body); status != want {
+			t.Errorf("%s: status %d, want %d: %s", name, status, want, answer)
+		}
+		if v.Status().Cosigned != before {
+			t.Errorf("%s: the cosigned size has changed", name)
+		}
+	}
+	cosigned(10, l.grow(0, 10).Encode())
+	cosigned(10, l.grow(10, 10).Encode()) // again
+	cosigned(300, l.grow(10, 300).Encode())
+
+	with := func(change func(*ledger.AddCheckpoint)) []byte {
+		req := l.grow(300, 500)
+		change(req)
+		return req.Encode()
+	}
+	refused("no request", http.StatusBadRequest, []byte("hello"))
+	refused("old size with a zero", http.StatusBadRequest, bytes.Replace(l.grow(300, 500).Encode(), []byte("old 3"), []byte("old 03"), 1))
+	refused("old above the checkpoint", http.StatusBadRequest, with(func(r *ledger.AddCheckpoint) { r.Old = 501 }))
+	refused("another log", http.StatusNotFound, with(func(r *ledger.AddCheckpoint) {
+		r.Checkpoint = bytes.Replace(r.Checkpoint, []byte(scene.Origin), []byte("other.log"), 1)
+	}))
+	refused("not signed by the log", http.StatusForbidden, with(func(r *ledger.AddCheckpoint) {
+		r.Checkpoint = bytes.Replace(r.Checkpoint, []byte("\n500\n"), []byte("\n501\n"), 1)
+	}))
+	refused("signed by a witness only", http.StatusForbidden, with(func(r *ledger.AddCheckpoint) {
+		msg, err := ledger.SignCheckpoint(l.at(500), ledger.Cosigner("utb.test", tw.Scene.Witness["utb"], tw.Clock.Now()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Checkpoint = msg
+	}))
+	refused("wrong proof", http.StatusUnprocessableEntity, with(func(r *ledger.AddCheckpoint) { r.Proof[0][0] ^= 1 }))
+	refused("proof too long", http.StatusUnprocessableEntity, with(func(r *ledger.AddCheckpoint) { r.Proof = append(r.Proof, ledger.Hash{}) }))
+	refused("no proof", http.StatusUnprocessableEntity, with(func(r *ledger.AddCheckpoint) { r.Proof = nil }))
+	for _, old := range []int{0, 10} {
+		status, answer, kind := post(t, tw, "uta", l.grow(old, 500).Encode())
+		if status != http.StatusConflict || kind != "text/x.tlog.size" || string(answer) != "300\n" {
+			t.Errorf("stale old size %d: %d %q %q", old, status, answer, kind)
+		}
+	}
+	refused("rollback", http.StatusConflict, l.grow(10, 200).Encode())
+	cosigned(len(l.entries), l.grow(300, len(l.entries)).Encode())
+
+	_, body := get(t, tw, prefix()+"/checkpoint")
+	if c, cosigners, err := tw.Policy.Open(body); err != nil || c != l.at(len(l.entries)) || len(cosigners) != 1 {
+		t.Errorf("monitoring: %+v %v %v", c, cosigners, err)
+	}
+	status, body := get(t, tw, prefix()+"/tile/entries/001")
+	if list, err := ledger.ParseBundle(body, 256); status != 200 || err != nil || !bytes.Equal(list[0], l.entries[256]) {
+		t.Errorf("copy of the log: %d %v", status, err)
+	}
+	for _, path := range []string{"/tile/0/009", "/tile/0/000.p/0", "/evidence", "/objection", "/bad-entry"} {
+		if status, _ := get(t, tw, prefix()+path); status != http.StatusNotFound {
+			t.Errorf("%s: status %d", path, status)
+		}
+	}
+}
+
+func TestSizeZeroIsTheEmptyTree(t *testing.T) {
+	tw := small(t, 1)
+	l := newLog(t, tw, tw.Scene.Log)
+	tw.Verifier(tw.VerifierConfig("uta"))
+	if status, answer, _ := post(t, tw, "uta", l.grow(0, 0).Encode()); status != http.StatusOK {
+		t.Errorf("empty log: %d %s", status, answer)
+	}
+	wrong := ledger.Checkpoint{Origin: scene.Origin, Root: ledger.Hash{1}}
+	req := ledger.AddCheckpoint{Checkpoint: l.sign(wrong)}
+	if status, _, _ := post(t, tw, "uta", req.Encode()); status != http.StatusUnprocessableEntity {
+		t.Errorf("size 0 with a root: status %d", status)
+	}
+	req = *l.grow(0, 2)
+	req.Proof = []ledger.Hash{{}}
+	if status, _, _ := post(t, tw, "uta", req.Encode()); status != http.StatusUnprocessableEntity {
+		t.Errorf("proof from size 0: status %d", status)
+	}
+}
+
+// TestHistoryCannotBeShownDifferently is guarantee G4: each kind of second
+// history is answered with evidence that a stranger can check.
+func TestHistoryCannotBeShownDifferently(t *testing.T) {
+	other := func(t *testing.T) [][]byte { // the same beginning, then other transfers
+		s := scene.New(t, 1).Begin()
+		s.Transfers(100)
+		s.Bytes32()
+		s.Transfers(400)
+		return s.Log
+	}
+	for _, c := range []struct {
+		name     string
+		kind     ledger.EvidenceKind
+		size     int // of the other history's checkpoint
+		observed bool
+	}{
+		{"the same size with another root", ledger.TwoRoots, 300, false},
+		{"a larger log that did not grow out of ours", ledger.OtherHistory, 400, false},
+		{"the same size, heard by gossip", ledger.TwoRoots, 300, true},
+		{"a smaller log, heard by gossip", ledger.OtherHistory, 200, true},
+		{"a larger log, heard by gossip", ledger.OtherHistory, 400, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tw := small(t, 500)
+			l := newLog(t, tw, tw.Scene.Log)
+			cfg := tw.VerifierConfig("uta")
+			v, stop := tw.Verifier(cfg)
+			if status, answer, _ := post(t, tw, "uta", l.grow(0, 300).Encode()); status != http.StatusOK {
+				t.Fatalf("%d %s", status, answer)
+			}
+			fork := newLog(t, tw, other(t))
+			if c.observed {
+				e, err := v.Observe(context.Background(), fork.sign(fork.at(c.size)))
+				if e == nil || err == nil {
+					t.Fatalf("got %v, %v", e, err)
+				}
+			} else if status, _, _ := post(t, tw, "uta", fork.grow(300, c.size).Encode()); status != http.StatusUnprocessableEntity {
+				t.Fatalf("status %d", status)
+			}
+			convicted := func() {
+				t.Helper()
+				_, body := get(t, tw, prefix()+"/evidence")
+				e, err := ledger.ParseEvidence(body)
+				if err != nil || e.Kind != c.kind {
+					t.Fatalf("evidence %+v, %v", e, err)
+				}
+				if err := e.Check(tw.Policy); err != nil {
+					t.Errorf("a stranger refuses it: %v", err)
+				}
+				if status, _, _ := post(t, tw, "uta", l.grow(300, 450).Encode()); status != http.StatusServiceUnavailable {
+					t.Errorf("cosigning goes on: status %d", status)
+				}
+			}
+			convicted()
+			stop()
+			cfg.Machine = ledger.NewMoney(scene.Origin)
+			v, _ = tw.Verifier(cfg)
+			convicted() // a restart forgets nothing
+			if v.Status().Evidence == nil {
+				t.Error("the status does not show it")
+			}
+		})
+	}
+}
+
+func TestAnOlderCheckpointOfOurHistoryIsFine(t *testing.T) {
+	tw := small(t, 300)
+	l := newLog(t, tw, tw.Scene.Log)
+	v, _ := tw.Verifier(tw.VerifierConfig("uta"))
+	if _, err := v.AddCheckpoint(context.Background(), l.grow(0, 300)); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{0, 1, 255, 256, 300} {
+		if e, err := v.Observe(context.Background(), l.sign(l.at(n))); e != nil || err != nil {
+			t.Errorf("size %d: %v, %v", n, e, err)
+		}
+	}
+	if got := v.Status().Cosigned; got != 300 {
+		t.Errorf("cosigned %d", got)
+	}
+}
+
+func TestTheLogIsFollowedWithoutBeingAsked(t *testing.T) {
+	tw := small(t, 300)
+	clock := town.NewClock()
+	tw.Clock = clock
+	l := newLog(t, tw, tw.Scene.Log)
+	v, _ := tw.Verifier(tw.VerifierConfig("uta"))
+	l.served = l.sign(l.at(100))
+	tw.Run(v.Serve)
+	until(t, clock, func() bool { return v.Status().Cosigned == 100 })
+	if size, msg := v.Cosigned(); size != 100 {
+		t.Errorf("cosigned note: %d %s", size, msg)
+	}
+}
+
+// until moves the clock by minutes until a condition holds.
+func until(t *testing.T, clock *town.Clock, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not happen")
+		}
+		clock.Move(time.Minute)
+		<-time.After(time.Millisecond) // let the others run: their work is on disk, not on the clock
+	}
+}
+
+func TestAVerifierThatWasAwayCatchesUpInSteps(t *testing.T) {
+	tw := small(t, 3000)
+	l := newLog(t, tw, tw.Scene.Log)
+	v, _ := tw.Verifier(tw.VerifierConfig("uta"))
+	if status, answer, _ := post(t, tw, "uta", l.grow(0, len(l.entries)).Encode()); status != http.StatusOK {
+		t.Fatalf("%d %s", status, answer)
+	}
+	v.Read(func(m ledger.Machine) {
+		if m.Hash() != tw.Scene.State.Hash() {
+			t.Error("the replayed state is another")
+		}
+	})
+}
+
+// TestAnEntryThatBreaksARuleIsNeverCosigned shows logs whose tree is right but
+// whose content is not.
+func TestAnEntryThatBreaksARuleIsNeverCosigned(t *testing.T) {
+	s := scene.New(t, 1).Begin()
+	s.Transfers(20)
+	forged := bytes.Clone(s.Log[5])
+	forged[len(forged)-3] ^= 1
+	for _, c := range []struct {
+		name string
+		code ledger.Code
+		at   int
+		log  [][]byte
+	}{
+		{"a signature is wrong", ledger.CodeOf(ledger.ErrSignature), 5, replaced(s.Log, 5, forged)},
+		{"an entry stands twice", ledger.CodeOf(ledger.ErrExists), 8, replaced(s.Log, 8, s.Log[7])},
+		{"an entry is missing", ledger.CodeOf(ledger.ErrSeqGap), -1, without(s.Log, 4)},
+		{"an entry is no entry", ledger.CodeOf(ledger.ErrMalformed), 9, replaced(s.Log, 9, []byte("nonsense"))},
+		{"the first wrong one counts", ledger.CodeOf(ledger.ErrSignature), 5, replaced(replaced(s.Log, 5, forged), 9, []byte("nonsense"))},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tw := town.New(t, s)
+			tw.TB = t
+			l := newLog(t, tw, c.log)
+			cfg := tw.VerifierConfig("uta")
+			v, stop := tw.Verifier(cfg)
+			if status, answer, _ := post(t, tw, "uta", l.grow(0, 3).Encode()); status != http.StatusOK {
+				t.Fatalf("%d %s", status, answer)
+			}
+			status, answer, _ := post(t, tw, "uta", l.grow(3, len(l.entries)).Encode())
+			if status != http.StatusUnprocessableEntity {
+				t.Fatalf("status %d: %s", status, answer)
+			}
+			_, body := get(t, tw, prefix()+"/objection")
+			o, err := ledger.ParseObjection(body)
+			if err != nil || o.Code != c.code || c.at >= 0 && o.Index != uint64(c.at) {
+				t.Fatalf("objection %+v, %v", o, err)
+			}
+			if err := o.Verify(tw.Policy); err != nil {
+				t.Error(err)
+			}
+			_, body = get(t, tw, prefix()+"/bad-entry")
+			e, err := ledger.ParseEvidence(body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := e.Check(tw.Policy); err != nil {
+				t.Errorf("evidence: %v", err)
+			}
+			if got := v.Status(); got.Cosigned != 3 || got.Size != 3 || got.Objection == nil {
+				t.Errorf("status %+v", got)
+			}
+			// What stands before the bad entry can still be cosigned, what contains
+			// it never, not even after a restart.
+			if status, answer, _ := post(t, tw, "uta", l.grow(3, 4).Encode()); status != http.StatusOK {
+				t.Errorf("before the bad entry: %d %s", status, answer)
+			}
+			stop()
+			cfg.Machine = ledger.NewMoney(scene.Origin)
+			tw.Verifier(cfg)
+			if status, _, _ := post(t, tw, "uta", l.grow(4, len(l.entries)).Encode()); status != http.StatusUnprocessableEntity {
+				t.Errorf("after a restart: status %d", status)
+			}
+		})
+	}
+}
+
+func replaced(log [][]byte, at int, raw []byte) [][]byte {
+	out := append([][]byte(nil), log...)
+	out[at] = raw
+	return out
+}
+
+func without(log [][]byte, at int) [][]byte {
+	return append(append([][]byte(nil), log[:at]...), log[at+1:]...)
+}
+
+func TestTheNewestTickMustBeNearOurClock(t *testing.T) {
+	for name, c := range map[string]struct {
+		now time.Duration // after the tick
+		ok  bool
+	}{
+		"180 s behind": {180 * time.Second, true}, "181 s behind": {181 * time.Second, false},
+		"120 s ahead": {-120 * time.Second, true}, "121 s ahead": {-121 * time.Second, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tw := small(t, 5)
+			clock := town.NewClock()
+			clock.Move(c.now)
+			tw.Clock = clock
+			l := newLog(t, tw, tw.Scene.Log)
+			cfg := tw.VerifierConfig("uta")
+			cfg.MaxBehind, cfg.MaxAhead = 0, 0
+			v, _ := tw.Verifier(cfg)
+			status, answer, _ := post(t, tw, "uta", l.grow(0, 7).Encode())
+			if (status == http.StatusOK) != c.ok || !c.ok && status != http.StatusServiceUnavailable {
+				t.Fatalf("status %d: %s", status, answer)
+			}
+			if c.ok {
+				return
+			}
+			clock.Move(-c.now) // the clock is put right: the same request is answered
+			if status, answer, _ := post(t, tw, "uta", l.grow(0, 7).Encode()); status != http.StatusOK {
+				t.Errorf("status %d: %s", status, answer)
+			}
+			if v.Status().Err != nil {
+				t.Errorf("status %+v", v.Status())
+			}
+		})
+	}
+}
+
+func TestEntriesThatAreNotInTheTreeAreNotTaken(t *testing.T) {
+	tw := small(t, 50)
+	l := newLog(t, tw, tw.Scene.Log)
+	v, _ := tw.Verifier(tw.VerifierConfig("uta"))
+	req := l.grow(0, 40)
+	l.entries = replaced(l.entries, 20, l.entries[21]) // what is served, not what was signed
+	if status, _, _ := post(t, tw, "uta", req.Encode()); status != http.StatusUnprocessableEntity {
+		t.Errorf("status %d", status)
+	}
+	if got := v.Status(); got.Size != 0 || got.Objection != nil || got.Evidence != nil {
+		t.Errorf("status %+v", got)
+	}
+	l.entries = tw.Scene.Log
+	if status, answer, _ := post(t, tw, "uta", req.Encode()); status != http.StatusOK {
+		t.Errorf("status %d: %s", status, answer)
+	}
+}
+
+func TestACrashOfAVerifierLosesNoCosignature(t *testing.T) {
+	for _, step := range []string{"W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9"} {
+		t.Run(step, func(t *testing.T) {
+			tw := small(t, 100)
+			l := newLog(t, tw, tw.Scene.Log)
+			cfg := tw.VerifierConfig("uta")
+			armed := false
+			cfg.Store.Fail = func(name string) error {
+				if armed && name == step {
+					return errors.New("crash")
+				}
+				return nil
+			}
+			_, stop := tw.Verifier(cfg)
+			if status, answer, _ := post(t, tw, "uta", l.grow(0, 50).Encode()); status != http.StatusOK {
+				t.Fatalf("%d %s", status, answer)
+			}
+			armed = true
+			if status, _, _ := post(t, tw, "uta", l.grow(50, 80).Encode()); status != http.StatusServiceUnavailable {
+				t.Errorf("during the crash: status %d", status)
+			}
+			stop()
+			cfg.Store.Fail, cfg.Machine = nil, ledger.NewMoney(scene.Origin)
+			tw.Verifier(cfg)
+			// The log asks as it would: from what it knows, then as 409 tells it.
+			status, answer, _ := post(t, tw, "uta", l.grow(50, 90).Encode())
+			if status == http.StatusConflict {
+				own, err := strconv.Atoi(strings.TrimSpace(string(answer)))
+				if err != nil || own != 80 {
+					t.Fatalf("409 with %q", answer)
+				}
+				status, answer, _ = post(t, tw, "uta", l.grow(own, 90).Encode())
+			}
+			if status != http.StatusOK {
+				t.Fatalf("%d %s", status, answer)
+			}
+		})
+	}
+}
+
+func TestRepairRefillsADamagedLogFromAPeer(t *testing.T) {
+	tw := small(t, 700)
+	l := newLog(t, tw, tw.Scene.Log)
+	tw.Verifier(tw.VerifierConfig("utb"))
+	if status, answer, _ := post(t, tw, "utb", l.grow(0, 690).Encode()); status != http.StatusOK {
+		t.Fatalf("%d %s", status, answer)
+	}
+	cfg := tw.VerifierConfig("uta")
+	_, stop := tw.Verifier(cfg)
+	if status, answer, _ := post(t, tw, "uta", l.grow(0, 600).Encode()); status != http.StatusOK {
+		t.Fatalf("%d %s", status, answer)
+	}
+	stop()
+	for _, part := range []string{"badger", "journal"} {
+		if err := os.RemoveAll(filepath.Join(cfg.Dir, part)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg.Machine = ledger.NewMoney(scene.Origin)
+	if _, err := verifier.Open(cfg); !errors.Is(err, ledger.ErrDamaged) {
+		t.Fatalf("opening the damaged log: %v", err)
+	}
+	peer := strings.Replace(prefix(), "uta", "utb", 1)
+	tw.Net.Put("log", nil) // the log itself is away
+	cfg.Machine = ledger.NewMoney(scene.Origin)
+	if err := verifier.Repair(context.Background(), cfg, peer); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Machine = ledger.NewMoney(scene.Origin)
+	v, _ := tw.Verifier(cfg)
+	if got := v.Status(); got.Size != 690 || got.Cosigned != 690 {
+		t.Errorf("status %+v", got)
+	}
+	tw.Net.Put("log", l)
+	if status, answer, _ := post(t, tw, "uta", l.grow(690, 700).Encode()); status != http.StatusOK {
+		t.Errorf("%d %s", status, answer)
+	}
+	if kept, _ := filepath.Glob(cfg.Dir + ".damaged-*"); len(kept) != 1 {
+		t.Errorf("the damaged files are at %v", kept)
+	}
+}
+
+func TestRepairRefusesAPeerWithLessOrOther(t *testing.T) {
+	tw := small(t, 300)
+	l := newLog(t, tw, tw.Scene.Log)
+	cfg := tw.VerifierConfig("uta")
+	_, stop := tw.Verifier(cfg)
+	if status, answer, _ := post(t, tw, "uta", l.grow(0, 200).Encode()); status != http.StatusOK {
+		t.Fatalf("%d %s", status, answer)
+	}
+	stop()
+	repair := func() error {
+		cfg.Machine = ledger.NewMoney(scene.Origin)
+		return verifier.Repair(context.Background(), cfg, "http://log")
+	}
+	l.served = l.sign(l.at(199))
+	if err := repair(); !errors.Is(err, ledger.ErrDamaged) {
+		t.Errorf("a shorter peer: got %v", err)
+	}
+	s := scene.New(t, 1).Begin()
+	s.Bytes32()
+	s.Transfers(300)
+	fork := newLog(t, tw, s.Log)
+	fork.served = fork.sign(fork.at(250))
+	if err := repair(); !errors.Is(err, ledger.ErrFork) {
+		t.Errorf("another history: got %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(cfg.Dir, "HEAD"), make([]byte, 5000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l = newLog(t, tw, tw.Scene.Log)
+	l.served = l.sign(l.at(250))
+	if err := repair(); !errors.Is(err, ledger.ErrDamaged) {
+		t.Errorf("own head lost, peer without the quorum: got %v", err)
+	}
+	l.served = tw.Scene.Checkpoint(250, l.at(250).Root, "utb", "independent")
+	if err := repair(); err != nil {
+		t.Errorf("own head lost, peer with the quorum: %v", err)
+	}
+}
+
+func TestOpenWantsOurKeyInThePolicy(t *testing.T) {
+	tw := small(t, 1)
+	cfg := tw.VerifierConfig("uta")
+	cfg.Key = tw.Scene.Witness["utb"]
+	if _, err := verifier.Open(cfg); err == nil {
+		t.Error("another witness's key was accepted")
+	}
+	cfg.Name = "nobody"
+	if _, err := verifier.Open(cfg); err == nil {
+		t.Error("a name that the policy lacks was accepted")
+	}
+}
