@@ -27,3 +27,10 @@ func (o *Onion) OwnHop() packet.Hop {
 
 // Push sends a packet to a neighbour.
 func (o *Onion) Push(to packet.NodeKey, p *packet.Packet) bool { return o.out.send(to, p) }
+
+// Relayed counts the packets that o has forwarded.
+func (o *Onion) Relayed() uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.stats.Relayed
+}

@@ -1,0 +1,214 @@
+package mesh
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"gridveil/mesh/gossip"
+	"gridveil/mesh/lane"
+)
+
+// fed is one leaf that gets registers as they come.
+type fed struct {
+	zone   string
+	queue  chan *Envelope // shared by all fed leaves
+	sparse map[gossip.ID]time.Time
+	stop   chan struct{} // closed when the leaf no longer wants it
+}
+
+// spread hands an accepted register to the leaves that this node feeds.
+func (r *registers) spread(e Envelope) {
+	now := r.h.clock.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, f := range r.fed {
+		if !e.ForLeaf(f.zone) {
+			continue
+		}
+		if gossip.RuleOf(e.Kind).Feed == gossip.FeedSparse {
+			if now.Sub(f.sparse[e.ID()]) < sparseEvery {
+				continue
+			}
+			f.sparse[e.ID()] = now
+		}
+		select {
+		case f.queue <- &e:
+		default: // the leaf is slow; its next pull brings it
+			r.h.stats.drop(DropFeedQueue)
+		}
+	}
+}
+
+// feedChanged starts or stops feeding a leaf, or looks for another parent.
+func (r *registers) feedChanged(m Member) {
+	if r.h.Self().Role.Leaf() {
+		r.mu.Lock()
+		if _, up := r.h.Connected(m.Peer); !up && r.feedFrom == m.Peer {
+			r.feedFrom = ""
+		}
+		r.mu.Unlock()
+		r.poke()
+		return
+	}
+	wants := r.h.wantsFeed(m.Peer)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := r.fed[m.Peer]
+	if f != nil && !wants {
+		close(f.stop)
+		delete(r.fed, m.Peer)
+	}
+	if f != nil || !wants || !m.Role.Leaf() {
+		return
+	}
+	f = &fed{zone: m.Zone, queue: make(chan *Envelope, fedQueue),
+		sparse: map[gossip.ID]time.Time{}, stop: make(chan struct{})}
+	started := r.h.Go(func(ctx context.Context) { r.feedLoop(ctx, m.Peer, f) })
+	if started {
+		r.fed[m.Peer] = f
+	}
+}
+
+// wantsFeed reports whether an admitted peer asked for the feed on any connection.
+func (h *Host) wantsFeed(p peer.ID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.ContainsFunc(h.peers[p], func(l *link) bool { return l.wantsFeed })
+}
+
+// feedLoop sends a leaf what it follows, as it comes.
+func (r *registers) feedLoop(ctx context.Context, to peer.ID, f *fed) {
+	busy := make(chan struct{}, fedAtOnce)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.stop:
+			return
+		case busy <- struct{}{}:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.stop:
+			return
+		case e := <-f.queue:
+			wg.Go(func() { r.feed(ctx, to, e); <-busy })
+		}
+	}
+}
+
+func (r *registers) feed(ctx context.Context, to peer.ID, e *Envelope) {
+	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
+	defer cancel()
+	raw := e.Encode()
+	service := Feed
+	if gossip.RuleOf(e.Kind).Lane0 && len(raw) <= lane.MaxAlarmBody {
+		service = FeedNow
+	}
+	if _, err := r.h.Call(ctx, to, service, raw); err != nil {
+		r.h.stats.drop(DropFeedQueue) // its next pull brings it
+	}
+}
+
+// takeFed is the leaf's end of the feed.
+func (r *registers) takeFed(_ context.Context, from Member, raw []byte) ([]byte, error) {
+	if d := r.offer(raw, gossip.Source{Pulled: true}); d.Action == gossip.Reject {
+		r.h.log.Debug("parent fed a bad register", "reason", d.Reason)
+		r.h.stats.drop(DropBadRegister)
+	}
+	return nil, nil
+}
+
+// leafLoop keeps a parent feeding us, and compares with a second one.
+func (r *registers) leafLoop(ctx context.Context) {
+	swept := r.h.clock.Now()
+	var fedBy peer.ID
+	for {
+		now := r.ensureFeed(ctx)
+		if now != "" && now != fedBy {
+			if _, err := r.pull(ctx, now, gossip.Kinds()...); err == nil {
+				fedBy = now
+			}
+		} else if now == "" {
+			fedBy = ""
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+		case <-r.h.clock.After(leafSync):
+			r.compare(ctx, fedBy)
+			swept = r.sweep(swept)
+		}
+	}
+}
+
+// ensureFeed asks the first connected parent for the feed if none feeds us, and names the one that does.
+func (r *registers) ensureFeed(ctx context.Context) peer.ID {
+	r.mu.Lock()
+	cur := r.feedFrom
+	r.mu.Unlock()
+	if cur != "" && r.h.admitted(cur) != nil {
+		return cur
+	}
+	for _, p := range r.h.c.Parents {
+		l := r.h.admitted(p.ID)
+		if l == nil {
+			continue
+		}
+		r.mu.Lock()
+		r.feedFrom = p.ID
+		r.mu.Unlock()
+		if err := r.h.greet(l); err == nil {
+			return p.ID
+		}
+		r.mu.Lock()
+		r.feedFrom = ""
+		r.mu.Unlock()
+		if ctx.Err() != nil {
+			return ""
+		}
+	}
+	return ""
+}
+
+// wantsFeed decides what a leaf's hello to p says.
+func (r *registers) wantsFeed(p peer.ID) bool {
+	if r.h.self.Role.Backbone() || !slices.ContainsFunc(r.h.c.Parents, func(i peer.AddrInfo) bool { return i.ID == p }) {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.feedFrom == "" {
+		r.feedFrom = p
+	}
+	return r.feedFrom == p
+}
+
+// compare pulls from another parent than the feeding one. If it knows more in two rounds running, the parents see
+// different directories, which may be an attack on this home's anonymity.
+func (r *registers) compare(ctx context.Context, fedBy peer.ID) {
+	for _, p := range r.h.backbonePeers() {
+		if p == fedBy {
+			continue
+		}
+		fresh, err := r.pull(ctx, p, gossip.Kinds()...)
+		if err != nil {
+			continue
+		}
+		if fresh == 0 {
+			r.split = 0
+			r.h.calm(WarnDirectorySplit)
+		} else if r.split++; r.split >= 2 {
+			r.h.warn(WarnDirectorySplit)
+		}
+		return
+	}
+}
