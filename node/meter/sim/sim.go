@@ -401,6 +401,14 @@ func (m *Meter) Run(ctx context.Context, emit func(meter.Frame) error) error {
 	return err
 }
 
+// Connected says whether a reader listens. A simulation that wants every step
+// heard waits for it before the first one.
+func (m *Meter) Connected() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.port != nil
+}
+
 func (m *Meter) listen(ctx context.Context, in chan delivery, emit func(meter.Frame) error) error {
 	var scan p1.Scanner
 	for {

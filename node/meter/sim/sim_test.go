@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -26,10 +27,8 @@ func listen(t *testing.T, m *Meter) (frames func() []meter.Frame, stop func()) {
 	go func() {
 		done <- m.Run(ctx, func(f meter.Frame) error { mu.Lock(); defer mu.Unlock(); got = append(got, f); return nil })
 	}()
-	for attached := false; !attached; {
-		m.mu.Lock()
-		attached = m.port != nil
-		m.mu.Unlock()
+	for !m.Connected() {
+		runtime.Gosched()
 	}
 	return func() []meter.Frame { mu.Lock(); defer mu.Unlock(); return append([]meter.Frame(nil), got...) },
 		func() { cancel(); <-done }
