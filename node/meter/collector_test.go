@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,13 +26,13 @@ type script struct {
 	frames []Frame
 	info   Info
 	end    error // returned after the frames instead of waiting
-	runs   int
+	runs   atomic.Int64
 }
 
 func (s *script) Info() Info { return s.info }
 
 func (s *script) Run(ctx context.Context, emit func(Frame) error) error {
-	s.runs++
+	s.runs.Add(1)
 	for len(s.frames) > 0 {
 		f := s.frames[0]
 		s.frames = s.frames[1:]
@@ -353,9 +354,9 @@ func TestLostSourceIsStartedAgainWithBackoff(t *testing.T) {
 	st := openStore(t, dir)
 	synctest.Test(t, func(t *testing.T) {
 		src := &script{end: errors.New("cable pulled"), info: Info{KeepsTime: true}}
-		lost := 0
+		var lost atomic.Int64
 		c, err := New(Config{Name: "main", Source: src, Store: st, ReadPeriod: time.Minute, ReportPeriod: time.Minute,
-			Channels: []model.Channel{model.ImportTotal}, OnLost: func(error) { lost++ }})
+			Channels: []model.Channel{model.ImportTotal}, OnLost: func(error) { lost.Add(1) }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -364,12 +365,13 @@ func TestLostSourceIsStartedAgainWithBackoff(t *testing.T) {
 		go func() { done <- c.Serve(ctx) }()
 		time.Sleep(1*time.Second + 2*time.Second + 4*time.Second + 8*time.Second + time.Millisecond)
 		synctest.Wait()
-		if src.runs != 5 || lost != 5 {
-			t.Errorf("%d runs in 15 s, %d reported, want 5 (1, 2, 4, 8 s apart)", src.runs, lost)
+		if src.runs.Load() != 5 || lost.Load() != 5 {
+			t.Errorf("%d runs in 15 s, %d reported, want 5 (1, 2, 4, 8 s apart)", src.runs.Load(), lost.Load())
 		}
 		time.Sleep(time.Hour)
-		if src.runs > 5+4+30 || src.runs < 5+30 {
-			t.Errorf("%d runs after an hour, want one per two minutes", src.runs)
+		synctest.Wait()
+		if n := src.runs.Load(); n > 5+4+30 || n < 5+30 {
+			t.Errorf("%d runs after an hour, want one per two minutes", n)
 		}
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
