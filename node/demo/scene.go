@@ -131,7 +131,13 @@ func (o *Options) fill() error {
 		o.Hours = 24
 	}
 	if o.Speed == 0 {
-		o.Speed = 240
+		o.Speed = LiveSpeed
+	}
+	if o.Listen == "" {
+		o.Listen = "127.0.0.1:7080"
+	}
+	if o.Talk == nil {
+		o.Talk = io.Discard
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -247,11 +253,15 @@ func (s *Scene) homes(contacts []string) error {
 		var toml strings.Builder
 		fmt.Fprintf(&toml, "[meter]\nsource = \"sim\"\nread_period = \"15m\"\nreport_period = \"1h\"\n")
 		if i%batteryEvery != batteryEvery-1 {
-			h.BatteryWh = []int{5000, 8000, 10000}[s.rng.IntN(3)]
+			h.BatteryWh = []int{5000, 10_000}[s.rng.IntN(2)]
 			fmt.Fprintf(&toml, "[battery]\ncapacity_wh = %d\npower_w = %d\n", h.BatteryWh, []int{3000, 5000}[s.rng.IntN(2)])
 		}
-		if i < wallboxes || s.rng.IntN(3) == 0 {
-			h.Roof = plant.Roof{PeakW: 4000 + 500*float64(s.rng.IntN(9)), Seed: s.Seed}
+		peak := 4000 + 500*float64(s.rng.IntN(9))
+		switch sunny := s.rng.IntN(3) == 0; {
+		case i < wallboxes: // a summer's day for those who host: the story needs some sun in every seed
+			h.Roof = plant.Roof{PeakW: peak + 4000, Seed: s.Seed, Least: .45}
+		case sunny:
+			h.Roof = plant.Roof{PeakW: peak, Seed: s.Seed}
 		}
 		if i < wallboxes {
 			if err := s.wallbox(h, i, &toml); err != nil {

@@ -10,7 +10,8 @@ import (
 // its clear-sky curve, clouds of the zone's day take their share.
 type Roof struct {
 	PeakW float64
-	Seed  uint64 // equal seeds share the weather
+	Seed  uint64  // equal seeds share the weather
+	Least float64 // share of the clear sky that the thickest cloud lets through; zero means .15
 }
 
 // latitude of the generated neighbourhood, in radians.
@@ -43,7 +44,11 @@ func (p Roof) sky(t time.Time) float64 {
 	i := math.Floor(quarter)
 	a, b := p.cloud(day, uint64(i)), p.cloud(day, uint64(i)+1)
 	f := quarter - i
-	return min(1, max(.15, mean+(1-mean)*1.3*(a+(b-a)*f)))
+	least := p.Least
+	if least == 0 {
+		least = .15
+	}
+	return min(1, max(least, mean+(1-mean)*1.3*(a+(b-a)*f)))
 }
 
 func (p Roof) cloud(day, quarter uint64) float64 {
