@@ -33,6 +33,7 @@ import (
 	"gridveil/node/identity"
 	"gridveil/node/keys"
 	"gridveil/node/role"
+	"gridveil/node/site"
 	"gridveil/node/store"
 	"gridveil/node/web"
 	"gridveil/privacy"
@@ -223,11 +224,11 @@ func (n *Node) Serve(ctx context.Context) (err error) {
 
 // pages serves the dashboard of a role that has one.
 func (n *Node) pages(ctx context.Context) error {
-	site, ok := n.Role.(web.Site)
+	pages, ok := site.For(n.Env, n.Role)
 	if !ok || n.Config.Web.Listen == "off" {
 		return nil
 	}
-	s, err := web.New(site, n.Log)
+	s, err := web.New(pages, n.Log)
 	if err != nil {
 		return err
 	}

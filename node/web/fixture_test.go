@@ -82,7 +82,8 @@ func (f fixture) Energy(_ context.Context, home string) (Energy, bool) {
 	e.TrueKWh, e.MeterKWh = 6.21, 6.48
 	e.Now = Flows{Load: 2143, Meter: 702, PV: 3120, Battery: 1441, SoCPct: 62}
 	e.Masking = Masking{Policy: "veil", BoundBits: 9.3, ExposedMins: 14, Cannot: []string{"Energy: the month's total is exact.", "Peaks above 3 kW."}}
-	e.Bill = []BillLine{{"Day tariff", "4.120 kWh", "0.320 EUR/kWh", "1.32 EUR"}}
+	e.Bill = []BillLine{{"Taken from the grid, day", "4.120 kWh", "0.320 EUR/kWh", "1.32 EUR", "1318400"}}
+	e.HasBattery, e.HasRoof, e.Hosts = true, true, true
 	e.BillTotal = "1.32 EUR"
 	return e, true
 }
@@ -114,7 +115,7 @@ func (f fixture) Ledger(context.Context, uint64) Ledger {
 	}
 	older := uint64(10)
 	return Ledger{Origin: "evagg.example/demo", Size: 118, CosignedSize: 118, Quorum: "3 of 3 verifiers", Checkpoint: "evagg.example/demo\n118\nabc=\n\n— evagg sig\n", Older: &older,
-		Cosigners: []Cosigner{{"utility A", 118, noon, true, "replayed"}}, Balances: []Balance{{"utility B", "open", "-1.81 EUR"}}, Entries: []EntryRow{{17, "cdr", "evagg", "a session of utility B's customer, sealed", true}}}
+		Cosigners: []Cosigner{{"utility A", 118, noon, true, "replayed"}}, Balances: []Balance{{"utility B", "owed or owes", "-1.81 EUR", "-1.810000"}}, Entries: []EntryRow{{17, "cdr", "evagg", "a session of utility B's customer, sealed", true}}}
 }
 func (f fixture) Entry(_ context.Context, i uint64) (Entry, bool) {
 	return Entry{EntryRow: EntryRow{i, "cdr", "evagg", "a sealed session", true}, At: noon, Leaf: "00ff", Fields: []Pair{{"ref", "abcd"}}, Raw: "47564531"}, i == 17
@@ -123,12 +124,12 @@ func (f fixture) Alarms(context.Context) []AlarmRow {
 	if f.empty {
 		return nil
 	}
-	return []AlarmRow{{"a1", noon, "P0", "voltage lost", "meter of home 4", "Phase 1 below 160 V", 412, "", "alarm"}}
+	return []AlarmRow{{ID: "a1", At: noon, Priority: "P0 at once", Kind: "voltage lost", Device: "meter of home 4", Text: "Phase 1 below 160 V.", DeliveredMs: 412, Class: "alarm"}}
 }
 func (f fixture) Left(_ context.Context, home string) (Left, bool) {
 	l := Left{Home: HomeRef{home, "Home"}, Day: "1 June 2026", Stays: []string{"The true load of any minute."}}
 	if !f.empty {
-		l.Lines = []LeftLine{{"billing report", "utility A", "LFID 3c9a", 12, 18_204, "energy of each quarter of an hour, masked", 96, noon}}
+		l.Lines = []LeftLine{{What: "meter report", To: "your utility (northgrid)", As: "3C9A-41", Why: "your meter's registers", Count: 12, Bytes: 18_204, Learns: "contract, registers and day", Bits: 96, Last: noon}}
 	}
 	return l, home == "home-1" || home == "home-2"
 }

@@ -77,7 +77,8 @@ type Node struct {
 }
 
 // Edge of the map. Kind: power, report, onion, ledger, alarm. Live key:
-// "edge-"+ID+"-level", a number 0 (still) to 4.
+// "edge-"+ID+"-level", a number 0 (still) to 4, negative when it flows from To
+// to From.
 type Edge struct {
 	ID, From, To, Kind string
 	Level              int
@@ -96,20 +97,27 @@ type HomeRef struct{ ID, Name string }
 
 // Energy is the load page of one home.
 type Energy struct {
-	Home      HomeRef
-	Simulated bool
-	Now       Flows     // live "energy-<field>"
-	Times     []int64   // Unix seconds, one a minute or coarser, at most 1500
-	True      []float64 // W, house without car
-	Metered   []float64 // W, what the meter measures, the only thing that leaves
-	PV        []float64
-	Battery   []float64 // W, discharge positive
-	EV        []float64 // W, charging positive
-	TrueKWh   float64
-	MeterKWh  float64
-	Masking   Masking
-	Bill      []BillLine
-	BillTotal string
+	Home       HomeRef
+	Simulated  bool
+	HasBattery bool
+	HasRoof    bool
+	Hosts      bool      // has a wallbox
+	Now        Flows     // live "energy-<home>-<field>"
+	Times      []int64   // Unix seconds, one a minute or coarser, at most 1500
+	True       []float64 // W, house without car; nil where the viewer may see the meter only
+	Metered    []float64 // W, what the meter measures, the only thing that leaves
+	PV         []float64
+	Battery    []float64 // W, discharge positive
+	EV         []float64 // W, charging positive
+	TrueKWh    float64   // since midnight, like the two below
+	MeterKWh   float64
+	ExportKWh  float64
+	Masking    Masking
+	Bill       []BillLine
+	BillEnds   []Pair // registers at both ends
+	BillPeriod string
+	BillNote   string
+	BillTotal  string
 }
 
 // Flows are present powers in W.
@@ -128,7 +136,7 @@ type Masking struct {
 }
 
 // BillLine is one line of a bill.
-type BillLine struct{ Text, Energy, Rate, Amount string }
+type BillLine struct{ Text, Energy, Rate, Amount, Exact string } // Exact in millionths
 
 // SessionRow is one line of the session list.
 type SessionRow struct {
@@ -192,8 +200,9 @@ type Ledger struct {
 	Cosigners     []Cosigner
 	Balances      []Balance
 	SumMicro      int64
+	Facts         []Pair
 	Entries       []EntryRow // newest first from the asked index
-	Older         *uint64
+	Older, Newer  *uint64
 	Equivocations int
 }
 
@@ -207,7 +216,7 @@ type Cosigner struct {
 }
 
 // Balance of one account.
-type Balance struct{ Party, Account, Amount string }
+type Balance struct{ Party, Account, Amount, Exact string }
 
 // EntryRow is one ledger entry in a list.
 type EntryRow struct {
@@ -232,23 +241,28 @@ type AlarmRow struct {
 	ID             string
 	At             time.Time
 	Priority, Kind string
+	Level          int // of the priority, 0 most urgent
+	Over           bool
 	Device, Text   string
-	DeliveredMs    int64 // from raised to the utility's inbox
+	DeliveredMs    int64 // from raised to the utility's inbox, -1 while not there or unknown here
 	Acknowledged   string
 	Class          string // as the utility classifies it
 }
 
 // Left is "What left this house today".
 type Left struct {
-	Home  HomeRef
-	Day   string
-	Lines []LeftLine
-	Stays []string // what never left, in sentences
+	Home     HomeRef
+	Day      string
+	Lines    []LeftLine
+	Messages int
+	Bytes    int64
+	Stays    []string // what never left, in sentences
 }
 
 // LeftLine is one kind of message to one kind of recipient.
 type LeftLine struct {
-	What, To, As string // "billing report", "utility-a via elm-ssn", pseudonym
+	What, To, As string // "meter report", "your utility (northgrid)", pseudonym
+	Why          string // what it is good for
 	Count        int
 	Bytes        int64
 	Learns       string
@@ -259,6 +273,8 @@ type LeftLine struct {
 // Party is what one node of the map can see.
 type Party struct {
 	Node   Node
+	Is     string // what it is for
+	Links  []Pair // its own pages: label, URL
 	Sees   []Pair
 	Never  []string // what it cannot see and why
 	Recent []Event

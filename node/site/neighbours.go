@@ -1,0 +1,100 @@
+package site
+
+import (
+	"cmp"
+	"slices"
+
+	"gridveil/mesh"
+	"gridveil/mesh/member"
+	"gridveil/node/role"
+	"gridveil/node/web"
+)
+
+// meshWarnings are the standing problems of the mesh in words.
+var meshWarnings = map[string]web.Warning{
+	mesh.WarnClockOff:       {Severity: string(role.Problem), Title: "This machine's clock is wrong", Text: "Neighbours disagree with its time, so messages may be refused.", Next: "Turn on time synchronisation (NTP) on this machine."},
+	mesh.WarnRevoked:        {Severity: string(role.Fault), Title: "This node's certificate was taken back", Text: "No member talks to it any more. Metering and charging in the house go on.", Next: "Ask your operator for a new code and run `gridveil join CODE`."},
+	mesh.WarnNotMember:      {Severity: string(role.Fault), Title: "Nobody accepts this node", Text: "Its certificate is not of this network, or has expired.", Next: "Ask your operator for a code and run `gridveil join CODE`."},
+	mesh.WarnDirectorySplit: {Severity: string(role.Problem), Title: "Two neighbours show different directories", Text: "One of them is cut off or lies. Private messages wait until they agree.", Next: "Nothing to do if it passes within an hour; else tell your operator."},
+	mesh.WarnRenewal:        {Severity: string(role.Problem), Title: "The certificate is not being renewed", Text: "It has used up two thirds of its life.", Next: "Tell your operator: its enrolment service does not answer."},
+	mesh.WarnSingleOperator: {Severity: string(role.Notice), Title: "All relays belong to one operator", Text: "Who talks to whom is hidden from others, not from that operator.", Next: "Nothing to do here: the network needs a second operator's substation."},
+	mesh.WarnLoopsLost:      {Severity: string(role.Problem), Title: "Many test packets get lost", Text: "More than three in ten packets that this node sent to itself in the last hour did not come back.", Next: "Check the Internet connection; messages are sent again."},
+	mesh.WarnSmallSet:       {Severity: string(role.Problem), Title: "Too few homes to hide among", Text: "Private messages wait until enough homes take part. Nothing is lost.", Next: "Nothing to do: they leave as soon as the crowd is large enough."},
+	mesh.WarnStaleDirectory: {Severity: string(role.Problem), Title: "The list of relays is old", Text: "Without a fresh one private messages wait.", Next: "Check the Internet connection of this node."},
+}
+
+// kindOf is the map's word for a role.
+func kindOf(r member.Role) string {
+	if r == member.RoleGateway {
+		return "home"
+	}
+	return r.String()
+}
+
+// maxLeaves bounds how many homes a substation's map draws.
+const maxLeaves = 48
+
+// neighbours is the map around this node: itself, whom it is connected to, and
+// the operators that the directory names.
+func neighbours(env *role.Env) ([]web.Node, []web.Edge) {
+	self := env.Host.Self()
+	own := web.Node{ID: "self", Kind: kindOf(self.Role), Name: env.Config.Name, Zone: self.Zone, State: "idle", Text: Is(kindOf(self.Role))}
+	nodes := []web.Node{own}
+	seen := map[member.Key]bool{self.Key: true}
+	var edges []web.Edge
+	leaves := 0
+	peers := env.Host.Peers()
+	slices.SortFunc(peers, func(a, b mesh.Member) int { return slices.Compare(a.Key[:], b.Key[:]) })
+	for _, p := range peers {
+		if p.Role.Leaf() {
+			if leaves++; leaves > maxLeaves {
+				continue
+			}
+		}
+		seen[p.Key] = true
+		n := neighbour(p)
+		nodes = append(nodes, n)
+		edges = append(edges, web.Edge{ID: n.ID, From: "self", To: n.ID, Kind: "report", Level: 1})
+	}
+	for _, r := range []member.Role{member.RoleSSN, member.RoleHeadend, member.RoleUtility, member.RoleAggregator, member.RoleVerifier} {
+		for _, h := range env.Dir.All(r, "") {
+			if !seen[h.Member.Key] {
+				seen[h.Member.Key] = true
+				n := neighbour(h.Member)
+				n.Text = "Known from the directory; this node is not connected to it and need not be."
+				nodes = append(nodes, n)
+			}
+		}
+	}
+	place(nodes)
+	return nodes, edges
+}
+
+func neighbour(m mesh.Member) web.Node {
+	kind := kindOf(m.Role)
+	n := web.Node{ID: kind + "-" + ShortID(m.Key[:]), Kind: kind, Name: m.Operator, Zone: m.Zone, State: "idle", Text: "Connected."}
+	switch {
+	case m.Role == member.RoleSSN:
+		n.Name = m.Zone
+	case m.Role.Leaf():
+		n.Name = kind + " " + ShortID(m.Key[:])
+	}
+	return n
+}
+
+// tiers are the rows of the map from the top, in its units.
+var tiers = map[string]float64{"utility": 14, "aggregator": 14, "verifier": 14, "headend": 36, "ssn": 60, "home": 86, "wallet": 86}
+
+// place puts nodes on rows by their kind, spread evenly.
+func place(nodes []web.Node) {
+	rows := map[float64][]int{}
+	for i, n := range nodes {
+		rows[tiers[n.Kind]] = append(rows[tiers[n.Kind]], i)
+	}
+	for y, row := range rows {
+		slices.SortStableFunc(row, func(a, b int) int { return cmp.Compare(nodes[a].Kind+nodes[a].Name, nodes[b].Kind+nodes[b].Name) })
+		for k, i := range row {
+			nodes[i].X, nodes[i].Y = 100*(float64(k)+.5)/float64(len(row)), y
+		}
+	}
+}

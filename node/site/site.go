@@ -1,0 +1,139 @@
+// Package site says what a node shows on its own dashboard: one [web.Site] per
+// role, each with only what that role may see, and the builders of pages that
+// a demonstration shares.
+//
+// A Site reads what its role keeps in memory and in its own store; it never asks
+// a remote, so a page appears at once with every remote down. Words are those of
+// a home owner first. Amounts and energies are rounded here, for people only.
+//
+// Start with [For]. The files: words.go (numbers and words), energy.go, left.go,
+// alarm.go, ledger.go (pages), sight.go (who can see what, and why not more),
+// one file per role.
+package site
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strconv"
+
+	"gridveil/node/gateway"
+	"gridveil/node/headend"
+	"gridveil/node/role"
+	"gridveil/node/ssn"
+	"gridveil/node/utility"
+	"gridveil/node/web"
+)
+
+// For gives the pages of a role; ok is false for a role that has none.
+func For(env *role.Env, r role.Role) (s web.Site, ok bool) {
+	switch r := r.(type) {
+	case *gateway.Gateway:
+		return ForGateway(env, r), true
+	case *ssn.SSN:
+		return ForSSN(env, r), true
+	case *headend.Headend:
+		return ForHeadend(env, r), true
+	case *utility.Utility:
+		return ForUtility(env, r), true
+	}
+	return nil, false
+}
+
+// common is the Site of a role that shows nothing; roles embed it and replace
+// what they have.
+type common struct {
+	env   *role.Env
+	pages []string
+}
+
+// Meta names the node and its standing warnings.
+func (c common) Meta(context.Context) web.Meta {
+	now := c.env.Clock.Now()
+	m := web.Meta{Title: c.env.Config.Name, Role: c.env.Config.Role, Now: now, Speed: 1, Pages: c.pages, Warnings: Warnings(c.env)}
+	if c.env.Config.Meter.Source == "sim" {
+		m.Banners = append(m.Banners, "Simulated hardware: meter, battery and roof of this house are models.")
+	}
+	if c.env.Lab() {
+		m.Banners = append(m.Banners, "Class lab: this network is a trial with fewer than 20 homes. Packets are not delayed or hidden among others, so who talks to whom can be seen.")
+	}
+	return m
+}
+
+// Warnings are the standing warnings of a node, worst first: its own and those
+// of its mesh.
+func Warnings(env *role.Env) []web.Warning {
+	var out []web.Warning
+	for _, w := range env.Warn.Standing(env.Clock.Now()) {
+		out = append(out, web.Warning{Severity: string(w.Severity), Title: w.Title, Text: w.Text, Next: w.Next, Since: w.Since})
+	}
+	for _, w := range env.Host.Warnings() {
+		if t, ok := meshWarnings[w.Code]; ok {
+			t.Since = w.Since
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+func (common) Overview(context.Context) web.Overview             { return web.Overview{} }
+func (common) Homes(context.Context) []web.HomeRef               { return nil }
+func (common) Energy(context.Context, string) (web.Energy, bool) { return web.Energy{}, false }
+func (common) Sessions(context.Context) []web.SessionRow         { return nil }
+func (common) Session(context.Context, string) (web.Session, bool) {
+	return web.Session{}, false
+}
+func (common) Ledger(context.Context, uint64) web.Ledger       { return web.Ledger{} }
+func (common) Entry(context.Context, uint64) (web.Entry, bool) { return web.Entry{}, false }
+func (common) Alarms(context.Context) []web.AlarmRow           { return nil }
+func (common) Left(context.Context, string) (web.Left, bool)   { return web.Left{}, false }
+func (common) Proof(context.Context, io.Writer, uint64) error {
+	return errors.New("this node keeps no ledger")
+}
+
+// Party is what a party of the map can see; the own node says it with numbers.
+func (c common) Party(_ context.Context, id string) (web.Party, bool) {
+	nodes, _ := neighbours(c.env)
+	for _, n := range nodes {
+		if n.ID == id {
+			return web.Party{Node: n, Is: Is(n.Kind), Never: Never(n.Kind)}, true
+		}
+	}
+	return web.Party{}, false
+}
+
+// live are the values that every role keeps current: the clock, headline,
+// figures, and what became of the neighbours.
+func (c common) live(o web.Overview) map[string]string {
+	out := map[string]string{"now": c.env.Clock.Now().UTC().Format("2 Jan 2006 15:04"), "headline": o.Headline}
+	for _, f := range o.Figures {
+		out["fig-"+f.Key], out["fig-"+f.Key+"-note"] = f.Value, f.Note
+	}
+	LiveMap(out, o)
+	return out
+}
+
+// LiveMap adds the states of nodes and edges.
+func LiveMap(out map[string]string, o web.Overview) {
+	for _, n := range o.Nodes {
+		out["node-"+n.ID+"-state"], out["node-"+n.ID+"-text"] = n.State, n.Text
+	}
+	for _, e := range o.Edges {
+		out["edge-"+e.ID+"-level"] = strconv.Itoa(e.Level)
+	}
+	if len(o.Events) > 0 {
+		out["events"] = EventLine(o.Events[0])
+	}
+}
+
+// EventLine is an event as the live stream carries it.
+func EventLine(e web.Event) string {
+	return e.Kind + "\t" + e.At.UTC().Format("15:04") + "\t" + e.Text + "\t" + e.Link
+}
+
+// LiveFlows adds the present powers of a home.
+func LiveFlows(out map[string]string, home string, f web.Flows) {
+	p := "energy-" + home + "-"
+	out[p+"load"], out[p+"meter"], out[p+"pv"], out[p+"battery"], out[p+"ev"] = Watts(f.Load), Watts(f.Meter), Watts(f.PV), Watts(f.Battery), Watts(f.EV)
+	out[p+"soc"] = strconv.Itoa(int(f.SoCPct+.5)) + " %"
+}
