@@ -111,20 +111,36 @@ func (r *registers) certLoop(ctx context.Context) {
 		if len(hashes) == 0 {
 			continue
 		}
-		for _, m := range r.h.backbonePeers() {
-			if r.fetchCerts(ctx, m, hashes) != nil {
+		for _, m := range r.sources() {
+			if len(hashes) == 0 || r.fetchCerts(ctx, m, hashes) != nil {
 				continue
 			}
-			r.adopt(hashes)
-			if _, err := r.pull(ctx, m, gossip.Kinds()...); err == nil {
-				r.giveUp(hashes)
-				break
+			open := len(hashes)
+			if hashes = r.adopt(hashes); len(hashes) == open {
+				continue // it knows none of them
+			}
+			if _, err := r.pull(ctx, m, gossip.Kinds()...); err != nil {
+				r.h.log.Debug("pull failed", "err", err)
 			}
 		}
+		r.giveUp(hashes)
 	}
 }
 
-// giveUp forgets certificates that a neighbour was asked for: if they exist, a register will name them again.
+// sources lists the neighbours to ask: a leaf's feeding parent first, since what is missing came from there, then the
+// others in random order.
+func (r *registers) sources() []peer.ID {
+	r.mu.Lock()
+	first := r.feedFrom
+	r.mu.Unlock()
+	peers := r.h.backbonePeers()
+	if i := slices.Index(peers, first); i > 0 {
+		peers[0], peers[i] = peers[i], peers[0]
+	}
+	return peers
+}
+
+// giveUp forgets certificates that were found, or that no neighbour has: then a register will name them again.
 func (r *registers) giveUp(hashes [][32]byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -133,22 +149,20 @@ func (r *registers) giveUp(hashes [][32]byte) {
 	}
 }
 
-// adopt forgets certificates that are known now, and hands on the registers that waited for them.
-func (r *registers) adopt(hashes [][32]byte) {
+// adopt forgets certificates that are known now, hands on the registers that waited for them, and returns the others.
+func (r *registers) adopt(hashes [][32]byte) (unknown [][32]byte) {
 	now := r.h.clock.Now()
 	var known [][32]byte
 	r.h.trust.Lock()
 	for _, hash := range hashes {
-		if _, err := r.h.roll.Lookup(hash, now); err == nil {
+		if _, err := r.h.roll.Lookup(hash, now); errors.Is(err, member.ErrUnknown) {
+			unknown = append(unknown, hash)
+		} else {
 			known = append(known, hash)
 		}
 	}
 	r.h.trust.Unlock()
-	r.mu.Lock()
-	for _, hash := range known {
-		delete(r.missing, hash)
-	}
-	r.mu.Unlock()
+	r.giveUp(known)
 	for _, k := range gossip.Kinds() {
 		for _, e := range r.book.All(k) {
 			if slices.Contains(known, e.CertHash) {
@@ -156,6 +170,7 @@ func (r *registers) adopt(hashes [][32]byte) {
 			}
 		}
 	}
+	return unknown
 }
 
 // orphans notes the certificates of loaded registers, which are not kept across a restart.

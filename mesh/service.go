@@ -46,7 +46,7 @@ const (
 	Notes         Service = 260 // blind notes: collect, swap, redeem
 	Dispute       Service = 261
 	ReceiptSample Service = 262 // a receipt, for a verifier's sample
-	Deck          Service = 263 // pseudonyms for a wallet
+	Deck          Service = 263 // pseudonyms for a wallet, day identities for a meter
 	Pass          Service = 264 // host passes for a gateway
 )
 
@@ -128,7 +128,7 @@ var rules = map[Service]rule{
 	Notes:         {name: "notes", class: Meter, pairs: [][2]roles{{leaves, aggregator | utility}}},
 	Dispute:       {name: "dispute", class: Meter, pairs: [][2]roles{{leaves, aggregator | utility}}},
 	ReceiptSample: {name: "receipt.sample", class: Meter, pairs: [][2]roles{{leaves, verifier}}},
-	Deck:          {name: "deck", class: Meter, pairs: [][2]roles{{wallet, utility}}},
+	Deck:          {name: "deck", class: Meter, pairs: [][2]roles{{leaves, utility}}},
 	Pass:          {name: "pass", class: Meter, pairs: [][2]roles{{gateway, aggregator}}},
 }
 

@@ -73,6 +73,7 @@ const (
 // answerPackets says how many packets an answer may need; more reply blocks make the request longer.
 var answerPackets = map[mesh.Service]int{
 	mesh.Notes: 6, mesh.EVCollect: 6, mesh.Deck: 8, mesh.Dispute: 4, mesh.Pass: 4,
+	mesh.AggShare: 1, // taken or refused; so a report fits two packets
 }
 
 // Onion is one node's end of the onion network. Its methods are safe for concurrent use.
