@@ -18,3 +18,18 @@ func ParseWeekBody(b []byte) (week uint32, zone string, err error) {
 	}
 	return binary.BigEndian.Uint32(b), string(b[4:]), nil
 }
+
+// RedeemBody is what Redeem carries: the contract to credit, which the notes are
+// bound to, and the notes.
+func RedeemBody(contract [16]byte, request []byte) []byte {
+	return append(contract[:len(contract):len(contract)], request...)
+}
+
+// ParseRedeemBody is the inverse of RedeemBody; note.ParseRedeemRequest reads
+// the rest.
+func ParseRedeemBody(b []byte) (contract [16]byte, request []byte, err error) {
+	if len(b) < len(contract) {
+		return contract, nil, fmt.Errorf("%w: redeem of %d bytes", ErrBody, len(b))
+	}
+	return [16]byte(b), b[16:], nil
+}

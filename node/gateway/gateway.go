@@ -24,7 +24,8 @@ type Gateway struct {
 	mask    *mask     // nil without battery
 	metered *metering // nil without meter
 	alarms  *alarms
-	house   *house // nil without simulated hardware
+	house   *house   // nil without simulated hardware
+	hosting *hosting // nil without wallbox
 }
 
 // New builds the gateway of env. hw stands in for hardware; its zero value means
@@ -38,11 +39,15 @@ func New(ctx context.Context, env *role.Env, hw Hardware) (*Gateway, error) {
 	if g.alarms, err = newAlarms(env, g.journal); err != nil {
 		return nil, err
 	}
-	if env.Config.Meter.Source == "" {
-		return g, nil
+	if env.Config.Meter.Source != "" {
+		if err := g.openMeter(ctx, hw); err != nil {
+			return nil, fmt.Errorf("meter: %w", err)
+		}
 	}
-	if err := g.openMeter(ctx, hw); err != nil {
-		return nil, fmt.Errorf("meter: %w", err)
+	if env.Config.Hosts() {
+		if g.hosting, err = newHosting(env, g.journal, g.alarms, g.mask.setPlan); err != nil {
+			return nil, fmt.Errorf("wallbox: %w", err)
+		}
 	}
 	return g, nil
 }
@@ -59,6 +64,9 @@ func (g *Gateway) Serve(ctx context.Context) error {
 	}
 	if g.house != nil {
 		group.Go(func() error { return g.house.serve(ctx) })
+	}
+	if g.hosting != nil {
+		group.Go(func() error { return g.hosting.serve(ctx) })
 	}
 	return group.Wait()
 }

@@ -157,6 +157,7 @@ func (g *Gateway) frame(f meter.Frame) {
 		watts -= battery.Watts(v) / 1000
 	}
 	at := time.UnixMilli(f.At).UTC()
+	g.observe(f, at, watts)
 	if g.house == nil {
 		g.curve.add(Minute{At: at, Load: float64(watts), Meter: float64(watts)})
 		return

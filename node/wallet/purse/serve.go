@@ -540,7 +540,7 @@ func (p *Purse) finishRedeem(ctx context.Context, o note.Op) error {
 	if err != nil {
 		return err
 	}
-	if _, err := p.ask(ctx, mesh.Notes, ask.Redeem, append(p.cfg.Contract[:len(p.cfg.Contract):len(p.cfg.Contract)], r.Bytes()...), true); err != nil {
+	if _, err := p.ask(ctx, mesh.Notes, ask.Redeem, ask.RedeemBody(p.cfg.Contract, r.Bytes()), true); err != nil {
 		return waiting(err, retryMax) // kept: the notes may be on the ledger already
 	}
 	p.mu.Lock()

@@ -1,0 +1,231 @@
+package gateway
+
+import (
+	"fmt"
+	"time"
+
+	"gridveil/battery"
+	"gridveil/ev"
+	"gridveil/ev/sched"
+	"gridveil/ledger"
+	"gridveil/privacy/session"
+)
+
+// control is what is ordered from outside the plan, and what the wallbox was
+// last told.
+type control struct {
+	discharging bool // the newest order is a discharge
+	setW        int64
+	from, until time.Time
+	lo, hi      int64 // the envelope that the owner offered
+}
+
+const (
+	slotMS    = 900_000 // one step of a plan
+	planSlots = 96      // a day: no car stays longer without a new plan
+	volt      = 230
+	roundW    = 100             // set points are kept this coarse, so that a changing house does not flood the wallbox
+	lockSpan  = 4 * time.Hour   // energy that one lock should cover at full power
+	lockNotes = 12              // most notes of a lock: its message then fits class session
+	reaction  = 5 * time.Minute // how early the band stops a car, see ev.MarginFor
+)
+
+// phases of the wallbox; three unless its record says otherwise.
+func (h *hosting) phases() int { return 3 }
+
+// plan decides the power for the next minute: wiring and fuse over grid operator
+// over owner over control over the cheapest plan.
+func (h *hosting) plan(t *turn) {
+	v := t.v
+	if !v.s.State.Running() {
+		return
+	}
+	d := ev.Resolve(h.demand(v, t.now))
+	if v.s.Payer == ev.Guest && d.W < 0 && v.s.Locked == 0 {
+		h.lockNotes(t)
+	}
+	t.session(ev.Limit{W: d.W / roundW * roundW})
+	h.informMask(&d)
+}
+
+// informMask tells the battery mask what the car does and how far it may be moved.
+func (h *hosting) informMask(d *ev.Decision) {
+	if d == nil {
+		h.onPlan(battery.EVState{})
+		return
+	}
+	h.onPlan(battery.EVState{Plugged: true, Plan: battery.Watts(d.W), Lo: battery.Watts(d.Lo), Hi: battery.Watts(d.Hi), Step: battery.Watts(volt * h.phases())})
+}
+
+// demand gathers everything that wants to decide.
+func (h *hosting) demand(v *visit, now time.Time) ev.Demand {
+	c := h.env.Config
+	maxW := int64(c.EVSE.MaxW)
+	house := int64(0)
+	if n := len(h.samples.marks); n > 0 {
+		g := h.samples.marks[n-1]
+		house = g.MeterW - g.CarW
+	}
+	left := min(maxW, max(0, int64(c.Meter.ConnectionLimitW)-house))
+	e := v.s.Energy
+	d := ev.Demand{Phases: h.phases(), AmpereLeft: left / int64(volt*h.phases()), SlotMS: slotMS}
+	d.PlanW = h.charge(v, now, maxW, -house)
+	if need := v.rec.Want.Want - e.In(); v.rec.Want.Departure > 0 {
+		d.HasDeparture, d.LeftMS = true, max(v.rec.Want.Departure-now.UnixMilli(), 1)
+		d.NeedMWh = max(0, min(need, v.rec.Want.Floor-e.In()))
+	}
+	if give := v.rec.Want.Give - e.Out; h.mayDischarge(v) && give > 0 && v.rec.Want.Want <= e.In() {
+		d.MaxDischargeW = maxW
+		d.PlanW = -min(max(house, 0), maxW) // what the house itself draws; more only by control
+		d.HasDeparture = false
+	}
+	if k := h.control; !now.Before(k.from) && now.Before(k.until) {
+		d.HasControl, d.ControlW, d.EnvelopeLo, d.EnvelopeHi = true, k.setW, k.lo, k.hi
+	}
+	if r := len(v.readings); r > 0 && v.readings[r-1].HasSoC {
+		d.HasSoC, d.SoC, d.FloorSoC = true, v.readings[r-1].SoCPermille, socFloor
+	}
+	return d
+}
+
+// socFloor is the state of charge below which no house takes energy out of a
+// car, permille.
+const socFloor = 100
+
+// mayDischarge says whether wallbox, offer and payer allow a discharge.
+func (h *hosting) mayDischarge(v *visit) bool {
+	return h.v2x && (v.s.Payer == ev.Own || v.rec.Agreed != nil && v.rec.Agreed.Discharge)
+}
+
+// charge is the plan's power now: all that fits if nothing says when the car
+// leaves, else this slot's part of the cheapest plan.
+func (h *hosting) charge(v *visit, now time.Time, maxW, surplusW int64) int64 {
+	w := v.rec.Want
+	need := w.Want - v.s.Energy.In()
+	switch {
+	case w.Want > 0 && need <= 0, w.Want == 0 && w.Give > 0:
+		return 0
+	case w.Departure == 0 || w.Want == 0:
+		return maxW
+	}
+	slots := h.slots(now, time.UnixMilli(w.Departure), maxW, surplusW)
+	p, err := sched.Make(slots, need)
+	if err != nil || p.Check(slots, need) != nil || len(p.Shares) == 0 {
+		return maxW // without a proven plan the car simply charges
+	}
+	share := p.Shares[0].Res + p.Shares[0].Grid
+	left := max(slotMS-now.UnixMilli()%slotMS, 60_000)
+	return min(maxW, share*3600/left)
+}
+
+// slots are the steps until departure. The roof is taken to go on as now for an
+// hour: no longer forecast is better without weather.
+func (h *hosting) slots(now, departure time.Time, maxW, surplusW int64) []sched.Slot {
+	c := h.env.Config.Hosting
+	var out []sched.Slot
+	for at := now; at.Before(departure) && len(out) < planSlots; {
+		end := time.UnixMilli((at.UnixMilli()/slotMS + 1) * slotMS)
+		end = earlier(end, departure)
+		ms := end.Sub(at).Milliseconds()
+		s := sched.Slot{MaxMWh: maxW * ms / 3600, FeedIn: c.PExport, Grid: c.PGrid}
+		if at.Sub(now) < time.Hour {
+			s.SurplusMWh = min(s.MaxMWh, max(0, surplusW)*ms/3600)
+		}
+		out = append(out, s)
+		at = end
+	}
+	return out
+}
+
+// enough ends a session that has what its driver wanted.
+func (h *hosting) enough(t *turn, e ev.Energy) {
+	w := t.v.rec.Want
+	if w.Want == 0 && w.Give == 0 || !t.v.s.State.Running() {
+		return
+	}
+	if e.In() >= w.Want && e.Out >= w.Give {
+		t.v.note(t.now, "the driver has what was wanted")
+		t.session(ev.Stop{})
+	}
+}
+
+// Control sets a power from outside, within an envelope, for a time: an
+// instruction of the aggregator's pool. It ends with its time.
+func (h *hosting) setControl(setW, lo, hi int64, from, until time.Time) error {
+	if lo > hi || !from.Before(until) {
+		return fmt.Errorf("control: envelope %d..%d W from %v to %v is empty", lo, hi, from, until)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.control.setW, h.control.lo, h.control.hi, h.control.from, h.control.until = setW, lo, hi, from, until
+	if v := h.current; v.s.State.Running() {
+		t := h.turn(v, h.env.Clock.Now())
+		h.plan(t)
+		return t.commit()
+	}
+	return nil
+}
+
+// lockNotes puts notes behind what the house may come to owe, before the car
+// discharges: no lock, no sale. With the notes at hand in the wrong sizes it asks
+// for change; without notes the car simply does not discharge.
+func (h *hosting) lockNotes(t *turn) {
+	v := t.v
+	if t.edit != nil || v.rec.Lock.Op != 0 || v.host == nil || v.host.Phase() != session.Running || v.s.Offline {
+		return
+	}
+	payee, err := h.purse.Earned()
+	if err != nil {
+		return
+	}
+	need := h.lockValue(v)
+	minor, ok := h.purse.Cover(t.now, need, lockNotes)
+	if !ok {
+		h.askChange(t, need)
+		return
+	}
+	id := v.host.Session()
+	op, pay, err := t.purse().Spend(t.now, minor, payee, id[:])
+	if err != nil {
+		h.env.Log.Warn("notes cannot be locked", "err", err)
+		return
+	}
+	value := int64(minor) * ev.MinorEUR
+	err = t.protocol(fromMeter, func(p *session.Host) (session.Out, error) { return p.Lock(value, pay) })
+	if err != nil {
+		h.env.Log.Warn("notes cannot be locked", "err", err)
+		err = t.edit.Unspent(op)
+		if err != nil {
+			h.env.Log.Error("notes stay reserved", "err", err)
+		}
+		return
+	}
+	v.rec.Lock = lockState{Op: op, Value: value}
+	v.note(t.now, fmt.Sprintf("%s in notes locked, so that the car can sell energy", ledger.Amount(value)))
+}
+
+// lockValue is what the energy that the driver gives may cost, minor units.
+func (h *hosting) lockValue(v *visit) uint16 {
+	d, err := h.deal(v)
+	if err != nil {
+		return 0
+	}
+	most := min(v.rec.Want.Give, int64(h.env.Config.EVSE.MaxW)*lockSpan.Milliseconds()/3600)
+	value := most / 1000 * max(d.Out, d.Terms.PExport) / 1000 // mWh x micro/kWh / 10^6
+	margin := ev.MarginFor(d, int64(h.env.Config.EVSE.MaxW), reaction.Milliseconds())
+	return uint16(min((value+margin)/ev.MinorEUR+1, 8191))
+}
+
+// askChange swaps notes into sizes that make up the lock, once per visit.
+func (h *hosting) askChange(t *turn, need uint16) {
+	if t.v.rec.Lock.Asked {
+		return
+	}
+	t.v.rec.Lock.Asked = true
+	t.v.note(t.now, "the house has no notes of the right size to buy energy with; change is asked for")
+	t.after = append(t.after, func() {
+		if err := h.purse.Change(need); err != nil {
+			h.env.Log.Warn("no change for a lock", "err", err)
+		}
+	})
+}
