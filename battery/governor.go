@@ -61,20 +61,14 @@ func (g *Governor) Decide(o Obs, p Policy) Command {
 	lo, hi = g.gridLimits(o, lo, hi)
 	net := o.Load + o.EV.Plan
 	o.MinMeter, o.MaxMeter = net-hi, net-lo
-	want, cause := o.Commanded, CauseCommanded
-	target := net
-	if want == nil {
-		target, cause = p.Target(o), CausePolicy
-		if bad(target) {
-			target = net
+	target, cause := net, CausePolicy
+	if o.Commanded != nil {
+		cause = CauseCommanded
+		if !bad(*o.Commanded) {
+			target = net - *o.Commanded
 		}
-		b := net - target
-		want = &b
-	} else {
-		target = net - *want
-		if bad(*want) {
-			target = net
-		}
+	} else if y := p.Target(o); !bad(y) {
+		target = y
 	}
 	b := net - target
 	c := min(max(b, lo), hi)
