@@ -77,6 +77,9 @@ func (s *Store) walkChain(slot uint64) (walk chainWalk, err error) {
 		if walk.last = (head{n: l.n, hash: l.hash()}); l.n == slot {
 			walk.slot, walk.found = walk.last.hash, true
 		}
+		if l.restart { // what came before was accepted as damaged
+			walk.links = nil
+		}
 		if len(walk.links) == recheck {
 			walk.links = append(walk.links[:0], walk.links[1:]...)
 		}
@@ -190,7 +193,14 @@ func (s *Store) checkAll(ctx context.Context) error {
 	s.headMu.Lock()
 	defer s.headMu.Unlock()
 	var links []link
-	if err := s.eachLink(func(l link) error { links = append(links, l); return ctx.Err() }); err != nil {
+	err := s.eachLink(func(l link) error {
+		if l.restart {
+			links = nil
+		}
+		links = append(links, l)
+		return ctx.Err()
+	})
+	if err != nil {
 		return err
 	}
 	if err := s.checkValues(ctx, links); err != nil {

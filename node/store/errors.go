@@ -28,6 +28,11 @@ var (
 	ErrClosed = errors.New("store: closed")
 	// ErrDamaged means one stored value does not open: it was altered on disk.
 	ErrDamaged = errors.New("store: value altered on disk")
+	// ErrInUse means another process, or another part of this one, has the store open.
+	ErrInUse = errors.New("store: directory is in use; stop the other process first")
+	// ErrWrongKey means the master key is not the one the store was made with:
+	// restore the key file that belongs to it, the data are sound.
+	ErrWrongKey = errors.New("store: master key does not belong to this store")
 	// ErrKeyFile means the master key file is missing, malformed or readable by others.
 	ErrKeyFile = errors.New("store: master key file")
 )

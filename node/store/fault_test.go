@@ -260,6 +260,33 @@ func TestDamageIsNamedAcceptedAndGoneAfterwards(t *testing.T) {
 	}
 }
 
+func TestAcceptedAlteredValueStaysUnreadableButStopsNothing(t *testing.T) {
+	s, dir := filled(t, 5, Options{})
+	txn := s.db.NewTransaction(true)
+	if err := errors.Join(txn.Set(faultKey(2), make([]byte, 99)), txn.Commit(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(dir, testKey, Options{})
+	var d *DamageError
+	if !errors.As(err, &d) || d.Kind != AlteredValue || d.Space != SpaceCursor {
+		t.Fatalf("Open: %v", err)
+	}
+	if err := s.AcceptDamage(); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = open(t, dir, Options{})
+	if _, err := s.Get(faultKey(2)); !errors.Is(err, ErrDamaged) {
+		t.Errorf("altered value: %v, want ErrDamaged", err)
+	}
+	if err := s.Set(faultKey(2), []byte(faultValue(2))); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Check(context.Background()); err != nil {
+		t.Errorf("after the value was fetched again: %v", err)
+	}
+}
+
 func TestChainIsTrimmedAndStillVerifies(t *testing.T) {
 	const commits = 200
 	s, dir := filled(t, commits, Options{Keep: recheck})

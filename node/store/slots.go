@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -33,18 +32,21 @@ type slots struct {
 	mac []byte // key of the checksum
 }
 
-// openSlots opens or creates the head file in dir; fresh says it was created.
+// openSlots opens or creates the head file in dir; fresh says that it is empty,
+// as before the first start or after a crash in it.
 func openSlots(dir string, k MasterKey) (s *slots, fresh bool, err error) {
-	path := filepath.Join(dir, headName)
-	f, err := os.OpenFile(path, os.O_RDWR, 0o600)
-	if errors.Is(err, fs.ErrNotExist) {
-		fresh = true
-		f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	}
+	f, err := os.OpenFile(filepath.Join(dir, headName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, false, fmt.Errorf("open head slots: %w", err)
 	}
-	return &slots{f: f, mac: k.derive("head")}, fresh, nil
+	info, err := f.Stat()
+	if err != nil {
+		return nil, false, errors.Join(fmt.Errorf("open head slots: %w", err), f.Close())
+	}
+	if err := lock(f); err != nil {
+		return nil, false, errors.Join(ErrInUse, f.Close())
+	}
+	return &slots{f: f, mac: k.derive("head")}, info.Size() == 0, nil
 }
 
 func (s *slots) close() error { return s.f.Close() }

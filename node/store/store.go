@@ -75,7 +75,8 @@ type Store struct {
 //
 // When acknowledged data is lost it returns a readable store *and* a
 // *DamageError (see AcceptDamage); when Badger refuses its files it returns nil
-// and a *DamageError of kind Unopenable. Any other error returns nil.
+// and a *DamageError of kind Unopenable. It returns nil with ErrInUse, with
+// ErrWrongKey, and with any other error.
 func Open(dir string, key MasterKey, o Options) (*Store, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -125,16 +126,24 @@ func (s *Store) openFiles(key MasterKey) (fresh bool, err error) {
 		return false, err
 	}
 	o := s.badgerOptions(key)
-	if err := precheck(s.dir, o, s.slots.mac); err != nil {
-		return false, errors.Join(&DamageError{Kind: Unopenable, Cause: err}, s.slots.close())
+	if err = precheck(s.dir, o, s.slots.mac); err == nil {
+		s.db, err = openBadger(o)
 	}
-	if s.db, err = openBadger(o); err != nil {
-		return false, errors.Join(&DamageError{Kind: Unopenable, Cause: err}, s.slots.close())
+	if err != nil {
+		return false, errors.Join(openError(err), s.slots.close())
 	}
 	if err := keepRegistry(s.dir, o.Dir, s.slots.mac); err != nil {
 		return false, errors.Join(fmt.Errorf("store: %w", err), s.db.Close(), s.slots.close())
 	}
 	return fresh, nil
+}
+
+// openError tells a wrong key, which harms nothing, from damaged files.
+func openError(err error) error {
+	if errors.Is(err, badger.ErrEncryptionKeyMismatch) {
+		return ErrWrongKey
+	}
+	return &DamageError{Kind: Unopenable, Cause: err}
 }
 
 // openBadger turns Badger's panics over its own damaged files into errors.

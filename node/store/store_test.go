@@ -212,9 +212,23 @@ func TestWrongKeyOpensNothing(t *testing.T) {
 	s := open(t, dir, Options{})
 	mustSet(t, s, "a", "1")
 	s.Close()
-	if _, err := Open(dir, MasterKey{9}, Options{}); err == nil {
-		t.Error("a store opened under another master key")
+	if s, err := Open(dir, MasterKey{9}, Options{}); !errors.Is(err, ErrWrongKey) || errors.Is(err, ErrDegraded) || s != nil {
+		t.Errorf("opened under another master key: %v, want ErrWrongKey", err)
 	}
+	if got, err := open(t, dir, Options{}).Get(SpaceCursor.Key([]byte("a"))); err != nil || string(got) != "1" {
+		t.Errorf("the wrong key harmed the store: %q, %v", got, err)
+	}
+}
+
+func TestSecondOpenerIsTurnedAway(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, Options{})
+	if _, err := Open(dir, testKey, Options{}); !errors.Is(err, ErrInUse) || errors.Is(err, ErrDegraded) {
+		t.Errorf("second opener: %v, want ErrInUse", err)
+	}
+	mustSet(t, s, "a", "1")
+	s.Close()
+	open(t, dir, Options{})
 }
 
 func TestSwappedValuesAreRefused(t *testing.T) {
