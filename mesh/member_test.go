@@ -75,6 +75,12 @@ func TestARevokedMemberIsGoneWithinAMinuteOfItsList(t *testing.T) {
 	if took := n.Clock.Now().Sub(began); took > time.Minute {
 		t.Errorf("revocation took %v, want at most a minute", took)
 	}
+	if _, err := n.Others[0].Host.Judge(victim.Host.Chain()); !errors.Is(err, mesh.ErrRevoked) {
+		t.Errorf("the revoked home's certificate is judged %v, want ErrRevoked", err)
+	}
+	if m, err := n.Others[0].Host.Judge(n.Homes[0].Host.Chain()); err != nil || m.Key != n.Homes[0].Member.Key {
+		t.Errorf("another home's certificate is judged %v", err)
+	}
 	meshtest.Eventually(t, "the home is told", func() bool { return warns(victim.Host, mesh.WarnRevoked) })
 	if _, err := victim.Host.Call(t.Context(), n.SSNs[0].Member.Peer, mesh.Probe, nil); !errors.Is(err, mesh.ErrRevoked) && !errors.Is(err, mesh.ErrOffline) {
 		t.Errorf("the revoked home's call: got %v", err)

@@ -60,6 +60,7 @@ type Config struct {
 type HandlerFunc func(ctx context.Context, body []byte) ([]byte, error)
 
 const (
+	guardPatience = 2 * time.Minute // until a guard that does not answer counts as down
 	tick          = time.Minute     // keys, directory, guards, lost loops
 	maxHandlers   = 64              // requests handled at once; more are dropped and retried
 	deliverQueue  = 256             // packets waiting to be opened
@@ -98,6 +99,8 @@ type Onion struct {
 	snap     *route.Snapshot
 	guards   *route.Guards
 	kept     map[packet.NodeKey]bool // guards that we hold a connection to
+	lastUp   map[packet.NodeKey]time.Time
+	began    time.Time
 	health   route.Health
 	loops    mix.Loops
 	slots    schedule
@@ -125,7 +128,8 @@ func New(h *mesh.Host, c Config) (*Onion, error) {
 	policy := h.Bundle().Policy
 	o := &Onion{h: h, c: c, rnd: c.Rand, log: c.Log, clock: h.Clock(), self: packet.NodeKey(self.Key), role: self.Role,
 		delivered: make(chan *packet.Packet, deliverQueue), handling: make(chan struct{}, maxHandlers),
-		dir: route.NewDirectory(policy.Epoch()), known: map[packet.NodeKey]bool{}, kept: map[packet.NodeKey]bool{}, slotMean: policy.Slot(),
+		dir: route.NewDirectory(policy.Epoch()), known: map[packet.NodeKey]bool{}, kept: map[packet.NodeKey]bool{},
+		lastUp: map[packet.NodeKey]time.Time{}, began: h.Clock().Now(), slotMean: policy.Slot(),
 		replies: map[packet.ReplyID]*openReply{}, handlers: map[mesh.Service]HandlerFunc{}, wake: make(chan struct{}, 1)}
 	raw, err := c.Store.LoadState(stateGuards)
 	if err != nil {
@@ -262,7 +266,7 @@ func (o *Onion) refresh(now time.Time) {
 	var changed bool
 	var err error
 	if len(o.snap.Relays()) >= route.MinRelays { // sooner, whoever shows us the directory first would choose our guards
-		changed, err = o.guards.Refresh(o.snap, o.usable, now, o.rnd)
+		changed, err = o.guards.Refresh(o.snap, o.usableSoon(now), now, o.rnd)
 	}
 	record := o.guards.Encode()
 	keep, release := o.guardChanges()
@@ -334,6 +338,24 @@ func (o *Onion) usable(n packet.NodeKey) bool {
 	}
 	_, up := o.h.Connected(id)
 	return up
+}
+
+// usableSoon is usable with patience: a guard that was connected a moment ago, or that nobody had time to dial since the
+// start, is not down yet. Otherwise every restart would show this home to a third guard. o.mu is held.
+func (o *Onion) usableSoon(now time.Time) func(packet.NodeKey) bool {
+	guards := o.guards.List()
+	return func(n packet.NodeKey) bool {
+		if o.usable(n) {
+			o.lastUp[n] = now
+			return true
+		}
+		up, known := o.lastUp[n]
+		if !known {
+			up = o.began
+		}
+		guard := slices.ContainsFunc(guards, func(g route.Guard) bool { return g.Node == n })
+		return guard && now.Sub(up) < guardPatience+o.h.Lag()
+	}
 }
 
 func (o *Onion) floor() route.Floor {

@@ -13,7 +13,8 @@
 //	pass         PassKey    body zone name              answer zone, week and the pass key
 //	             Passes     body blinded host keys      answer blind signatures
 //	deck         Deck       body pseudo batch request   answer pseudo batch answer
-//	             MeterDeck  body pseudo meter batch     answer pseudo batch answer
+//	             MeterDeck  body MeterBatch             answer pseudo batch answer
+//	agg.share    Share      body agg.Report             answer empty
 //	dispute      Cases      body empty                  answer open cases' refs
 //	             Statement  body committee.Statement    answer empty
 package ask
@@ -44,6 +45,7 @@ const (
 	MeterDeck Op = 12
 	Cases     Op = 13
 	Statement Op = 14
+	Share     Op = 18 // 15 to 17 stand in parts.go
 )
 
 // Request is op | body.

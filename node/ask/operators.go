@@ -71,17 +71,7 @@ func (o Operators) Utility(operator string) (Utility, error) {
 
 // Issuers are the keys under which utilities sign pseudonyms, of every period
 // that their sheets name.
-func (o Operators) Issuers() pseudo.IssuerKeys {
-	out := pseudo.IssuerKeys{}
-	for _, h := range o.Env.Dir.All(member.RoleUtility, "") {
-		for _, k := range h.Sheet {
-			if k.Use == keys.Issuer && len(k.Public) == 32 {
-				_ = out.Add(o.Env.Operator(h.Member.Operator), [32]byte(k.Public)) // a key that no issuer may have is none
-			}
-		}
-	}
-	return out
-}
+func (o Operators) Issuers() pseudo.IssuerKeys { return o.issuers(keys.Issuer) }
 
 // Ask sends one request and gives the body of its answer: *NotYetError and
 // *RefusedError are the operator's, other errors the mesh's.

@@ -71,6 +71,8 @@ func (u Use) keep() time.Duration {
 		return time.Hour // answers under way; recorded requests stay closed
 	case Readout:
 		return 3 * day
+	case Sum:
+		return 2 * day // homes resend a report for a day; recorded ones stay closed
 	case Box:
 		return 69 * day // sessions handed in late
 	}

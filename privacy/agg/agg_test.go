@@ -172,6 +172,14 @@ func TestSumIsExactAndAnyoneCanCheckIt(t *testing.T) {
 	if err != nil || got != want {
 		t.Fatalf("Check: got %d, %v, want %d", got, err, want)
 	}
+	if got, err := res.Signed(testNet, &z.task); err != nil || got != want {
+		t.Errorf("Signed: got %d, %v, want %d", got, err, want)
+	}
+	forged := res
+	forged.T[0][15]++
+	if _, err := forged.Signed(testNet, &z.task); !errors.Is(err, ErrSignature) {
+		t.Errorf("Signed after a change: got %v, want ErrSignature", err)
+	}
 	again, err := ParseResult(res.Bytes())
 	if err != nil || again != res {
 		t.Fatalf("ParseResult: got %+v, %v", again, err)
@@ -424,6 +432,22 @@ func TestServersRefuse(t *testing.T) {
 		}
 		if _, err := l.Add(z.report(0, xs[0]).Bytes()); !errors.Is(err, ErrSecond) {
 			t.Errorf("Add: got %v, want ErrSecond", err)
+		}
+	})
+	t.Run("no report during an attempt, late ones after it failed", func(t *testing.T) {
+		l, h := z.collect(xs[:20])
+		start := must(l.Start())(t)
+		if task, interval, err := PrepFor(start); err != nil || task != z.task.ID || interval != z.interval {
+			t.Errorf("PrepFor: got %x, %d, %v", task, interval, err)
+		}
+		late := z.report(20, xs[20]).Bytes()
+		if _, err := l.Add(late); !errors.Is(err, ErrClosed) {
+			t.Errorf("Add: got %v, want ErrClosed", err)
+		}
+		l.Reopen()
+		must(l.Add(late))(t)
+		if res, list, err := finish(l, h); err != nil || res.N != 21 || len(list) != 21 {
+			t.Errorf("after the failed attempt: %d reports, %v", res.N, err)
 		}
 	})
 	t.Run("a reading above the maximum", func(t *testing.T) {

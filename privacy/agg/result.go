@@ -59,6 +59,27 @@ func ParseResult(b []byte) (Result, error) {
 	return r, nil
 }
 
+// Signed checks the signatures of both servers and gives the sum that they say,
+// for whoever has no list of the reports: the servers, not the homes, vouch for
+// it. It returns ErrTask, ErrSmallBatch, ErrSignature or ErrCommitment.
+func (r *Result) Signed(net privacy.Net, t *Task) (uint64, error) {
+	if r.Task != t.ID || t.check() != nil {
+		return 0, ErrTask
+	}
+	if r.N < uint32(t.MinBatch) || r.N > MaxBatch {
+		return 0, fmt.Errorf("%w: result of %d reports, %d needed", ErrSmallBatch, r.N, t.MinBatch)
+	}
+	if !privacy.Verify(t.Leader[:], privacy.KindSum, net, r.body(), r.LeaderSig) ||
+		!privacy.Verify(t.Helper[:], privacy.KindSum, net, r.body(), r.HelperSig) {
+		return 0, fmt.Errorf("result: %w", ErrSignature)
+	}
+	s64 := totalOf(r.T[0][:]).mod(totalOf(r.T[1][:]))
+	if s64 > uint64(r.N)*uint64(t.Max) {
+		return 0, fmt.Errorf("%w: sum above the range of %d readings", ErrCommitment, r.N)
+	}
+	return s64, nil
+}
+
 // opensTotal says whether the sum of commitments is T*G + R*H.
 func opensTotal(sumC group.Element, t [16]byte, r [32]byte) bool {
 	blind, err := curve.ParseScalar(r[:])
@@ -77,15 +98,12 @@ func opensTotal(sumC group.Element, t [16]byte, r [32]byte) bool {
 // the list), ErrSecond, ErrSplit if the list is not the one signed, or
 // ErrCommitment if a total was moved.
 func Check(net privacy.Net, s privacy.Suite, t *Task, issuers pseudo.IssuerKeys, r *Result, list [][]byte) (uint64, error) {
-	if r.Task != t.ID || t.check() != nil {
-		return 0, ErrTask
+	sum, err := r.Signed(net, t)
+	if err != nil {
+		return 0, err
 	}
-	if len(list) != int(r.N) || r.N < uint32(t.MinBatch) || r.N > MaxBatch {
-		return 0, fmt.Errorf("%w: result of %d reports, list of %d, %d needed", ErrSmallBatch, r.N, len(list), t.MinBatch)
-	}
-	if !privacy.Verify(t.Leader[:], privacy.KindSum, net, r.body(), r.LeaderSig) ||
-		!privacy.Verify(t.Helper[:], privacy.KindSum, net, r.body(), r.HelperSig) {
-		return 0, fmt.Errorf("result: %w", ErrSignature)
+	if len(list) != int(r.N) {
+		return 0, fmt.Errorf("%w: result of %d reports, list of %d", ErrSmallBatch, r.N, len(list))
 	}
 	sums, root, err := readList(net, s, t, issuers, r.Interval, list)
 	if err != nil {
@@ -99,11 +117,7 @@ func Check(net privacy.Net, s privacy.Suite, t *Task, issuers pseudo.IssuerKeys,
 			return 0, ErrCommitment
 		}
 	}
-	s64 := totalOf(r.T[0][:]).mod(totalOf(r.T[1][:]))
-	if s64 > uint64(r.N)*uint64(t.Max) {
-		return 0, fmt.Errorf("%w: sum above the range of %d readings", ErrCommitment, r.N)
-	}
-	return s64, nil
+	return sum, nil
 }
 
 // readList verifies every report of a published list and adds up its

@@ -201,6 +201,11 @@ func (l *Leader) Start() ([]byte, error) {
 	return msg, nil
 }
 
+// Reopen ends a failed attempt, so that late reports may join before the next.
+// Do not call it while the helper may have signed: when Combine was sent, send
+// the same again.
+func (l *Leader) Reopen() { l.round = nil }
+
 // verifyKey is the interval's, in all attempts and after a restart. Preparation
 // shows both servers the wire polynomial of a report at one point, hidden by one
 // random value; a second key would show a second point, and from two the bits of
@@ -327,6 +332,15 @@ func prepHead(step byte, task [16]byte, interval uint32, n int) []byte {
 	b := append([]byte{byte(privacy.KindPrep), privacy.Version, step}, task[:]...)
 	b = binary.BigEndian.AppendUint32(b, interval)
 	return binary.BigEndian.AppendUint16(b, uint16(n))
+}
+
+// PrepFor gives the task and interval that a message between the servers is
+// for, so that a server finds its Leader or Helper. It returns ErrMalformed.
+func PrepFor(b []byte) (task [16]byte, interval uint32, err error) {
+	if len(b) < 25 || b[0] != byte(privacy.KindPrep) || b[1] != privacy.Version {
+		return task, 0, fmt.Errorf("%w: preparation of %d bytes", ErrMalformed, len(b))
+	}
+	return [16]byte(b[3:]), binary.BigEndian.Uint32(b[19:]), nil
 }
 
 func readHead(b []byte, step byte, task [16]byte, interval uint32) (n int, rest []byte, err error) {
