@@ -2,6 +2,7 @@ package writer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -37,13 +38,20 @@ func (w *Writer) checkpoints(ctx context.Context) error {
 	}
 	retry := firstRetry
 	for {
+		// A log that is not final needs a fresh tick when its witnesses come back,
+		// one that only ticks does not.
+		if w.traffic() || !r.final {
+			if err := w.freshen(ctx); err != nil && ctx.Err() == nil {
+				w.cfg.Log.Warn("tick refused", "err", err)
+			}
+		}
 		if w.Size() > r.checkpoint.Size {
-			if r, err = w.open(ctx); err != nil {
+			if r, err = w.open(); err != nil {
 				return err
 			}
 			retry = firstRetry
 		}
-		if err := w.collect(ctx, r); err != nil {
+		if err := errors.Join(w.collect(ctx, r), w.store.Err()); err != nil {
 			return err
 		}
 		if err := w.pause(ctx, r, retry); err != nil {
@@ -69,13 +77,7 @@ func (w *Writer) resume() (*round, error) {
 }
 
 // open seals the durable log and signs it.
-func (w *Writer) open(ctx context.Context) (*round, error) {
-	if err := w.freshen(ctx); err != nil {
-		if ctx.Err() != nil || w.store.Err() != nil {
-			return nil, err
-		}
-		w.cfg.Log.Warn("tick refused", "err", err)
-	}
+func (w *Writer) open() (*round, error) {
 	size, root, err := w.store.Seal()
 	if err != nil {
 		return nil, err

@@ -183,10 +183,17 @@ func (w *Writer) postTick(ctx context.Context) error {
 	if raw == nil {
 		return nil
 	}
-	return w.Submit(ctx, [][]byte{raw})[0].Err
+	r := w.Submit(ctx, [][]byte{raw})[0]
+	if r.Err == nil {
+		w.ticked.Store(r.Receipt.Index + 1)
+	}
+	return r.Err
 }
 
-// freshen ticks if that is due and the own number is free.
+// traffic reports whether entries came since the newest tick.
+func (w *Writer) traffic() bool { return w.Size() > w.ticked.Load() }
+
+// freshen ticks if the log time is behind and the own number is free.
 func (w *Writer) freshen(ctx context.Context) error {
 	if !w.stale() {
 		return nil
@@ -205,21 +212,18 @@ func (w *Writer) ticks(ctx context.Context) error {
 	if w.cfg.Tick == nil {
 		return nil
 	}
-	quiet := uint64(0) // the size after the last tick: nothing came since
 	for {
 		grown := w.grown.next()
 		var err error
-		if w.Size() <= quiet {
+		if !w.traffic() {
 			err = wait(ctx, grown)
 		} else if d := w.untilTick(); d > 0 {
 			err = wait(ctx, w.cfg.Clock.After(d))
-		} else if refused := w.freshen(ctx); refused != nil {
+		} else if refused := w.freshen(ctx); refused != nil && ctx.Err() == nil {
 			w.cfg.Log.Warn("tick refused", "err", refused)
 			err = wait(ctx, time.After(tickRetry))
 		} else if w.stale() { // somebody else has the own number
 			err = wait(ctx, time.After(ownPause))
-		} else {
-			quiet = w.Size()
 		}
 		if err := errors.Join(err, w.store.Err()); err != nil {
 			return err

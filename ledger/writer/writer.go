@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -75,6 +76,7 @@ type Writer struct {
 	signer  note.Signer
 	intake  intake
 	own     chan struct{} // held while the own party's next number is in use
+	ticked  atomic.Uint64 // the size after the newest tick: what is beyond is traffic
 	grown   signal        // entries became durable
 	settled signal        // a checkpoint became final
 

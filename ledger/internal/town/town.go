@@ -4,9 +4,11 @@ package town
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -246,5 +248,19 @@ func (t *Town) Final(w *writer.Writer, size uint64) {
 	defer cancel()
 	if err := w.WaitFinal(ctx, size); err != nil {
 		t.TB.Fatalf("size %d does not become final: %v; %+v", size, err, w.Status())
+	}
+}
+
+// Hash is the name under which witnesses serve the log.
+func Hash() string {
+	h := ledger.OriginHash(scene.Origin)
+	return hex.EncodeToString(h[:])
+}
+
+// Copy copies the directory of a log.
+func Copy(tb testing.TB, from, to string) {
+	tb.Helper()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		tb.Fatal(err)
 	}
 }
