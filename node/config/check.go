@@ -46,7 +46,27 @@ func (c *Config) check() faults {
 	f.between("pv.peak_w", int64(c.PV.PeakW), 0, 100_000)
 	c.checkHosting(&f)
 	f.between("aggregator.fee_per_kwh", c.Aggregator.FeePerKWh, 0, 1_000_000)
+	c.checkLedger(&f)
 	return f
+}
+
+func (c *Config) checkLedger(f *faults) {
+	l := c.Ledger
+	f.oneOf("ledger.body", l.Body, "regulator", "consumer-body", "dso")
+	if (l.IBAN == "") != (l.BIC == "") {
+		f.add("ledger.iban", "ledger.iban and ledger.bic belong together: set both or none")
+	}
+	if l.Bucket.D() < time.Minute || l.Bucket.D() > 7*24*time.Hour {
+		f.add("ledger.bucket", "want 1m to 168h, got %q", l.Bucket.D())
+	}
+	f.between("ledger.min_batch", int64(l.MinBatch), 0, 1_000_000)
+	f.between("ledger.close_every", int64(l.CloseEvery), 1, 366)
+	if l.Notice.D() < 0 || l.Notice.D() > 30*24*time.Hour {
+		f.add("ledger.notice", "want 0s to 720h, got %q", l.Notice.D())
+	}
+	if l.Export.D() < 0 || l.Export.D() > 0 && l.Export.D() < time.Minute {
+		f.add("ledger.export", "want 0s, or 1m and more, got %q", l.Export.D())
+	}
 }
 
 func (c *Config) checkMesh(f *faults) {

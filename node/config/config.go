@@ -150,10 +150,29 @@ type Wallet struct {
 	Listen string `toml:"listen"`
 }
 
-// Ledger names logs that a utility or verifier replays and cosigns.
+// Ledger is how an operator takes part in the network's ledger.
 type Ledger struct {
 	// Policy is a policy file for verification; empty takes the network's.
 	Policy string `toml:"policy"`
+	// Opener says that this node holds an opener's seat: it votes on disputes and opens a pseudonym together with others.
+	Opener bool `toml:"opener"`
+	// Body is what the operator of a verifier or substation is on the ledger: regulator, consumer-body or dso. Default consumer-body.
+	Body string `toml:"body"`
+	// IBAN and BIC are where the operator is paid; the ledger holds only their salted hash. Empty: no payment files.
+	IBAN string `toml:"iban"`
+	BIC  string `toml:"bic"`
+	// Founders are the operators that an aggregator's first entry waits for. Default: all that may run a utility or verifier.
+	Founders []string `toml:"founders"`
+	// Bucket is the length of a settlement day, fixed when the ledger is founded. Default "24h".
+	Bucket Duration `toml:"bucket"`
+	// MinBatch is the fewest sessions whose sum is opened, fixed when the ledger is founded. Default 32, and 1 in a network that allows class lab.
+	MinBatch int `toml:"min_batch"`
+	// CloseEvery is after how many settlement days debts are netted, fixed when the ledger is founded. Default 7.
+	CloseEvery int `toml:"close_every"`
+	// Notice is how long before a pseudonym is opened its driver is warned, fixed when the ledger is founded. Default "72h".
+	Notice Duration `toml:"notice"`
+	// Export is how often the aggregator writes its export folder; "0s" only when asked.
+	Export Duration `toml:"export"`
 }
 
 // Roles in the order in which people meet them.
@@ -233,6 +252,10 @@ func (c *Config) fill() {
 	defaultTo(&h.OnCut, "stop")
 	defaultTo(&c.Aggregator.FeePerKWh, 15_000)
 	defaultTo(&c.Wallet.Listen, "127.0.0.1:8470")
+	defaultTo(&c.Ledger.Body, "consumer-body")
+	defaultTo(&c.Ledger.Bucket, Duration(24*time.Hour))
+	defaultTo(&c.Ledger.CloseEvery, 7)
+	defaultTo(&c.Ledger.Notice, Duration(72*time.Hour))
 }
 
 func defaultTo[T comparable](v *T, d T) {
