@@ -40,7 +40,6 @@ type link struct {
 	done      bool // settled is closed
 	wantsFeed bool
 	enrolling bool
-	clockBad  bool
 	err       error // why it was refused
 }
 
@@ -158,7 +157,7 @@ func (h *Host) admit(l *link, a member.Admission, hello member.Hello) error {
 		h.mu.Unlock()
 		return fmt.Errorf("%w: role or zone changed on an open connection", member.ErrRole)
 	}
-	l.member, l.chain, l.admitted, l.wantsFeed, l.clockBad = a.Member, hello.Chain, true, hello.WantFeed, a.ClockBad
+	l.member, l.chain, l.admitted, l.wantsFeed = a.Member, hello.Chain, true, hello.WantFeed
 	newcomer := first && len(h.peers[a.Member.Peer]) == 0
 	if first {
 		h.peers[a.Member.Peer] = append(h.peers[a.Member.Peer], l)
@@ -294,13 +293,24 @@ func (h *Host) greet(l *link) error {
 		return err
 	}
 	if verdict.Code != member.VerdictOK {
-		return verdictError(verdict.Code)
+		return verdictError(verdict)
 	}
+	h.compareClock(verdict.Now, began)
 	theirs.WantFeed = false // only the opener of an exchange asks for the feed
 	if err := h.admit(l, a, theirs); err != nil {
 		return err
 	}
 	return s.Close()
+}
+
+// compareClock warns when a relay's time lies more than 30 s outside of the span from began to now. A leaf is admitted
+// all the same, but what it signs bears the wrong time.
+func (h *Host) compareClock(theirs, began time.Time) {
+	if theirs.Before(began.Add(-member.MaxClockOff)) || theirs.After(h.clock.Now().Add(member.MaxClockOff)) {
+		h.warn(WarnClockOff)
+	} else {
+		h.calm(WarnClockOff)
+	}
 }
 
 // answerHello is the responder's side.

@@ -73,16 +73,16 @@ func callError(err error) error {
 }
 
 // verdictError turns the refusal of a hello into an error that shows the next step.
-func verdictError(code member.VerdictCode) error {
-	switch code {
+func verdictError(v member.Verdict) error {
+	switch v.Code {
 	case member.VerdictRevoked:
 		return ErrRevoked
 	case member.VerdictClock:
 		return ErrClock
 	case member.VerdictBusy:
-		return &BusyError{After: time.Minute}
+		return &BusyError{After: time.Duration(v.RetrySeconds) * time.Second}
 	default:
-		return fmt.Errorf("%w (%v)", ErrNotMember, code)
+		return fmt.Errorf("%w (%v)", ErrNotMember, v.Code)
 	}
 }
 

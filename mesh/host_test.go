@@ -352,3 +352,17 @@ func TestALeafStopsBulkWhenTheDaysDataIsNearlyUsed(t *testing.T) {
 		t.Errorf("the next day: %v", err)
 	}
 }
+
+func TestABackboneMemberFindsOthersBesideItsSeed(t *testing.T) {
+	n := meshtest.Found(t, meshtest.Options{SSNs: 3, Onion: true, Speed: 500,
+		Config: func(d *meshtest.Node, c *mesh.Config) {
+			if d.Member.Role == member.RoleUtility {
+				c.Parents = c.Parents[:1]
+			}
+		}})
+	for i := range 3 {
+		n.SSNs = append(n.SSNs, n.Add(member.RoleSSN, fmt.Sprintf("z%d", i+1)))
+	}
+	utility := n.Add(member.RoleUtility, "")
+	meshtest.Eventually(t, "the utility is connected to all substations", func() bool { return len(utility.Host.Peers()) == 3 })
+}

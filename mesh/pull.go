@@ -215,6 +215,7 @@ func (r *registers) backboneLoop(ctx context.Context) {
 			clear(known)
 		case <-r.h.clock.After(backboneSync):
 			clear(known)
+			r.h.Go(r.h.meetOne)
 		}
 		for _, p := range r.h.backbonePeers() {
 			if known[p] {
@@ -230,6 +231,22 @@ func (r *registers) backboneLoop(ctx context.Context) {
 			r.poke() // a handful of fresh neighbours at start; then one a minute
 		}
 		swept = r.sweep(swept)
+	}
+}
+
+// meetOne dials one more backbone member while few are connected, so that gossip does not hang on one seed.
+func (h *Host) meetOne(ctx context.Context) {
+	if len(h.backbonePeers()) >= fewNeighbours {
+		return
+	}
+	var known []peer.ID
+	for _, p := range h.wire.Peerstore().PeersWithAddrs() {
+		if p != h.ID() && h.admitted(p) == nil {
+			known = append(known, p)
+		}
+	}
+	if len(known) > 0 {
+		_, _ = h.reach(ctx, known[rand.N(len(known))]) // another one in a minute
 	}
 }
 

@@ -28,11 +28,13 @@ const (
 	leafSync     = 5 * time.Minute // the second parent
 	sweepEvery   = time.Hour       // forget registers whose version number is no longer needed
 	pullTimeout  = 20 * time.Second
-	maxRounds    = 64                      // pages of one pull: 16 MiB
-	fedQueue     = 1024                    // registers waiting for one leaf; what does not fit comes with its next pull
-	fedAtOnce    = 16                      // of them on their way, so that a distant leaf is not fed one per round trip
-	settleTime   = 2500 * time.Millisecond // wall time until gossipsub's heartbeats have put a new neighbour into its mesh
-	sparseEvery  = 10 * time.Minute        // between two checkpoints of one log to one leaf
+
+	fewNeighbours = 4                       // backbone members; below it a backbone member dials more that it knows of
+	maxRounds     = 64                      // pages of one pull: 16 MiB
+	fedQueue      = 1024                    // registers waiting for one leaf; what does not fit comes with its next pull
+	fedAtOnce     = 16                      // of them on their way, so that a distant leaf is not fed one per round trip
+	settleTime    = 2500 * time.Millisecond // wall time until gossipsub's heartbeats have put a new neighbour into its mesh
+	sparseEvery   = 10 * time.Minute        // between two checkpoints of one log to one leaf
 )
 
 // registers is the host's part that keeps signed registers: pubsub between backbone members, feed to leaves, pull.

@@ -23,6 +23,7 @@ const (
 	writeTimeout  = 10 * time.Second // wall time for one batch
 	openTimeout   = 10 * time.Second
 	idleNeighbour = 10 * time.Minute // then the stream is closed and its goroutine ends
+	maxNeighbours = 2560             // an SSN's connections and some; a packet may name any next node
 )
 
 // neighbours sends packets on, one stream and one goroutine per neighbour.
@@ -46,7 +47,7 @@ func (n *neighbours) send(to packet.NodeKey, p *packet.Packet) bool {
 	nb := n.to[to]
 	if nb == nil {
 		id, err := member.Key(to).Peer()
-		if err != nil {
+		if err != nil || len(n.to) >= maxNeighbours {
 			return false
 		}
 		nb = &neighbour{id: id, queue: make(chan *packet.Packet, sendQueue)}
@@ -117,6 +118,9 @@ func (n *neighbours) write(ctx context.Context, to packet.NodeKey, nb *neighbour
 				s = nil
 			}
 			n.o.count(DropNeighbour, uint64(len(batch)))
+			if s == nil && n.retire(to, nb) {
+				return // whoever does not exist must not cost a goroutine
+			}
 		}
 	}
 }

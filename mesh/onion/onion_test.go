@@ -280,7 +280,7 @@ func TestAFloodingNeighbourCostsTheOthersLessThanOnePercent(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(3 * time.Second)
+	time.Sleep(2500 * time.Millisecond)
 	cancel()
 	wg.Wait()
 	var judged, lost, flood uint64
