@@ -4,8 +4,8 @@
 //
 // # Flow
 //
-//	Build(profile, rows) -> Draft -> Queue.Append (seq, prev, signature, durable)
-//	-> Queue.Due (sealed messages, at most 8 in flight) -> relay: Relay.Admit, ack held
+//	Build(profile, rows) -> Draft -> Queue.Append (durable)
+//	-> Queue.Due (seq, prev, signature; sealed messages, at most 8 in flight) -> relay: Relay.Admit, ack held
 //	-> head-end: Admit, Open, DecodeBody, Verify, commit, ack final -> Queue.OnAck trims
 //
 // # Guarantees

@@ -36,9 +36,13 @@ type SealKeys interface {
 	KeyFor(day uint16) (key [32]byte, ok bool)
 }
 
-// Queue is the durable sending side of one chain: it gives each draft its
-// place, keeps it until the final acknowledgement and says what to send now.
-// It owns no connection and no goroutine.
+// Queue is the durable sending side of one chain: it keeps drafts in order
+// until the final acknowledgement, gives them their place in the chain and says
+// what to send now. It owns no connection and no goroutine.
+//
+// A report is signed when it is sent, and signed alike each time: Ed25519 is
+// deterministic. When state was lost on either side, the pending reports thus
+// continue as a new chain by changing one record.
 type Queue struct {
 	st    *store.Store
 	class Class
@@ -56,19 +60,24 @@ func OpenQueue(st *store.Store, class Class, key ed25519.PrivateKey) *Queue {
 	return &Queue{st: st, class: class, key: key, self: SourceOf(key.Public().(ed25519.PublicKey)), sent: map[uint64]time.Time{}}
 }
 
-// chain is what a queue keeps in the store.
+// chain is what a queue keeps in the store. Places count drafts for ever;
+// sequence numbers follow them until a new chain begins.
 type chain struct {
-	next  uint64   // sequence number of the next draft
-	prev  [32]byte // hash of the newest header
-	final uint64   // everything up to here is acknowledged and trimmed
+	next    uint64   // place of the next draft, from 1
+	done    uint64   // places up to here are acknowledged or given up
+	seq     uint64   // sequence number of the newest final report
+	hash    [32]byte // and its hash
+	restart bool     // the next report begins a new chain
 }
+
+const chainSize = 8 + 8 + 8 + 32 + 1
 
 func (q *Queue) chainKey() []byte {
 	return store.SpaceHead.Key([]byte("out"), []byte{byte(q.class)})
 }
 
-func (q *Queue) recordKey(seq uint64) []byte {
-	return store.SpaceReport.Key([]byte{byte(q.class)}, store.U64(seq))
+func (q *Queue) draftKey(place uint64) []byte {
+	return store.SpaceReport.Key([]byte{byte(q.class)}, store.U64(place))
 }
 
 func (q *Queue) load(tx *store.Tx) (chain, error) {
@@ -79,97 +88,102 @@ func (q *Queue) load(tx *store.Tx) (chain, error) {
 	if err != nil {
 		return chain{}, err
 	}
-	if len(raw) != 48 {
+	if len(raw) != chainSize {
 		return chain{}, fmt.Errorf("%w: report chain of %d bytes", store.ErrDamaged, len(raw))
 	}
-	return chain{next: binary.BigEndian.Uint64(raw), prev: [32]byte(raw[8:40]), final: binary.BigEndian.Uint64(raw[40:])}, nil
+	be := binary.BigEndian
+	return chain{next: be.Uint64(raw), done: be.Uint64(raw[8:]), seq: be.Uint64(raw[16:]), hash: [32]byte(raw[24:56]), restart: raw[56] == 1}, nil
 }
 
 func (q *Queue) save(tx *store.Tx, c chain) error {
 	raw := binary.BigEndian.AppendUint64(nil, c.next)
-	raw = append(raw, c.prev[:]...)
-	return tx.Set(q.chainKey(), binary.BigEndian.AppendUint64(raw, c.final))
+	raw = binary.BigEndian.AppendUint64(raw, c.done)
+	raw = binary.BigEndian.AppendUint64(raw, c.seq)
+	raw = append(raw, c.hash[:]...)
+	if c.restart {
+		return tx.Set(q.chainKey(), append(raw, 1))
+	}
+	return tx.Set(q.chainKey(), append(raw, 0))
 }
 
-// Append signs d as the next report of the chain, inside the caller's update,
-// so that the cursor over readings and the report move together.
-func (q *Queue) Append(tx *store.Tx, d Draft) (Header, error) {
+// Append adds d at the end, inside the caller's update, so that the cursor over
+// readings and the report move together. It returns the draft's place.
+func (q *Queue) Append(tx *store.Tx, d Draft) (place uint64, err error) {
 	h, body, err := d.header(q.self)
 	if err != nil {
-		return Header{}, err
+		return 0, err
 	}
-	if d.Class != q.class {
-		return Header{}, fmt.Errorf("%w: class %d in the chain of class %d", ErrInvalidReport, d.Class, q.class)
+	if d.Class != q.class || d.Class == ClassAnswer {
+		return 0, fmt.Errorf("%w: class %d in the chain of class %d", ErrInvalidReport, d.Class, q.class)
+	}
+	h.Seq = 1 // any valid number: its own comes when it is sent
+	if err := h.check(); err != nil {
+		return 0, err
 	}
 	c, err := q.load(tx)
 	if err != nil {
-		return Header{}, err
+		return 0, err
 	}
-	h.Seq, h.Prev = c.next, c.prev
-	if c.next > 1 && c.prev == [32]byte{} {
-		h.Flags |= FlagRestart // renumbered while nothing was pending
-	}
-	h.Sign(q.key)
-	if err := h.check(); err != nil {
-		return Header{}, err
-	}
-	if err := tx.Set(q.recordKey(h.Seq), append(h.Encode(), body...)); err != nil {
-		return Header{}, err
-	}
-	c.next, c.prev = c.next+1, h.Hash()
-	return h, q.save(tx, c)
+	place = c.next
+	c.next++
+	return place, errors.Join(tx.Set(q.draftKey(place), append(h.Encode(), body...)), q.save(tx, c))
 }
 
-// record reads a kept report.
-func (q *Queue) record(tx *store.Tx, seq uint64) (Header, []byte, error) {
-	raw, err := tx.Get(q.recordKey(seq))
-	if err != nil {
-		return Header{}, nil, err
+// entry is a pending report with its place in the chain.
+type entry struct {
+	header Header
+	body   []byte
+}
+
+// window signs the pending reports that may be in flight, in order.
+func (q *Queue) window(tx *store.Tx, c chain) (out []entry, err error) {
+	prev := c.hash
+	for place := c.done + 1; place < min(c.next, c.done+1+maxInFlight); place++ {
+		raw, err := tx.Get(q.draftKey(place))
+		if err != nil {
+			return nil, fmt.Errorf("read pending report: %w", err)
+		}
+		if len(raw) < HeaderSize {
+			return nil, fmt.Errorf("%w: pending report of %d bytes", store.ErrDamaged, len(raw))
+		}
+		h, err := DecodeHeader(raw[:HeaderSize])
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", store.ErrDamaged, err)
+		}
+		h.Seq, h.Prev = c.seq+place-c.done, prev
+		if c.restart && place == c.done+1 {
+			h.Flags, h.Prev = h.Flags|FlagRestart, [32]byte{}
+		}
+		h.Sign(q.key)
+		prev = h.Hash()
+		out = append(out, entry{h, raw[HeaderSize:]})
 	}
-	if len(raw) < HeaderSize {
-		return Header{}, nil, fmt.Errorf("%w: short report", store.ErrDamaged)
-	}
-	h, err := DecodeHeader(raw[:HeaderSize])
-	return h, raw[HeaderSize:], err
+	return out, nil
 }
 
 // Due returns the messages to send now, oldest first and sealed for today, and
 // counts them as sent. At most 8 are unacknowledged at any time.
-func (q *Queue) Due(now time.Time, rnd io.Reader, keys SealKeys) ([]Message, error) {
+func (q *Queue) Due(now time.Time, rnd io.Reader, keys SealKeys) (out []Message, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if now.Before(q.quiet) {
 		return nil, nil
+	}
+	pending, err := q.pending(now)
+	if err != nil || len(pending) == 0 {
+		return nil, err
 	}
 	day := max(DayOf(now.UnixMilli()), q.dayMin)
 	key, ok := keys.KeyFor(day)
 	if !ok {
 		return nil, ErrNoSealKey
 	}
-	var out []Message
-	err := q.st.View(func(tx *store.Tx) error {
-		c, err := q.load(tx)
+	for _, e := range pending {
+		m, err := Seal(rnd, e.header, e.body, day, key)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		for seq := c.final + 1; seq < min(c.next, c.final+1+maxInFlight); seq++ {
-			if again, waiting := q.sent[seq]; waiting && now.Before(again) {
-				continue
-			}
-			h, body, err := q.record(tx, seq)
-			if err != nil {
-				return fmt.Errorf("read report %d: %w", seq, err)
-			}
-			m, err := Seal(rnd, h, body, day, key)
-			if err != nil {
-				return err
-			}
-			out = append(out, m)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
+		out = append(out, m)
 	}
 	for _, m := range out {
 		q.sent[m.Header.Seq] = now.Add(retryLost)
@@ -177,11 +191,38 @@ func (q *Queue) Due(now time.Time, rnd io.Reader, keys SealKeys) ([]Message, err
 	return out, nil
 }
 
+// pending lists the reports of the window whose time has come. Caller holds mu.
+func (q *Queue) pending(now time.Time) (out []entry, err error) {
+	err = q.st.View(func(tx *store.Tx) error {
+		c, err := q.load(tx)
+		if err != nil {
+			return err
+		}
+		waiting := 0
+		for i := uint64(1); i <= min(c.next-1-c.done, maxInFlight); i++ {
+			if again, sent := q.sent[c.seq+i]; !sent || !now.Before(again) {
+				waiting++
+			}
+		}
+		if waiting == 0 {
+			return nil // spares the signatures
+		}
+		all, err := q.window(tx, c)
+		for _, e := range all {
+			if again, sent := q.sent[e.header.Seq]; !sent || !now.Before(again) {
+				out = append(out, e)
+			}
+		}
+		return err
+	})
+	return out, err
+}
+
 // Pending says how many reports wait for a final acknowledgement.
 func (q *Queue) Pending() (n uint64, err error) {
 	err = q.st.View(func(tx *store.Tx) error {
 		c, err := q.load(tx)
-		n = c.next - 1 - c.final
+		n = c.next - 1 - c.done
 		return err
 	})
 	return n, err
@@ -209,16 +250,25 @@ func (q *Queue) OnAck(a Ack, pub ed25519.PublicKey, now time.Time) (trimmed uint
 		}
 		return 0, nil
 	}
+	forked := false
 	err = q.st.Update(func(tx *store.Tx) error {
-		trimmed, err = q.trim(tx, a)
-		return err
+		c, err := q.load(tx)
+		known := a.Seq < c.seq || a.Seq == c.seq && (a.Hash == c.hash || c.restart)
+		if err != nil || known {
+			return err
+		}
+		if trimmed, err = q.trim(tx, &c, a); err != nil {
+			return err
+		}
+		forked = trimmed == 0
+		return q.save(tx, c)
 	})
-	if errors.Is(err, ErrForked) {
-		clear(q.sent)
-		return 0, errors.Join(err, q.startBehind(a.Seq))
-	}
 	if err != nil {
 		return 0, err
+	}
+	if forked {
+		clear(q.sent)
+		return 0, ErrForked
 	}
 	for seq := range q.sent {
 		if seq <= a.Seq {
@@ -228,29 +278,26 @@ func (q *Queue) OnAck(a Ack, pub ed25519.PublicKey, now time.Time) (trimmed uint
 	return trimmed, nil
 }
 
-func (q *Queue) trim(tx *store.Tx, a Ack) (uint64, error) {
-	c, err := q.load(tx)
-	if err != nil || a.Seq <= c.final {
-		return 0, err
-	}
-	if a.Seq >= c.next {
-		return 0, ErrForked
-	}
-	h, _, err := q.record(tx, a.Seq)
+// trim removes what a acknowledges and moves c there; 0 says that a names a
+// report of a chain that is not ours, behind which c then continues.
+func (q *Queue) trim(tx *store.Tx, c *chain, a Ack) (n uint64, err error) {
+	all, err := q.window(tx, *c)
 	if err != nil {
 		return 0, err
 	}
-	if h.Hash() != a.Hash {
-		return 0, ErrForked
+	for _, e := range all {
+		if e.header.Seq == a.Seq && e.header.Hash() == a.Hash {
+			n = a.Seq - c.seq
+		}
 	}
-	n := a.Seq - c.final
-	for seq := c.final + 1; seq <= a.Seq; seq++ {
-		if err := tx.Delete(q.recordKey(seq)); err != nil {
+	for range n {
+		c.done++
+		if err := tx.Delete(q.draftKey(c.done)); err != nil {
 			return 0, err
 		}
 	}
-	c.final = a.Seq
-	return n, q.save(tx, c)
+	c.seq, c.hash, c.restart = a.Seq, a.Hash, n == 0
+	return n, nil
 }
 
 // OnRefusal applies a refusal and returns it as an error when a person or
@@ -291,54 +338,65 @@ func (q *Queue) OnRefusal(r Refusal, pub ed25519.PublicKey, now time.Time) error
 func (q *Queue) continueAt(seq uint64) error {
 	return q.st.Update(func(tx *store.Tx) error {
 		c, err := q.load(tx)
-		if err != nil || seq == 0 || (seq > c.final && seq <= c.next) {
+		if err != nil || seq == 0 || seq > c.seq && seq <= c.seq+c.next-c.done {
 			return err
 		}
-		return q.renumber(tx, c, seq)
+		c.seq, c.hash, c.restart = seq-1, [32]byte{}, true
+		return q.save(tx, c)
 	})
 }
 
-// startBehind continues as a new chain after the last report the head-end has.
-func (q *Queue) startBehind(seq uint64) error {
-	return q.st.Update(func(tx *store.Tx) error {
-		c, err := q.load(tx)
-		if err != nil {
+// dropStep keeps one update of DropBefore within the store's limits.
+const dropStep = 500
+
+// DropBefore gives up pending reports that end at t (UTC ms) or earlier, when
+// the backlog exceeds its age or the disk its reserve: quality reports first,
+// energy last. The rest continue as a new chain, so the receiver names the gap.
+func (q *Queue) DropBefore(t int64) (dropped int, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	clear(q.sent)
+	for more := true; more; {
+		n := 0
+		err := q.st.Update(func(tx *store.Tx) (err error) {
+			n, err = q.drop(tx, t)
 			return err
+		})
+		if err != nil {
+			return dropped, err
 		}
-		return q.renumber(tx, c, seq+1)
-	})
+		dropped, more = dropped+n, n == dropStep
+	}
+	return dropped, nil
 }
 
-func (q *Queue) renumber(tx *store.Tx, c chain, from uint64) error {
-	type kept struct {
-		h    Header
-		body []byte
+func (q *Queue) drop(tx *store.Tx, t int64) (n int, err error) {
+	c, err := q.load(tx)
+	if err != nil {
+		return 0, err
 	}
-	var all []kept
-	for seq := c.final + 1; seq < c.next; seq++ {
-		h, body, err := q.record(tx, seq)
+	for ; n < dropStep && c.done+1 < c.next; n++ {
+		raw, err := tx.Get(q.draftKey(c.done + 1))
 		if err != nil {
-			return err
+			return 0, err
 		}
-		if err := tx.Delete(q.recordKey(seq)); err != nil {
-			return err
+		h, err := DecodeHeader(raw[:min(len(raw), HeaderSize)])
+		if err != nil {
+			return 0, fmt.Errorf("%w: %w", store.ErrDamaged, err)
 		}
-		all = append(all, kept{h, body})
+		if h.End() > t {
+			break
+		}
+		c.done++
+		if err := tx.Delete(q.draftKey(c.done)); err != nil {
+			return 0, err
+		}
 	}
-	c = chain{next: from, final: from - 1}
-	for _, k := range all {
-		k.h.Seq, k.h.Prev = c.next, c.prev
-		k.h.Flags &^= FlagRestart
-		if c.next == from {
-			k.h.Flags |= FlagRestart
-		}
-		k.h.Sign(q.key)
-		if err := tx.Set(q.recordKey(c.next), append(k.h.Encode(), k.body...)); err != nil {
-			return err
-		}
-		c.next, c.prev = c.next+1, k.h.Hash()
+	if n == 0 {
+		return 0, nil
 	}
-	return q.save(tx, c)
+	c.restart = true
+	return n, q.save(tx, c)
 }
 
 // LoadHead reads where a receiver stands in the chain of (source, class).

@@ -139,8 +139,13 @@ func TestHeldDoesNotTrim(t *testing.T) {
 	_, relay := testKeys(9)
 	st := openStore(t)
 	q := OpenQueue(st, ClassEnergy, key)
-	h := mustAppend(t, q, st, draftAt(t, 0))
-	a := Head{}.Advance(h).AckFor(ClassEnergy, SourceOf(pub), LevelHeld, 1, relay)
+	mustAppend(t, q, st, draftAt(t, 0))
+	day, _ := NewDayKey(nil, 0)
+	msgs, err := q.Due(time.UnixMilli(0), rand.Reader, oneKey{day})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := Head{}.Advance(msgs[0].Header).AckFor(ClassEnergy, SourceOf(pub), LevelHeld, 1, relay)
 	if n, err := q.OnAck(a, relay.Public().(ed25519.PublicKey), time.UnixMilli(0)); n != 0 || err != nil {
 		t.Errorf("held trimmed %d, %v", n, err)
 	}
@@ -196,8 +201,48 @@ func TestLostSourceStoreStartsANewChainBehindTheOld(t *testing.T) {
 	}
 }
 
-func TestRefusalsDecideWhatTheSenderDoes(t *testing.T) {
+func TestDroppedBacklogIsNamedAsAGap(t *testing.T) {
 	pub, key := testKeys(1)
+	st := openStore(t)
+	q := OpenQueue(st, ClassEnergy, key)
+	r := newReceiver(t, pub)
+	rpub := r.key.Public().(ed25519.PublicKey)
+	now := time.UnixMilli(0)
+	send := func() {
+		for range 3 {
+			msgs, err := q.Due(now, rand.Reader, oneKey{r.day})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range msgs {
+				if err := apply(t, q, r.take(t, m.Encode(), 0), rpub, now); err != nil {
+					t.Fatal(err)
+				}
+			}
+			now = now.Add(time.Hour)
+		}
+	}
+	for i := range 3 {
+		mustAppend(t, q, st, draftAt(t, i))
+	}
+	send()
+	for i := 3; i < 10; i++ {
+		mustAppend(t, q, st, draftAt(t, i))
+	}
+	if n, err := q.DropBefore(7 * 3_600_000); n != 4 || err != nil {
+		t.Fatalf("dropped %d, %v, want 4", n, err)
+	}
+	send()
+	if n, _ := q.Pending(); n != 0 || len(r.took) != 6 || r.gaps != 1 || r.took[3].From != 7*3_600_000 {
+		t.Errorf("pending %d, %d reports, %d gaps", n, len(r.took), r.gaps)
+	}
+	if n, err := q.DropBefore(1 << 40); n != 0 || err != nil {
+		t.Errorf("an empty backlog drops %d, %v", n, err)
+	}
+}
+
+func TestRefusalsDecideWhatTheSenderDoes(t *testing.T) {
+	_, key := testKeys(1)
 	_, other := testKeys(4)
 	opub := other.Public().(ed25519.PublicKey)
 	day, _ := NewDayKey(nil, 0)
@@ -216,11 +261,12 @@ func TestRefusalsDecideWhatTheSenderDoes(t *testing.T) {
 	for name, c := range cases {
 		st := openStore(t)
 		q := OpenQueue(st, ClassEnergy, key)
-		h := mustAppend(t, q, st, draftAt(t, 0))
-		if msgs, err := q.Due(now, rand.Reader, oneKey{day}); err != nil || len(msgs) != 1 {
+		mustAppend(t, q, st, draftAt(t, 0))
+		msgs, err := q.Due(now, rand.Reader, oneKey{day})
+		if err != nil || len(msgs) != 1 {
 			t.Fatal(err)
 		}
-		ref := RefusalFor(h, c.reason, 0, 5000, 0, other)
+		ref := RefusalFor(msgs[0].Header, c.reason, 0, 5000, 0, other)
 		var got Refusal
 		if err := q.OnRefusal(ref, opub, now); errors.As(err, &got) != c.told {
 			t.Errorf("%s: error %v, told %v", name, err, c.told)
@@ -234,10 +280,15 @@ func TestRefusalsDecideWhatTheSenderDoes(t *testing.T) {
 			t.Errorf("%s: not sent again after %v", name, c.silence)
 		}
 	}
-	if _, err := OpenQueue(openStore(t), ClassEnergy, key).Due(now, rand.Reader, noKeys{}); !errors.Is(err, ErrNoSealKey) {
+	st := openStore(t)
+	q := OpenQueue(st, ClassEnergy, key)
+	if _, err := q.Due(now, rand.Reader, noKeys{}); err != nil {
+		t.Errorf("nothing to send, no seal key: %v", err)
+	}
+	mustAppend(t, q, st, draftAt(t, 0))
+	if _, err := q.Due(now, rand.Reader, noKeys{}); !errors.Is(err, ErrNoSealKey) {
 		t.Errorf("without a seal key: %v, want ErrNoSealKey", err)
 	}
-	_ = pub
 }
 
 type noKeys struct{}

@@ -109,14 +109,11 @@ func openStore(t testing.TB) *store.Store {
 	return st
 }
 
-func mustAppend(t testing.TB, q *Queue, st *store.Store, d Draft) Header {
+func mustAppend(t testing.TB, q *Queue, st *store.Store, d Draft) {
 	t.Helper()
-	var h Header
-	err := st.Update(func(tx *store.Tx) (err error) { h, err = q.Append(tx, d); return err })
-	if err != nil {
+	if err := st.Update(func(tx *store.Tx) error { _, err := q.Append(tx, d); return err }); err != nil {
 		t.Fatal(err)
 	}
-	return h
 }
 
 func TestQuarantinedMeterNeverLeaves(t *testing.T) {
