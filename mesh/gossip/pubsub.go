@@ -18,6 +18,10 @@ const (
 	queueSize  = 1024             // validate and outbound: the library's 32 is shared by all topics and drops silently
 	maxMessage = 64 << 10         // one trust register with its frame; control messages likewise
 	seenTTL    = 10 * time.Minute // longer than any forwarding delay
+
+	// Heartbeat is twice the library's pace: a new neighbour gets messages only once a heartbeat has put it into the
+	// mesh of a topic, and a control signal should not wait for that.
+	Heartbeat = 500 * time.Millisecond
 )
 
 // Protocols are the pubsub protocols spoken: gossipsub only, since a floodsub peer would get every message.
@@ -45,6 +49,9 @@ func OpenPubSub(ctx context.Context, h host.Host, c PubSubConfig) (*PubSub, erro
 		allowed = append(allowed, k.Topic(c.Tag))
 	}
 	score, thresholds := scoring(allowed)
+	params := pubsub.DefaultGossipSubParams()
+	params.HeartbeatInterval = Heartbeat
+	params.HistoryLength, params.HistoryGossip = 2*params.HistoryLength, 2*params.HistoryGossip // in heartbeats
 	ps, err := pubsub.NewGossipSub(ctx, h,
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign),
 		pubsub.WithMessageIdFn(func(m *pb.Message) string { return MessageID(m.Data) }),
@@ -57,7 +64,7 @@ func OpenPubSub(ctx context.Context, h host.Host, c PubSubConfig) (*PubSub, erro
 			return nil
 		}),
 		pubsub.WithSubscriptionFilter(pubsub.NewAllowlistSubscriptionFilter(allowed...)),
-		pubsub.WithPeerScore(score, thresholds),
+		pubsub.WithGossipSubParams(params), pubsub.WithPeerScore(score, thresholds),
 		pubsub.WithValidateQueueSize(queueSize), pubsub.WithPeerOutboundQueueSize(queueSize),
 		pubsub.WithMaxMessageSize(maxMessage), pubsub.WithMaxControlMessageSize(maxMessage),
 		pubsub.WithSeenMessagesTTL(seenTTL), pubsub.WithFloodPublish(false), pubsub.WithPeerExchange(false),
