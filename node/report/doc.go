@@ -5,8 +5,8 @@
 // # Flow
 //
 //	Build(profile, rows) -> Draft -> Queue.Append (durable)
-//	-> Queue.Due (seq, prev, signature; sealed messages, at most 8 in flight) -> relay: Relay.Admit, ack held
-//	-> head-end: Admit, Open, DecodeBody, Verify, commit, ack final -> Queue.OnAck trims
+//	-> Queue.Due (seq, prev, signature; sealed messages, at most 8 in flight) -> relay: Admit, ack held
+//	-> head-end: Admit, OpenReport, vee, commit, ack final -> Queue.OnAck trims
 //
 // # Guarantees
 //
