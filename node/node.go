@@ -33,6 +33,7 @@ import (
 	"gridveil/node/identity"
 	"gridveil/node/keys"
 	"gridveil/node/role"
+	"gridveil/node/signal"
 	"gridveil/node/site"
 	"gridveil/node/store"
 	"gridveil/node/web"
@@ -127,6 +128,7 @@ func (n *Node) join() error {
 	if n.Onion, err = onion.New(n.Host, onion.Config{Rand: n.Rand, Log: n.Log, Store: meshStore{n.Store}}); err != nil {
 		return err
 	}
+	signal.Guard(n.Host)
 	n.Keys = keys.NewRing(n.Store, n.Rand, privacy.SuiteX25519)
 	n.Dir = keys.Directory{Host: n.Host}
 	if n.Role, err = newRole(n.Env, n.o); err != nil {

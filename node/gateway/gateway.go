@@ -24,6 +24,7 @@ type Gateway struct {
 	mask    *mask     // nil without battery
 	metered *metering // nil without meter
 	alarms  *alarms
+	signals *signals
 	house   *house   // nil without simulated hardware
 	hosting *hosting // nil without wallbox
 }
@@ -37,6 +38,9 @@ func New(ctx context.Context, env *role.Env, hw Hardware) (*Gateway, error) {
 		return nil, err
 	}
 	if g.alarms, err = newAlarms(env, g.journal); err != nil {
+		return nil, err
+	}
+	if g.signals, err = newSignals(env); err != nil {
 		return nil, err
 	}
 	if env.Config.Meter.Source != "" {
@@ -56,6 +60,7 @@ func New(ctx context.Context, env *role.Env, hw Hardware) (*Gateway, error) {
 func (g *Gateway) Serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.alarms.serve(ctx) })
+	group.Go(func() error { return g.signals.serve(ctx) })
 	if g.metered != nil {
 		group.Go(func() error { return g.metered.serve(ctx) })
 	}

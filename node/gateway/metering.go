@@ -149,6 +149,7 @@ func (g *Gateway) openMask(ctx context.Context, hw Hardware) error {
 // frame sees every meter value at once: mask, curve, alarms.
 func (g *Gateway) frame(f meter.Frame) {
 	g.alarms.frame(f)
+	g.signals.frame(f)
 	watts := battery.Watts(0)
 	if v, ok := f.Get(model.PowerImport); ok {
 		watts += battery.Watts(v) / 1000

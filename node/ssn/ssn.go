@@ -44,6 +44,7 @@ type SSN struct {
 	inbox   alarm.Inbox
 	wake    chan struct{}
 	ring    chan struct{}
+	limited chan struct{} // the grid limit changed
 
 	mu       sync.Mutex
 	seen     map[member.Key]time.Time // gateways of this zone, when last connected
@@ -52,6 +53,7 @@ type SSN struct {
 	ordinals map[member.Key]uint32 // places in this substation's own list, for outages
 	seq      uint64
 	relayed  Counters
+	limit    GridLimit
 }
 
 // Counters are what the substation's page shows.
@@ -65,13 +67,16 @@ var seqKey = store.SpaceCursor.Key([]byte("alarm-seq"))
 // New builds the role and registers what it answers.
 func New(env *role.Env) (*SSN, error) {
 	s := &SSN{env: env, reports: env.Store.Outbox("report"), alarms: env.Store.Outbox("alarm"), inbox: alarm.OpenInbox(env.Store),
-		wake: make(chan struct{}, 1), ring: make(chan struct{}, 1), seen: map[member.Key]time.Time{}, silent: map[member.Key]bool{},
+		wake: make(chan struct{}, 1), ring: make(chan struct{}, 1), limited: make(chan struct{}, 1), seen: map[member.Key]time.Time{}, silent: map[member.Key]bool{},
 		cluster: alarm.NewClusterer(1), ordinals: map[member.Key]uint32{}}
 	b, err := env.Store.Get(seqKey)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, fmt.Errorf("alarm counter: %w", err)
 	}
 	s.seq, _ = store.GetU64(b)
+	if err := s.loadLimit(); err != nil {
+		return nil, err
+	}
 	env.Host.Handle(mesh.Report, s.takeReport)
 	env.Host.Handle(mesh.Backfill, s.takeReport)
 	env.Host.Handle(mesh.Alarm, s.takeAlarm)
@@ -86,6 +91,7 @@ func (s *SSN) Serve(ctx context.Context) error {
 	g.Go(func() error { return s.loop(ctx, s.wake, s.forwardReports) })
 	g.Go(func() error { return s.loop(ctx, s.ring, s.forwardAlarms) })
 	g.Go(func() error { return s.watch(ctx) })
+	g.Go(func() error { return s.publishState(ctx) })
 	return g.Wait()
 }
 

@@ -72,7 +72,7 @@ func (u *Utility) Bill(up model.UsagePoint, from, to time.Time) (bill.Bill, erro
 	if !ok {
 		return bill.Bill{}, errors.New("no contract for this usage point")
 	}
-	cal, err := c.Plan.calendar()
+	cal, err := u.calendar(c.Plan)
 	if err != nil {
 		return bill.Bill{}, err
 	}

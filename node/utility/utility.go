@@ -18,6 +18,7 @@ import (
 	"gridveil/mesh"
 	"gridveil/mesh/member"
 	"gridveil/node/alarm"
+	"gridveil/node/ask"
 	"gridveil/node/clock"
 	"gridveil/node/keys"
 	"gridveil/node/model"
@@ -37,24 +38,45 @@ type Utility struct {
 	inbox alarm.Inbox
 	rules alarm.Rules // nil: the standard classification
 
+	escrow *escrow // day identities, for homes of other operators
+	sums   *sums   // private sums of the zones whose grid it runs
+	// answers is what is decided by onion, by service and operation.
+	answers map[mesh.Service]map[ask.Op]func(body []byte) ([]byte, error)
+
 	mu        sync.Mutex
 	contracts map[member.Key]*Contract
 	byPoint   map[model.UsagePoint]*Contract
 	delivered map[alarm.ID]Delivery
 	order     []alarm.ID // of delivered, oldest first
 	placed    chan struct{}
+	peaks     []Peak // critical peaks, oldest first
+	repriced  chan struct{}
 }
 
 // New loads contracts and registers what the utility answers.
 func New(env *role.Env) (*Utility, error) {
 	u := &Utility{env: env, inbox: alarm.OpenInbox(env.Store), contracts: map[member.Key]*Contract{},
-		byPoint: map[model.UsagePoint]*Contract{}, delivered: map[alarm.ID]Delivery{}, placed: make(chan struct{}, 1)}
+		byPoint: map[model.UsagePoint]*Contract{}, delivered: map[alarm.ID]Delivery{}, placed: make(chan struct{}, 1), repriced: make(chan struct{}, 1)}
 	if err := u.loadContracts(); err != nil {
+		return nil, err
+	}
+	if err := u.loadPrices(); err != nil {
 		return nil, err
 	}
 	env.Host.Handle(mesh.Readings, u.takeBlock)
 	env.Host.Handle(mesh.AlarmView, u.takeAlarm)
+	var err error
+	if u.sums, err = openSums(env); err != nil {
+		return nil, err
+	}
+	u.escrow = &escrow{env: env, committee: committeeOf(env)}
+	u.answers = map[mesh.Service]map[ask.Op]func(body []byte) ([]byte, error){
+		mesh.Deck: {ask.MeterDeck: u.escrow.issue},
+	}
 	u.commands()
+	for s, ops := range u.answers {
+		u.desk(s, ops)
+	}
 	return u, nil
 }
 
@@ -63,6 +85,9 @@ func (u *Utility) Serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return u.publish(ctx) })
 	g.Go(func() error { return u.placeContracts(ctx) })
+	g.Go(func() error { return u.escrow.serve(ctx) })
+	g.Go(func() error { return u.sums.serve(ctx) })
+	g.Go(func() error { return u.publishPrices(ctx) })
 	return g.Wait()
 }
 
@@ -130,4 +155,16 @@ func (u *Utility) Ready(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// desk gives the answerer of an onion service, which decides by operation.
+func (u *Utility) desk(s mesh.Service, ops map[ask.Op]func(body []byte) ([]byte, error)) {
+	d := &ask.Desk{Answer: func(op ask.Op, body []byte) ([]byte, error) {
+		answer, ok := ops[op]
+		if !ok {
+			return nil, &ask.RefusedError{Reason: "operation is not offered here"}
+		}
+		return answer(body)
+	}}
+	u.env.Onion.Handle(s, func(_ context.Context, req []byte) ([]byte, error) { return d.Handle(req), nil })
 }
