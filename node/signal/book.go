@@ -226,7 +226,7 @@ func decode(k gossip.Kind, raw []byte) (grid.Body, error) {
 // zone, another utility's price. A signal that was judged before is not judged
 // again, unless it was refused for a reason that passes with time.
 func (b *Book) Take(e gossip.Envelope, from member.Member, m Measured, now time.Time) (v grid.Verdict, mine bool, err error) {
-	if !e.InZone(b.c.Zone) || e.Kind == gossip.KindPrice && (from.Role != member.RoleUtility || from.Operator != b.c.Operator) {
+	if !e.InZone(b.c.Zone) || e.Kind == gossip.KindNetState && uint32(e.Key) != stateOfZone || e.Kind == gossip.KindPrice && (from.Role != member.RoleUtility || from.Operator != b.c.Operator) {
 		return v, false, nil
 	}
 	msg, err := decode(e.Kind, e.Body)

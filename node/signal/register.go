@@ -128,7 +128,12 @@ func checkPrice(e gossip.Envelope, p member.Policy) gossip.Verdict {
 	return gossip.Verdict{}
 }
 
+// checkNetState judges the state of the network; what other quantities of a zone
+// say (the task and result of a private sum) is judged by those who read them.
 func checkNetState(e gossip.Envelope) gossip.Verdict {
+	if uint32(e.Key) != stateOfZone {
+		return gossip.Verdict{}
+	}
 	b, err := grid.DecodeNetState(e.Body)
 	switch {
 	case err != nil:
