@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"gridveil/mesh/gossip"
@@ -48,6 +49,16 @@ func ZoneName(b *member.Bundle, number uint16) (string, bool) {
 		return "", false
 	}
 	return b.Zones[number-1].Name, true
+}
+
+// GridOperator is the operator that runs the grid of a zone.
+func GridOperator(b *member.Bundle, zone string) (string, bool) {
+	for _, o := range b.Operators {
+		if slices.Contains(o.DSOZones, zone) {
+			return o.Name, true
+		}
+	}
+	return "", false
 }
 
 // SumTaskKey and SumResultKey are the keys of the registers (gossip.KindNetState)
