@@ -99,6 +99,7 @@ type HomeRef struct{ ID, Name string }
 type Energy struct {
 	Home       HomeRef
 	Simulated  bool
+	Offline    bool // the house's node does not run now
 	HasBattery bool
 	HasRoof    bool
 	Hosts      bool      // has a wallbox
@@ -252,6 +253,7 @@ type AlarmRow struct {
 // Left is "What left this house today".
 type Left struct {
 	Home     HomeRef
+	Offline  bool // the house's node does not run now
 	Day      string
 	Lines    []LeftLine
 	Messages int

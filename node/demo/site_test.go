@@ -1,0 +1,235 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+
+	"gridveil/mesh/member"
+	"gridveil/node/utility"
+	"gridveil/node/web"
+)
+
+// smallScene runs the metering part of a scene with homes homes until the test
+// ends, at least past noon of its first day.
+func smallScene(t *testing.T, homes int, speed float64) *Scene {
+	t.Helper()
+	s, err := Build(Options{Homes: homes, Speed: speed, Seed: 7, Dir: t.TempDir() + "/scene"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ticking := make(chan error, 1)
+	go func() { ticking <- s.Clock.Run(ctx) }()
+	s.Clock.SetSpeed(1) // nothing is missed while the nodes open
+	t.Cleanup(func() {
+		if err := s.StopAll(); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		<-ticking
+	})
+	for _, m := range s.Members {
+		if err := s.Run(ctx, m); err != nil {
+			if strings.Contains(err.Error(), "unknown role") {
+				continue
+			}
+			t.Fatal(err)
+		}
+	}
+	u := s.Get("utility-a").Node().Role.(*utility.Utility)
+	for _, m := range s.Of(member.RoleGateway) {
+		if _, err := u.Open(utility.NewContract{Gateway: m.Node().Host.Self().Key, Plan: utility.PlanDayNight, Masked: m.Home.BatteryWh > 0}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Clock.SetSpeed(speed)
+	return s
+}
+
+// reach waits until a condition of the site holds.
+func reach(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(40 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within 40 s", what)
+		}
+	}
+}
+
+func TestDashboardOfARunningNeighbourhood(t *testing.T) {
+	s := smallScene(t, 6, 1500)
+	site := NewSite(s, newStory(s))
+	bg := context.Background()
+	reach(t, "six homes with six hours of readings", func() bool {
+		e, _ := site.Energy(bg, "home-1")
+		return len(e.Times) > 300 && len(e.Bill) > 0
+	})
+	srv := server(t, site)
+	t.Run("it moves", func(t *testing.T) { testMoves(t, site) })
+	t.Run("a stopped substation is shown and nothing waits for it", func(t *testing.T) { testStopped(t, s, site) })
+	t.Run("in a browser", func(t *testing.T) { testBrowser(t, srv.URL) })
+}
+
+func server(t *testing.T, site web.Site) *httptest.Server {
+	t.Helper()
+	h, err := web.New(site, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(h)
+	t.Cleanup(func() { srv.CloseClientConnections(); srv.Close() })
+	return srv
+}
+
+func testMoves(t *testing.T, site *Site) {
+	before := site.Live(context.Background())
+	reach(t, "changing powers, clock and readings", func() bool {
+		now := site.Live(context.Background())
+		return now["now"] != before["now"] && now["energy-home-1-load"] != before["energy-home-1-load"] && now["fig-homes"] == "6"
+	})
+	o := site.Overview(context.Background())
+	seen := map[string]bool{}
+	for _, n := range o.Nodes {
+		if n.X < 2 || n.X > 98 || n.Y < 2 || n.Y > 98 {
+			t.Errorf("%s lies at %.0f,%.0f, off the map", n.ID, n.X, n.Y)
+		}
+		at := fmt.Sprintf("%.0f,%.0f", n.X, n.Y)
+		if seen[at] {
+			t.Errorf("%s lies on another node", n.ID)
+		}
+		seen[at] = true
+		if p, ok := site.Party(context.Background(), n.ID); !ok || len(p.Never) == 0 || p.Is == "" {
+			t.Errorf("%s: its page does not say what it cannot see", n.ID)
+		}
+	}
+	left, ok := site.Left(context.Background(), "home-1")
+	if !ok || left.Messages == 0 || left.Bytes == 0 {
+		t.Errorf("journal of home 1: %+v", left)
+	}
+}
+
+// testStopped stops a substation while its lock is held, as Stop holds it.
+func testStopped(t *testing.T, s *Scene, site *Site) {
+	m := s.Get("ssn-oak")
+	m.mu.Lock()
+	time.Sleep(2 * lookEvery)
+	began := time.Now()
+	o := site.Overview(context.Background())
+	took := time.Since(began)
+	m.mu.Unlock()
+	if took > time.Second {
+		t.Errorf("the overview waited %v for a node that is stopping", took)
+	}
+	for _, n := range o.Nodes {
+		if n.ID == "ssn-oak" && n.State != "offline" {
+			t.Errorf("a stopping substation is shown as %s", n.State)
+		}
+	}
+	reach(t, "the substation is shown as back", func() bool {
+		return strings.Contains(site.Live(context.Background())["events"], "online")
+	})
+}
+
+// browser starts a real Chromium, or skips the test saying so.
+func browser(t *testing.T) context.Context {
+	t.Helper()
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		t.Skip("no chromium on this machine: the pages are not looked at in a browser")
+	}
+	profile, err := os.MkdirTemp("", "gridveil-browser-") // Chromium writes into it while it is stopped
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(profile) })
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(profile),
+		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true))
+	ctx, cancel := chromedp.NewExecAllocator(context.Background(), opts...)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+	ctx, cancel = context.WithTimeout(ctx, 120*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func testBrowser(t *testing.T, url string) {
+	ctx := browser(t)
+	complaints := listen(ctx)
+	var before, after, party string
+	err := chromedp.Run(ctx, chromedp.EmulateViewport(1280, 900), chromedp.Navigate(url), chromedp.WaitReady("body[data-live=on]"),
+		chromedp.Text(".time time", &before), chromedp.Poll(fmt.Sprintf(`document.querySelector(".time time").textContent !== %s`, strconv.Quote(before)), nil), chromedp.Text(".time time", &after),
+		chromedp.Click(`a[href="/party/headend"]`), chromedp.WaitReady("main[data-ready]"), chromedp.Text("main", &party))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(party, "What it cannot see") || !strings.Contains(party, "register") {
+		t.Errorf("page of the head-end, opened by a click: %q", party)
+	}
+	err = chromedp.Run(ctx, chromedp.Navigate(url+"/energy?home=home-2"), chromedp.WaitReady("figure[data-drawn=yes] canvas"))
+	if err != nil {
+		t.Fatalf("chart: %v", err)
+	}
+	if dir := os.Getenv("GRIDVEIL_SHOTS"); dir != "" {
+		shoot(t, ctx, url, dir)
+	}
+	for _, c := range *complaints {
+		t.Errorf("console: %s", c)
+	}
+}
+
+func listen(ctx context.Context) *[]string {
+	var out []string
+	chromedp.ListenTarget(ctx, func(ev any) {
+		switch e := ev.(type) {
+		case *runtime.EventExceptionThrown:
+			out = append(out, e.ExceptionDetails.Error())
+		case *log.EventEntryAdded:
+			if e.Entry.Level == log.LevelError {
+				out = append(out, e.Entry.Text+" "+e.Entry.URL)
+			}
+		}
+	})
+	return &out
+}
+
+// shoot keeps pictures of every page in dir, for people to look at.
+func shoot(t *testing.T, ctx context.Context, url, dir string) {
+	t.Helper()
+	for _, v := range []struct {
+		name   string
+		width  int64
+		scheme string
+	}{{"wide-light", 1280, "light"}, {"phone-dark", 360, "dark"}, {"wide-dark", 1280, "dark"}, {"phone-light", 360, "light"}} {
+		media := emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: v.scheme}})
+		for _, path := range []string{"/", "/energy?home=home-1", "/sessions", "/ledger", "/alarms", "/privacy?home=home-1", "/party/ssn-elm", "/party/home-2"} {
+			var shot []byte
+			var overflow bool
+			err := chromedp.Run(ctx, media, chromedp.EmulateViewport(v.width, 900), chromedp.Navigate(url+path), chromedp.WaitReady("main[data-ready]"), chromedp.WaitReady("body[data-live=on]"),
+				chromedp.Evaluate(`document.documentElement.scrollWidth > innerWidth`, &overflow), chromedp.FullScreenshot(&shot, 100))
+			if err != nil {
+				t.Fatalf("%s %s: %v", v.name, path, err)
+			}
+			if overflow {
+				t.Errorf("%s at %d px is wider than the screen", path, v.width)
+			}
+			file := v.name + strings.NewReplacer("/", "_", "?", "_", "=", "_").Replace(path) + ".png"
+			if err := os.WriteFile(filepath.Join(dir, file), shot, 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
