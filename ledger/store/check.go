@@ -13,7 +13,8 @@ type Pending struct {
 	Leaf ledger.Hash
 	Err  error // set by Check or Take: the entry is refused
 
-	recheck bool // its checks could not be listed yet
+	checks  []ledger.Check // to verify
+	recheck bool           // its checks could not be listed yet
 }
 
 // Parse reads an entry for Check and Take. It returns the error of the machine.
@@ -38,6 +39,11 @@ const parallelFrom = 128
 // entry whose checks cannot be listed yet, because an entry before it registers
 // the signer, is checked by Take.
 func (s *Store) Check(batches ...[]*Pending) {
+	s.inParallel(batches, s.check)
+}
+
+// inParallel hands out parts of the batches to all processors and waits.
+func (s *Store) inParallel(batches [][]*Pending, check func([]*Pending)) {
 	var work [][]*Pending
 	for _, b := range batches {
 		parts := max(1, min(runtime.GOMAXPROCS(0), len(b)/parallelFrom))
@@ -46,15 +52,15 @@ func (s *Store) Check(batches ...[]*Pending) {
 		}
 	}
 	if len(work) == 1 {
-		s.check(work[0])
+		check(work[0])
 		return
 	}
-	var wg sync.WaitGroup // waited for below: no goroutine outlives Check
+	var wg sync.WaitGroup // waited for below
 	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
 	for _, part := range work {
 		slots <- struct{}{}
 		wg.Go(func() {
-			s.check(part)
+			check(part)
 			<-slots
 		})
 	}
@@ -62,17 +68,41 @@ func (s *Store) Check(batches ...[]*Pending) {
 }
 
 func (s *Store) check(list []*Pending) {
-	groups := make([][]ledger.Check, len(list))
 	s.mu.RLock()
-	for i, p := range list {
-		if p.Err != nil {
-			continue
+	for _, p := range list {
+		if p.Err == nil {
+			p.recheck = !s.list(p)
 		}
-		var err error
-		groups[i], err = s.machine.Checks(p.Item)
-		p.recheck = err != nil
 	}
 	s.mu.RUnlock()
+	verify(list)
+}
+
+// list asks the machine what must verify; the state must be locked.
+func (s *Store) list(p *Pending) (ok bool) {
+	var err error
+	p.checks, err = s.machine.Checks(p.Item)
+	return err == nil
+}
+
+// checkRun is Check for the longest run of entries whose checks can be listed
+// now; it returns its length. The rest may depend on what the run registers.
+func (s *Store) checkRun(list []*Pending) (n int) {
+	s.mu.RLock()
+	for n < len(list) && list[n].Err == nil && s.list(list[n]) {
+		n++
+	}
+	s.mu.RUnlock()
+	s.inParallel([][]*Pending{list[:n]}, verify)
+	return n
+}
+
+// verify runs the listed checks in one batch.
+func verify(list []*Pending) {
+	groups := make([][]ledger.Check, len(list))
+	for i, p := range list {
+		groups[i], p.checks = p.checks, nil
+	}
 	for i, err := range ledger.Verify(groups) {
 		if err != nil {
 			list[i].Err = err

@@ -5,7 +5,7 @@
 // It guarantees that an entry that Take reported is found again after a crash,
 // that a lost or altered acknowledged entry is either repaired from the other
 // copy or makes Open return ErrDamaged, and that nothing is signed which was not
-// read back. It does not check signatures on its own: call Check before Take.
+// read back. It does not check signatures on its own: call Check before Take, or TakeAll.
 //
 // The flow, in the words of design/ledger.md, 4.7:
 //

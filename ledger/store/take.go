@@ -37,9 +37,9 @@ func (s *Store) Take(list []*Pending) (first uint64, err error) {
 	return first, s.commit(taken)
 }
 
-// TakeAll applies checked entries all or none and makes them durable in as many
-// groups as needed. If one is refused, or came with an error, it returns the
-// position and error of the first, and the state is as before.
+// TakeAll checks and applies entries, all or none, and makes them durable in as
+// many groups as needed. If one is refused, or came with an error, it returns
+// the position and error of the first, and the state is as before.
 func (s *Store) TakeAll(list []*Pending) (bad int, err error) {
 	s.take.Lock()
 	defer s.take.Unlock()
@@ -48,15 +48,21 @@ func (s *Store) TakeAll(list []*Pending) (bad int, err error) {
 	}
 	s.shown.Lock()
 	defer s.shown.Unlock()
-	if _, err := s.apply(list); err != nil {
-		return -1, s.halt(err)
-	}
-	for i, p := range list {
-		if p.Err != nil {
-			if err := s.reload(); err != nil {
-				return -1, s.halt(err)
+	for at := 0; at < len(list); {
+		n := s.checkRun(list[at:])
+		if n == 0 {
+			n, list[at].recheck = 1, true // Take explains why
+		}
+		if _, err := s.apply(list[at : at+n]); err != nil {
+			return -1, s.halt(err)
+		}
+		for end := at + n; at < end; at++ {
+			if refused := list[at].Err; refused != nil {
+				if err := s.reload(); err != nil {
+					return -1, s.halt(err)
+				}
+				return at, refused
 			}
-			return i, p.Err
 		}
 	}
 	for len(list) > 0 {

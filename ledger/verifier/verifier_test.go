@@ -343,9 +343,9 @@ func TestTheLogIsFollowedWithoutBeingAsked(t *testing.T) {
 	v, _ := tw.Verifier(tw.VerifierConfig("uta"))
 	l.served = l.sign(l.at(100))
 	tw.Run(v.Serve)
-	until(t, clock, func() bool { return v.Status().Cosigned == 100 })
-	if size, msg := v.Cosigned(); size != 100 {
-		t.Errorf("cosigned note: %d %s", size, msg)
+	until(t, clock, func() bool { size, _ := v.Cosigned(); return size == 100 })
+	if got := v.Status(); got.Cosigned != 100 || got.Err != nil {
+		t.Errorf("status %+v", got)
 	}
 }
 

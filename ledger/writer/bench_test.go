@@ -1,0 +1,258 @@
+package writer_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"gridveil/ledger"
+	"gridveil/ledger/internal/scene"
+	"gridveil/ledger/internal/town"
+	"gridveil/ledger/store"
+	"gridveil/ledger/verifier"
+	"gridveil/ledger/writer"
+)
+
+const (
+	batch   = 1024
+	batches = 12 // entries of a log before the benchmark starts a new one
+)
+
+// cpu is the processor time of this process so far.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// logs builds logs of one kind of entry: two to begin with, then batches.
+func logs(b *testing.B, kind string) *scene.Scene {
+	b.Helper()
+	s := scene.New(b, 1).Begin()
+	for i := range batch * batches {
+		if kind == "transfer" {
+			from, to := scene.Uta+ledger.PartyID(i%3), scene.Regulator+ledger.PartyID(i%2)
+			s.By(from, &ledger.Transfer{From: ledger.OpenAccount(from, 0), To: ledger.OpenAccount(to, 0), X: 1,
+				Purpose: ledger.PurposeFeedIn, Ref: s.Bytes32()})
+			continue
+		}
+		s.By(scene.Evagg, s.CDR(scene.Utb, 0, scene.Session(10)))
+	}
+	return s
+}
+
+// yardstick is the processor time per entry of verifying the signatures and
+// facts alone, with the same batch verifier.
+func yardstick(b *testing.B, s *scene.Scene) time.Duration {
+	b.Helper()
+	state := ledger.New(scene.Origin)
+	var checks [][]ledger.Check
+	for i, raw := range s.Log[:2+batch] {
+		e, err := ledger.Parse(raw)
+		if err != nil {
+			b.Fatal(err)
+		}
+		c, err := state.Checks(e)
+		if err == nil && i >= 2 {
+			checks = append(checks, c)
+		}
+		if _, err := state.Apply(e); err != nil {
+			b.Fatal(err)
+		}
+	}
+	const rounds = 5
+	start := cpu()
+	for range rounds {
+		if errs := ledger.Verify(checks); errs != nil {
+			b.Fatal(errs)
+		}
+	}
+	return (cpu() - start) / (rounds * batch)
+}
+
+// earnest are the settings of a log of its own machine, in this test's folder.
+func earnest(b *testing.B, s *scene.Scene) *town.Town {
+	tw := town.New(b, s)
+	tw.Store = store.Options{MemTableBytes: 32 << 20, MinFree: -1}
+	return tw
+}
+
+// BenchmarkSubmit measures the whole pipeline (parse, check, apply, journal and
+// Badger synced, receipt signed) in processor time per entry against verifying
+// alone.
+func BenchmarkSubmit(b *testing.B) {
+	for _, kind := range []string{"transfer", "cdr"} {
+		b.Run(kind, func(b *testing.B) {
+			s := logs(b, kind)
+			floor := yardstick(b, s)
+			var used time.Duration
+			at := len(s.Log)
+			var w *writer.Writer
+			stop := func() {}
+			for b.Loop() {
+				if at+batch > len(s.Log) {
+					b.StopTimer()
+					stop()
+					tw := earnest(b, s)
+					cfg := tw.WriterConfig()
+					cfg.Policy = ledger.NewPolicy(tw.Policy.Log)
+					w, stop = tw.Writer(cfg)
+					tw.Submit(w, s.Log[:2])
+					at = 2
+					b.StartTimer()
+				}
+				start := cpu()
+				for i, r := range w.Submit(context.Background(), s.Log[at:at+batch]) {
+					if r.Err != nil {
+						b.Fatalf("entry %d: %v", at+i, r.Err)
+					}
+				}
+				used += cpu() - start
+				at += batch
+			}
+			each := used / time.Duration(b.N*batch)
+			b.ReportMetric(float64(each)/float64(floor), "ratio")
+			b.ReportMetric(float64(each)/1e3, "µs-cpu/entry")
+			b.ReportMetric(float64(b.N*batch)/b.Elapsed().Seconds(), "entries/s")
+		})
+	}
+}
+
+// BenchmarkReplay measures a verifier that follows a log from the start, rate
+// against the rate of verifying alone on all processors.
+func BenchmarkReplay(b *testing.B) {
+	s := logs(b, "transfer")
+	floor := yardstick(b, s)
+	tw := earnest(b, s)
+	cfg := tw.WriterConfig()
+	cfg.Policy = ledger.NewPolicy(tw.Policy.Log)
+	w, _ := tw.Writer(cfg)
+	tw.Submit(w, s.Log[:2])
+	for at := 2; at < len(s.Log); at += batch {
+		tw.Submit(w, s.Log[at:at+batch])
+	}
+	tw.Final(w, uint64(len(s.Log)))
+	_, msg := w.Final()
+	var used time.Duration
+	for b.Loop() {
+		b.StopTimer()
+		v := tw.VerifierConfig("uta")
+		v.Dir = b.TempDir()
+		x, err := verifier.Open(v)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		start := cpu()
+		if _, err := x.Observe(context.Background(), msg); err != nil {
+			b.Fatal(err)
+		}
+		used += cpu() - start
+		b.StopTimer()
+		x.Close()
+		b.StartTimer()
+	}
+	entries := b.N * len(s.Log)
+	b.ReportMetric(float64(floor)*float64(entries)/float64(used), "ratio")
+	b.ReportMetric(float64(entries)/b.Elapsed().Seconds(), "entries/s")
+}
+
+// BenchmarkReceipt measures how long a lone operator waits for its receipt,
+// against one fsync of the same disk.
+func BenchmarkReceipt(b *testing.B) {
+	s := logs(b, "transfer")
+	tw := earnest(b, s)
+	cfg := tw.WriterConfig()
+	cfg.Policy = ledger.NewPolicy(tw.Policy.Log)
+	w, _ := tw.Writer(cfg)
+	tw.Submit(w, s.Log[:2])
+	at, waits := 2, []time.Duration{}
+	for b.Loop() {
+		if at == len(s.Log) {
+			b.Skip("longer than the log")
+		}
+		start := time.Now()
+		tw.Submit(w, s.Log[at:at+1])
+		waits = append(waits, time.Since(start))
+		at++
+	}
+	slices.Sort(waits)
+	sync := fsync(b)
+	b.ReportMetric(float64(waits[len(waits)/2])/float64(sync), "p50-ratio")
+	b.ReportMetric(float64(waits[len(waits)*99/100].Microseconds()), "µs-p99")
+	b.ReportMetric(float64(sync.Microseconds()), "µs-fsync")
+}
+
+// fsync is the median time of writing 512 B and syncing it.
+func fsync(b *testing.B) time.Duration {
+	f, err := os.Create(filepath.Join(b.TempDir(), "x"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	var list []time.Duration
+	for i := range 200 {
+		start := time.Now()
+		if _, err := f.WriteAt(make([]byte, 512), int64(i)*512); err != nil {
+			b.Fatal(err)
+		}
+		if err := f.Sync(); err != nil {
+			b.Fatal(err)
+		}
+		list = append(list, time.Since(start))
+	}
+	slices.Sort(list)
+	return list[len(list)/2]
+}
+
+// BenchmarkHostile measures the others' rate while one peer sends 1 % bad
+// signatures, against their rate alone.
+func BenchmarkHostile(b *testing.B) {
+	s := logs(b, "transfer")
+	rate := func(hostile bool) float64 {
+		tw := earnest(b, s)
+		cfg := tw.WriterConfig()
+		cfg.Policy = ledger.NewPolicy(tw.Policy.Log)
+		w, stop := tw.Writer(cfg)
+		defer stop()
+		tw.Submit(w, s.Log[:2])
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { // waited for below
+			defer close(done)
+			for hostile && ctx.Err() == nil {
+				w.SubmitAs(ctx, "mallory", spoiled(s.Log[2:2+batch]))
+			}
+		}()
+		start := time.Now()
+		for at := 2; at < len(s.Log); at += batch {
+			tw.Submit(w, s.Log[at:at+batch])
+		}
+		took := time.Since(start)
+		cancel()
+		<-done
+		return float64(len(s.Log)) / took.Seconds()
+	}
+	var clean, disturbed float64
+	for b.Loop() {
+		clean += rate(false)
+		disturbed += rate(true)
+	}
+	b.ReportMetric(disturbed/clean, "ratio")
+}
+
+// spoiled is a batch in which one of a hundred signatures is wrong.
+func spoiled(log [][]byte) [][]byte {
+	out := slices.Clone(log)
+	for i := 0; i < len(out); i += 100 {
+		out[i] = slices.Clone(out[i])
+		out[i][len(out[i])-1] ^= 1
+	}
+	return out
+}
