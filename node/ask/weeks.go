@@ -33,3 +33,7 @@ func ParseRedeemBody(b []byte) (contract [16]byte, request []byte, err error) {
 	}
 	return [16]byte(b), b[16:], nil
 }
+
+// Booked asks the aggregator, over mesh.Dispute, for the cdr entry of one's own
+// session: body ref[32], answer Proven; not yet while no checkpoint covers it.
+const Booked Op = 18

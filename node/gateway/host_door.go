@@ -60,7 +60,8 @@ func (h *hosting) guestLink(gateway string) (string, error) {
 
 // welcome serves one wallet: two wishes first (what the car should get, what the
 // house may take), then the offer; or, for a wallet that comes back, the opening
-// of its session at once.
+// of its session at once. A house that can only give energy away says so, and a
+// third wish, the first one again, takes the gift.
 func (h *hosting) welcome(ctx context.Context, c *guest.Conn) {
 	ctx, stop := context.WithCancel(ctx)
 	line := &guestLine{out: make(chan guest.Message, lineQueue), stop: stop}
@@ -109,12 +110,15 @@ func (h *hosting) attend(ctx context.Context, c *guest.Conn, line *guestLine) er
 			if err != nil {
 				return err
 			}
-			if wishes = append(wishes, n); len(wishes) == 2 {
-				if err := h.show(line, wishOf(wishes)); err != nil {
-					return err
-				}
-			} else if len(wishes) > 2 {
-				return fmt.Errorf("%w: a third wish", guest.ErrMessage)
+			wishes = append(wishes, n)
+			switch len(wishes) {
+			case 2:
+				err = h.show(line, wishOf(wishes))
+			case 3: // said again: the guest takes the gift that was offered
+				err = h.gift(line, wishOf(wishes))
+			}
+			if len(wishes) > 3 {
+				return fmt.Errorf("%w: a fourth wish", guest.ErrMessage)
 			}
 		case guest.Session:
 			err = h.fromGuest(line, m.Body, wishOf(wishes))
@@ -149,7 +153,8 @@ func (h *hosting) show(line *guestLine, w want) error {
 	now := h.env.Clock.Now()
 	s, err := h.offerFor(now, w)
 	if errors.Is(err, errNoMeter) {
-		return h.gift(line, w)
+		line.send(guest.Note{State: uint8(ev.GiftEnd), Text: err.Error()}.Message())
+		return nil
 	}
 	if err != nil {
 		line.send(guest.Note{State: uint8(ev.Idle), Text: err.Error()}.Message())
@@ -173,13 +178,17 @@ func (h *hosting) offerFor(now time.Time, w want) (*standing, error) {
 // gift lets a guest charge at the house's cost: the wallbox signs nothing that
 // could be billed.
 func (h *hosting) gift(line *guestLine, w want) error {
-	v := h.current
-	if err := h.startOwn(h.env.Clock.Now(), true); err != nil {
-		line.send(guest.Note{State: uint8(ev.Idle), Text: err.Error()}.Message())
-		return nil
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.key.IsZero() {
+		return errors.New("this house gives nothing away")
 	}
+	v := h.current
 	v.line, v.rec.Want = line, w
-	line.send(guest.Note{State: uint8(ev.GiftEnd), Text: errNoMeter.Error()}.Message())
+	if err := h.startOwn(h.env.Clock.Now(), true); err != nil {
+		v.line = nil
+		line.send(guest.Note{State: uint8(ev.Idle), Text: err.Error()}.Message())
+	}
 	return nil
 }
 
