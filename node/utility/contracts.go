@@ -234,3 +234,14 @@ func (u *Utility) find(prefix string) (Contract, error) {
 	}
 	return hit[0], nil
 }
+
+// PointOf is the usage point of a gateway's contract.
+func (u *Utility) PointOf(gateway member.Key) (model.UsagePoint, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	c, ok := u.contracts[gateway]
+	if !ok {
+		return model.UsagePoint{}, false
+	}
+	return c.UsagePoint, true
+}

@@ -3,11 +3,8 @@ package utility
 import (
 	"context"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +17,7 @@ import (
 	"gridveil/node/role"
 	"gridveil/node/store"
 	"gridveil/privacy"
+	"gridveil/privacy/committee"
 	"gridveil/privacy/pseudo"
 )
 
@@ -28,7 +26,7 @@ import (
 // the sealed answer to repeat; certificates and keys exist only in one call.
 type escrow struct {
 	env       *role.Env
-	committee func() ([32]byte, error)
+	committee func() (committee.Public, error)
 
 	mu sync.Mutex // one batch at a time: looking up and recording belong together
 }
@@ -40,28 +38,6 @@ const escrowKept = 7 * 24 * time.Hour
 // ErrNoCommittee means that nobody could open a pseudonym in a dispute, so none
 // is issued.
 var ErrNoCommittee = errors.New("the network has no committee of openers: nothing can be issued")
-
-// CommitteeFile holds the openers' public key, 64 hexadecimal digits, in a
-// utility's data directory. Founders hand it out with the network bundle.
-const CommitteeFile = "committee.pub"
-
-// committeeOf reads CommitteeFile.
-func committeeOf(env *role.Env) func() ([32]byte, error) {
-	return sync.OnceValues(func() (y [32]byte, err error) {
-		b, err := os.ReadFile(env.Config.Path(CommitteeFile))
-		if errors.Is(err, os.ErrNotExist) {
-			return y, ErrNoCommittee
-		}
-		if err != nil {
-			return y, fmt.Errorf("openers' key: %w", err)
-		}
-		raw, err := hex.DecodeString(strings.TrimSpace(string(b)))
-		if err != nil || len(raw) != len(y) {
-			return y, fmt.Errorf("%s: want 64 hexadecimal digits", CommitteeFile)
-		}
-		return [32]byte(raw), nil
-	})
-}
 
 // issue answers a request for day identities (ask.MeterDeck).
 func (e *escrow) issue(body []byte) ([]byte, error) {
@@ -104,7 +80,7 @@ func (e *escrow) issue(body []byte) ([]byte, error) {
 // the day before.
 func (e *escrow) certify(book *escrowBook, box []byte) (*pseudo.Issued, error) {
 	now := e.env.Clock.Now()
-	committee, err := e.committee()
+	openers, err := e.committee()
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +88,7 @@ func (e *escrow) certify(book *escrowBook, box []byte) (*pseudo.Issued, error) {
 	if err != nil {
 		return nil, &ask.NotYetError{After: time.Minute}
 	}
-	is := pseudo.Issuer{Net: e.env.Net, ID: e.env.Operator(e.env.Host.Self().Operator), Key: key, Committee: committee, Book: book}
+	is := pseudo.Issuer{Net: e.env.Net, ID: e.env.Operator(e.env.Host.Self().Operator), Key: key, Committee: openers.Y, Book: book}
 	today := keys.Issue.Period(now)
 	for _, day := range []uint32{today, today - 1} {
 		if is.Box, err = e.env.Keys.BoxOf(keys.Issue, day); err != nil {

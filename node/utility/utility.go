@@ -10,6 +10,7 @@ package utility
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -38,8 +39,9 @@ type Utility struct {
 	inbox alarm.Inbox
 	rules alarm.Rules // nil: the standard classification
 
-	escrow *escrow // day identities, for homes of other operators
-	sums   *sums   // private sums of the zones whose grid it runs
+	escrow     *escrow     // day identities, for homes of other operators
+	sums       *sums       // private sums of the zones whose grid it runs
+	settlement *settlement // drivers, notes and the ledger
 	// answers is what is decided by onion, by service and operation.
 	answers map[mesh.Service]map[ask.Op]func(body []byte) ([]byte, error)
 
@@ -69,11 +71,23 @@ func New(env *role.Env) (*Utility, error) {
 	if u.sums, err = openSums(env); err != nil {
 		return nil, err
 	}
-	u.escrow = &escrow{env: env, committee: committeeOf(env)}
+	openers := committeeOf(env)
+	u.escrow = &escrow{env: env, committee: openers}
+	if u.settlement, err = newSettlement(env, u.Contracts, openers); err != nil {
+		return nil, err
+	}
 	u.answers = map[mesh.Service]map[ask.Op]func(body []byte) ([]byte, error){
 		mesh.Deck: {ask.MeterDeck: u.escrow.issue},
 	}
+	for s, ops := range u.settlement.answers() {
+		if u.answers[s] == nil {
+			u.answers[s] = ops
+			continue
+		}
+		maps.Copy(u.answers[s], ops)
+	}
 	u.commands()
+	u.settleCommands()
 	for s, ops := range u.answers {
 		u.desk(s, ops)
 	}
@@ -85,6 +99,7 @@ func (u *Utility) Serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return u.publish(ctx) })
 	g.Go(func() error { return u.placeContracts(ctx) })
+	g.Go(func() error { return u.settlement.serve(ctx) })
 	g.Go(func() error { return u.escrow.serve(ctx) })
 	g.Go(func() error { return u.sums.serve(ctx) })
 	g.Go(func() error { return u.publishPrices(ctx) })

@@ -1,0 +1,134 @@
+package aggregator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"gridveil/ev/settle"
+	"gridveil/ledger"
+	"gridveil/mesh"
+	"gridveil/node/ask"
+	"gridveil/privacy"
+	"gridveil/privacy/note"
+)
+
+// again is how long homes wait before they ask for what the ledger must finish
+// first.
+const again = time.Minute
+
+// answer registers what homes and wallets may ask by onion.
+func (a *Aggregator) answer() {
+	for service, ops := range map[mesh.Service]map[ask.Op]func([]byte) ([]byte, error){
+		mesh.EVAuth:    {ask.Authorise: a.take(privacy.KindAuthReq), ask.Lock: a.take(privacy.KindLock)},
+		mesh.EVRecord:  {ask.Settle: a.take(privacy.KindSettle)},
+		mesh.EVCollect: {ask.Collect: a.take(privacy.KindCollect, privacy.KindCollectInner)},
+		mesh.Notes:     {ask.Denoms: a.denoms, ask.Swap: a.take(privacy.KindSwap)},
+		mesh.Pass:      {ask.PassKey: a.passKey, ask.Passes: a.passes},
+		mesh.Dispute:   {ask.Cases: a.cases},
+	} {
+		desk := &ask.Desk{Answer: func(op ask.Op, body []byte) ([]byte, error) {
+			f, ok := ops[op]
+			if !ok {
+				return nil, &ask.RefusedError{Reason: "this service does not do that"}
+			}
+			return f(body)
+		}}
+		a.env.Onion.Handle(service, func(_ context.Context, req []byte) ([]byte, error) { return desk.Handle(req), nil })
+	}
+}
+
+// take hands a message of one of the kinds to the desk.
+func (a *Aggregator) take(kinds ...privacy.Kind) func([]byte) ([]byte, error) {
+	return func(body []byte) (out []byte, err error) {
+		ok := false
+		for _, k := range kinds {
+			ok = ok || len(body) > 0 && privacy.Kind(body[0]) == k
+		}
+		if !ok {
+			return nil, &ask.RefusedError{Reason: "the body is no message of this operation"}
+		}
+		if kinds[0] != privacy.KindAuthReq && !a.Read(func(*ledger.State) {}) {
+			return nil, &ask.NotYetError{After: again} // without a ledger nothing is booked
+		}
+		err = a.withDesk(func(d *settle.Desk) (err error) {
+			out, err = d.Take(a.env.Clock.Now(), body)
+			return err
+		})
+		if kinds[0] != privacy.KindAuthReq {
+			a.nudge()
+		}
+		switch {
+		case errors.Is(err, settle.ErrWait), errors.Is(err, settle.ErrBusy):
+			return nil, &ask.NotYetError{After: again}
+		case err != nil && isFatal(err):
+			a.env.Log.Error("message cannot be decided", "err", err)
+			return nil, &ask.NotYetError{After: again}
+		}
+		return out, err
+	}
+}
+
+// denoms gives a month's mint keys with their proof under a final checkpoint.
+func (a *Aggregator) denoms(body []byte) ([]byte, error) {
+	currency, epoch, err := ask.ParseDenomsBody(body)
+	if err != nil {
+		return nil, err
+	}
+	if currency != ask.Currency {
+		return nil, &ask.RefusedError{Reason: "no notes of this currency"}
+	}
+	if epoch == 0 {
+		epoch = note.Epoch(a.env.Clock.Now())
+	}
+	w := a.book()
+	var index uint64
+	known := false
+	if !a.Read(func(s *ledger.State) { _, index, _, _, known = s.Denoms(0, epoch) }) || !known {
+		return nil, &ask.NotYetError{After: again}
+	}
+	proof, err := w.Proof(index)
+	if errors.Is(err, ledger.ErrMalformed) {
+		return nil, &ask.NotYetError{After: again} // not final yet
+	}
+	if err != nil {
+		return nil, err
+	}
+	entry, err := w.Entry(index)
+	if err != nil {
+		return nil, err
+	}
+	return ask.Proven{Entry: entry, Proof: proof.Encode()}.Bytes(), nil
+}
+
+// passKey gives a zone's key of a week and the fees.
+func (a *Aggregator) passKey(body []byte) ([]byte, error) {
+	week, zone, err := ask.ParseWeekBody(body)
+	if err != nil {
+		return nil, err
+	}
+	x, err := a.mints.pass(zone, week)
+	if err != nil {
+		return nil, err
+	}
+	return ask.WeekKey{Zone: x.Zone, Week: x.Week, Modulus: x.Public().Modulus(), Fees: a.fees}.Bytes()
+}
+
+// passes signs a gateway's passes of a week.
+func (a *Aggregator) passes(body []byte) ([]byte, error) {
+	r, err := ask.ParsePassRequest(body)
+	if err != nil {
+		return nil, err
+	}
+	signed, err := a.mints.signPasses(r)
+	if err != nil {
+		return nil, err
+	}
+	return signed.Bytes(), nil
+}
+
+// commands are what `gridveil status` and others ask a running aggregator.
+func (a *Aggregator) commands() {
+	a.env.Control.Handle("ledger", func(context.Context, json.RawMessage) (any, error) { return a.Ledger(0), nil })
+}

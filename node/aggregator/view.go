@@ -1,0 +1,56 @@
+package aggregator
+
+import (
+	"gridveil/ev/settle"
+	"gridveil/ledger"
+	"gridveil/node/party"
+	"gridveil/node/web"
+)
+
+// copy is the ledger as its writer shows it.
+func (a *Aggregator) copy() (party.Copy, bool) {
+	w := a.book()
+	if w == nil || w.Size() == 0 {
+		return party.Copy{}, false
+	}
+	a.bookMu.RLock()
+	policy := a.policy
+	a.bookMu.RUnlock()
+	c := party.Copy{Read: a.Read, Entry: w.Entry, Size: w.Size(), Policy: policy}
+	c.Final, c.Note = w.Final()
+	return c, true
+}
+
+// Ledger is the ledger page, its entries below before, newest first; 0 means
+// from the newest.
+func (a *Aggregator) Ledger(before uint64) web.Ledger {
+	c, ok := a.copy()
+	if !ok {
+		return web.Ledger{Origin: a.origin}
+	}
+	return c.Page(before, a.env.Clock.Now())
+}
+
+// LedgerEntry is one entry in full.
+func (a *Aggregator) LedgerEntry(index uint64) (web.Entry, bool) {
+	c, ok := a.copy()
+	if !ok {
+		return web.Entry{}, false
+	}
+	return c.Full(index)
+}
+
+// Proof is the .tlog-proof of a final entry.
+func (a *Aggregator) Proof(index uint64) (*ledger.Proof, error) {
+	w := a.book()
+	if w == nil {
+		return nil, errNoBook
+	}
+	return w.Proof(index)
+}
+
+// Counts tells where sessions and claims stand.
+func (a *Aggregator) Counts() (c settle.Counts) {
+	_ = a.withDesk(func(d *settle.Desk) error { c = d.Counts(); return nil }) // it cannot fail
+	return c
+}

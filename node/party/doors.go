@@ -1,0 +1,111 @@
+package party
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"gridveil/ledger"
+	"gridveil/mesh"
+	"gridveil/mesh/member"
+	"gridveil/node/ask"
+	"gridveil/node/keys"
+)
+
+// Doors are the names of the byte-stream listeners that HTTP travels to.
+const (
+	LogDoor     = "ledger"  // at the aggregator: writer.Handler
+	WitnessDoor = "witness" // at everybody who cosigns: verifier.Handler
+)
+
+const (
+	idleConns   = 2
+	idleTimeout = 30 * time.Second
+	headTimeout = 10 * time.Second
+	readTimeout = time.Minute // of a request with 4 MiB of entries
+)
+
+// URL is the prefix of a door at a member: Transport dials it over the mesh.
+func URL(m mesh.Member, door string) string { return "http://" + m.Peer.String() + "." + door }
+
+// Transport carries HTTP/1.1 to the doors of other backbone members.
+func Transport(h *mesh.Host) *http.Transport {
+	return &http.Transport{
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			host, _, err := net.SplitHostPort(addr)
+			if err != nil {
+				return nil, fmt.Errorf("door %q: %w", addr, err)
+			}
+			name, door, _ := strings.Cut(host, ".")
+			id, err := peer.Decode(name)
+			if err != nil {
+				return nil, fmt.Errorf("door %q names no member: %w", addr, err)
+			}
+			return h.Dial(ctx, id, door)
+		},
+		DisableCompression: true, MaxIdleConnsPerHost: idleConns, IdleConnTimeout: idleTimeout,
+	}
+}
+
+// Door serves HTTP to backbone members; what it serves may change or be absent.
+type Door struct{ now atomic.Pointer[http.Handler] }
+
+// Open serves h from now on; nil closes the door for a while.
+func (d *Door) Open(h http.Handler) {
+	if h == nil {
+		d.now.Store(nil)
+		return
+	}
+	d.now.Store(&h)
+}
+
+// ServeHTTP implements http.Handler.
+func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := d.now.Load()
+	if h == nil {
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "the ledger is not open here yet", http.StatusServiceUnavailable)
+		return
+	}
+	(*h).ServeHTTP(w, r)
+}
+
+// Serve answers at the listener until ctx ends.
+func (d *Door) Serve(ctx context.Context, l net.Listener) error {
+	s := &http.Server{Handler: d, ReadHeaderTimeout: headTimeout, ReadTimeout: readTimeout}
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() }) // what was under way is asked for again
+	defer stop()
+	if err := s.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("ledger door: %w", err)
+	}
+	return nil
+}
+
+// Policy is the network's policy (ask.Policy) with the doors of log and
+// witnesses.
+func Policy(d keys.Directory) (*ledger.Policy, error) {
+	p, err := ask.Policy(d)
+	if err != nil {
+		return nil, err
+	}
+	if log, ok := d.One(member.RoleAggregator, ""); ok {
+		p.LogURL = URL(log.Member, LogDoor)
+	}
+	for _, r := range []member.Role{member.RoleUtility, member.RoleVerifier} {
+		for _, h := range d.All(r, "") {
+			for i := range p.Witnesses {
+				if p.Witnesses[i].Name == ask.WitnessName(h.Member) {
+					p.Witnesses[i].URL = URL(h.Member, WitnessDoor)
+				}
+			}
+		}
+	}
+	return p, nil
+}

@@ -1,0 +1,323 @@
+package party
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"gridveil/ledger"
+	"gridveil/ledger/store"
+	"gridveil/ledger/verifier"
+	"gridveil/ledger/writer"
+	"gridveil/mesh"
+	"gridveil/mesh/member"
+	"gridveil/node/ask"
+	"gridveil/node/clock"
+	"gridveil/node/keys"
+	"gridveil/node/role"
+)
+
+// Config says who the operator is on the ledger.
+type Config struct {
+	Env   *role.Env
+	Role  ledger.Role
+	Limit int64 // its total may fall to -Limit, millionths
+}
+
+// Periods, on the node's clock.
+const (
+	findPeriod = 5 * time.Second  // until the log is known
+	pullPeriod = time.Minute      // between looks at the log that nobody asked for
+	joinPeriod = 10 * time.Second // until registered
+	leastPause = 25 * time.Millisecond
+)
+
+// FinalFunc acts on a final entry.
+type FinalFunc func(index uint64, e *ledger.Entry) error
+
+// Party is one operator. Its methods may be called from any goroutine.
+type Party struct {
+	cfg       Config
+	env       *role.Env
+	key       ed25519.PrivateKey // entries
+	door      Door
+	transport *http.Transport
+	onFinal   []FinalFunc
+	onRefused func(id [32]byte, cause error) error
+	answers   map[byte]func(from mesh.Member, body []byte) ([]byte, error) // of mesh.Opener
+	look      chan struct{}                                                // a checkpoint was cosigned: look for its quorum
+	send      chan struct{}                                                // something is to be posted
+
+	mu       sync.Mutex
+	v        *verifier.Verifier // nil until the log is found
+	log      mesh.Member
+	final    ledger.Checkpoint
+	note     []byte // of final
+	id       ledger.PartyID
+	conflict error // why the log does not register us
+}
+
+// New prepares the operator's side and registers what it answers.
+func New(cfg Config) (*Party, error) {
+	key, err := cfg.Env.Keys.Signer(keys.Entry, cfg.Env.Clock.Now())
+	if err != nil {
+		return nil, err
+	}
+	p := &Party{cfg: cfg, env: cfg.Env, key: key, transport: Transport(cfg.Env.Host),
+		look: make(chan struct{}, 1), send: make(chan struct{}, 1)}
+	p.answers = map[byte]func(mesh.Member, []byte) ([]byte, error){OpSign: p.takeSign}
+	calls := &Joiner{Answer: func(_ context.Context, from mesh.Member, op byte, body []byte) ([]byte, error) {
+		f, ok := p.answers[op]
+		if !ok {
+			return nil, ErrCall
+		}
+		return f(from, body)
+	}}
+	cfg.Env.Host.Handle(mesh.Opener, calls.Handle)
+	return p, nil
+}
+
+// Answer sets what is done with a call of mesh.Opener (OpFile and following);
+// before Serve.
+func (p *Party) Answer(op byte, f func(from mesh.Member, body []byte) ([]byte, error)) {
+	p.answers[op] = f
+}
+
+// OnFinal adds what is done with final entries; before Serve.
+func (p *Party) OnFinal(f FinalFunc) { p.onFinal = append(p.onFinal, f) }
+
+// OnRefused sets what is done when an own entry is refused for good; before
+// Serve.
+func (p *Party) OnRefused(f func(id [32]byte, cause error) error) { p.onRefused = f }
+
+// Serve follows the log until ctx ends. With the aggregator away it waits.
+func (p *Party) Serve(ctx context.Context) error {
+	defer p.transport.CloseIdleConnections()
+	l := p.env.Host.Listener(WitnessDoor)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.door.Serve(ctx, l) })
+	g.Go(func() error { return p.follow(ctx) })
+	return g.Wait()
+}
+
+// StoreOptions are those of a ledger's copy in this node: encrypted under the
+// node's own key, small enough for many nodes on one machine.
+func StoreOptions(env *role.Env) (store.Options, error) {
+	k, err := env.Keys.Signer(keys.Entry, env.Clock.Now())
+	if err != nil {
+		return store.Options{}, err
+	}
+	secret, err := hkdf.Key(sha256.New, k.Seed(), nil, "gridveil/ledger-store/1", 32)
+	if err != nil {
+		return store.Options{}, fmt.Errorf("key of the ledger's store: %w", err)
+	}
+	return store.Options{Key: secret, MemTableBytes: 2 << 20, SegmentBytes: 4 << 20, Log: env.Log}, nil
+}
+
+// Behind is how far a log's newest tick may lie behind a cosigner's clock. An
+// accelerated clock runs hours while a machine is busy for a second.
+func Behind(c clock.Clock) time.Duration {
+	if _, real := c.(clock.Wall); real {
+		return 0 // the verifier's default
+	}
+	return 6 * time.Hour
+}
+
+// follow opens our copy of the log once it is known, and works on it. A copy
+// that is damaged is refilled from the log.
+func (p *Party) follow(ctx context.Context) error {
+	for ctx.Err() == nil {
+		cfg, ok, err := p.locate()
+		if err != nil {
+			return err
+		}
+		if !ok {
+			p.pause(ctx, findPeriod)
+			continue
+		}
+		v, err := verifier.Open(cfg)
+		if errors.Is(err, ledger.ErrDamaged) {
+			p.refill(ctx, cfg, err)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("copy of the ledger: %w", err)
+		}
+		if err := p.work(ctx, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refill gets a whole copy from the log in the place of a damaged one.
+func (p *Party) refill(ctx context.Context, cfg verifier.Config, cause error) {
+	now := p.env.Clock.Now()
+	w := role.Warning{Code: "ledger-damaged", Severity: role.Fault, Title: "This node's copy of the ledger is damaged",
+		Text: "What it held cannot be trusted: " + cause.Error() + ". It cosigns nothing until the copy is whole.",
+		Next: "Nothing, if the ledger can be reached: the copy is refilled from it. Else connect this node to the network."}
+	p.env.Warn.Raise(w, now)
+	if err := verifier.Repair(ctx, cfg, cfg.Policy.LogURL); err != nil {
+		p.env.Log.Warn("copy of the ledger not refilled; tried again", "err", err)
+		p.pause(ctx, pullPeriod)
+		return
+	}
+	p.env.Warn.Clear(w.Code)
+	p.env.Log.Warn("copy of the ledger was damaged and refilled from the log")
+}
+
+// locate finds the log in the directory.
+func (p *Party) locate() (cfg verifier.Config, ok bool, err error) {
+	log, ok := p.env.Dir.One(member.RoleAggregator, "")
+	if !ok {
+		return cfg, false, nil
+	}
+	pub, ok := log.Sheet.Find(keys.Log, 0)
+	if !ok || len(pub) != ed25519.PublicKeySize {
+		return cfg, false, nil
+	}
+	key, err := p.env.Keys.Signer(keys.Cosign, p.env.Clock.Now())
+	if err != nil {
+		return cfg, false, err
+	}
+	opt, err := StoreOptions(p.env)
+	if err != nil {
+		return cfg, false, err
+	}
+	origin := ask.LedgerOrigin(p.env.ID.Bundle.Network, log.Member.Operator)
+	name := ask.WitnessName(p.env.Host.Self())
+	me := ledger.Witness{Name: name, Key: ledger.WitnessKey(name, ledger.Hash(key.Public().(ed25519.PublicKey)))}
+	policy := ledger.NewPolicy(ledger.LogKey(origin, ledger.Hash(pub)), me)
+	policy.LogURL = URL(log.Member, LogDoor)
+	p.mu.Lock()
+	p.log = log.Member
+	p.mu.Unlock()
+	return verifier.Config{Dir: p.env.Config.Path("ledger"), Store: opt, Machine: ledger.NewMoney(origin), Policy: policy, Name: name, Key: key,
+		Transport: p.transport, PullEvery: 5 * pullPeriod, MaxBehind: Behind(p.env.Clock), Clock: p.env.Clock, Log: p.env.Log}, true, nil
+}
+
+// work runs everything that needs our copy of the log.
+func (p *Party) work(ctx context.Context, v *verifier.Verifier) (err error) {
+	h := verifier.Handler(v)
+	p.door.Open(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w, r)
+		if r.Method == http.MethodPost {
+			nudge(p.look)
+		}
+	}))
+	p.mu.Lock()
+	p.v = v
+	p.mu.Unlock()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return v.Serve(ctx) })
+	g.Go(func() error { return p.watch(ctx, v) })
+	g.Go(func() error { return p.join(ctx) })
+	g.Go(func() error { return p.post(ctx) })
+	err = g.Wait()
+	p.door.Open(nil)
+	p.mu.Lock()
+	p.v = nil
+	p.mu.Unlock()
+	return errors.Join(err, v.Close())
+}
+
+// pause waits for d on the node's clock, but not less than leastPause on the
+// wall: an accelerated day must not become a busy loop.
+func (p *Party) pause(ctx context.Context, d time.Duration, wake ...<-chan struct{}) {
+	var woken <-chan struct{}
+	if len(wake) > 0 {
+		woken = wake[0]
+	}
+	after := p.env.Clock.After(d)
+	select {
+	case <-ctx.Done():
+		return
+	case <-woken:
+		return
+	case <-time.After(leastPause):
+	}
+	select {
+	case <-ctx.Done():
+	case <-woken:
+	case <-after:
+	}
+}
+
+func nudge(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // one nudge is enough
+	}
+}
+
+// client talks to the log.
+func (p *Party) client() (*writer.Client, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.v == nil {
+		return nil, false
+	}
+	return &writer.Client{URL: URL(p.log, LogDoor), HTTP: &http.Client{Transport: p.transport, Timeout: readTimeout}}, true
+}
+
+// Read calls f with the ledger's state after the newest entry of our copy, and
+// says whether there is one. f must not keep or change it, nor call the Party.
+func (p *Party) Read(f func(*ledger.State)) bool {
+	p.mu.Lock()
+	v := p.v
+	p.mu.Unlock()
+	if v == nil {
+		return false
+	}
+	v.Read(func(m ledger.Machine) { f(m.(*ledger.Money).State) })
+	return true
+}
+
+// ErrNoLedger means that our copy of the ledger is not open: the aggregator was
+// never seen, or the node is starting.
+var ErrNoLedger = errors.New("the ledger is not open here yet")
+
+// Entry reads one entry of our copy.
+func (p *Party) Entry(index uint64) ([]byte, error) {
+	p.mu.Lock()
+	v := p.v
+	p.mu.Unlock()
+	if v == nil {
+		return nil, ErrNoLedger
+	}
+	return v.Entry(index)
+}
+
+// Final is the newest checkpoint with the network's quorum that our copy agrees
+// with, and its note.
+func (p *Party) Final() (ledger.Checkpoint, []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.final, p.note
+}
+
+// ID is our number on the ledger, 0 until registered.
+func (p *Party) ID() ledger.PartyID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.id
+}
+
+// Status is what a page shows of our copy; ok is false until there is one.
+func (p *Party) Status() (s verifier.Status, ok bool) {
+	p.mu.Lock()
+	v := p.v
+	p.mu.Unlock()
+	if v == nil {
+		return s, false
+	}
+	return v.Status(), true
+}

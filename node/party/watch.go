@@ -1,0 +1,134 @@
+package party
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"gridveil/ledger"
+	"gridveil/ledger/verifier"
+	"gridveil/node/role"
+	"gridveil/node/store"
+)
+
+var cursorKey = store.SpaceLedger.Key([]byte("final"))
+
+// soon is how long, in steps of leastPause, a cosigned checkpoint is expected to
+// find its quorum.
+const soon = 20
+
+// watch learns which of our entries are final and acts on them, in order.
+func (p *Party) watch(ctx context.Context, v *verifier.Verifier) error {
+	tries := 0
+	for ctx.Err() == nil {
+		if err := p.learn(ctx, v); err != nil && ctx.Err() == nil {
+			p.env.Log.Debug("final checkpoint not learned", "err", err)
+		}
+		p.warn(v)
+		if err := p.act(v); err != nil {
+			return err
+		}
+		if s := v.Status(); s.Cosigned > p.finalSize() && tries < soon {
+			tries++
+			p.pause(ctx, 0)
+			continue
+		}
+		tries = 0
+		p.pause(ctx, pullPeriod, p.look)
+	}
+	return nil
+}
+
+func (p *Party) finalSize() uint64 {
+	c, _ := p.Final()
+	return c.Size
+}
+
+// learn fetches the newest checkpoint that has the quorum and takes it if our
+// replay agrees.
+func (p *Party) learn(ctx context.Context, v *verifier.Verifier) error {
+	c, ok := p.client()
+	if !ok {
+		return ErrNoLedger
+	}
+	msg, err := c.Checkpoint(ctx)
+	if err != nil {
+		return err
+	}
+	policy, err := Policy(p.env.Dir)
+	if err != nil {
+		return err
+	}
+	final, err := policy.OpenFinal(msg)
+	if err != nil {
+		return err
+	}
+	if final.Size <= p.finalSize() {
+		return nil
+	}
+	if evidence, err := v.Observe(ctx, msg); err != nil || evidence != nil {
+		return errors.Join(err, v.Status().Err)
+	}
+	p.mu.Lock()
+	p.final, p.note = final, msg
+	p.mu.Unlock()
+	return nil
+}
+
+// act hands final entries to whoever asked for them. The cursor follows the
+// deed: after a crash in between the same entry comes again.
+func (p *Party) act(v *verifier.Verifier) error {
+	from, err := p.cursor()
+	if err != nil {
+		return err
+	}
+	for index := from; index < p.finalSize(); index++ {
+		raw, err := v.Entry(index)
+		if err != nil {
+			return fmt.Errorf("final entry %d: %w", index, err)
+		}
+		e, err := ledger.Parse(raw)
+		if err != nil {
+			return fmt.Errorf("final entry %d: %w", index, err)
+		}
+		for _, f := range p.onFinal {
+			if err := f(index, e); err != nil {
+				return fmt.Errorf("act on entry %d: %w", index, err)
+			}
+		}
+		if err := p.env.Store.Set(cursorKey, store.U64(index+1)); err != nil {
+			return fmt.Errorf("keep place in the ledger: %w", err)
+		}
+	}
+	return nil
+}
+
+func (p *Party) cursor() (uint64, error) {
+	b, err := p.env.Store.Get(cursorKey)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return 0, fmt.Errorf("place in the ledger: %w", err)
+	}
+	n, _ := store.GetU64(b)
+	return n, nil
+}
+
+// warn keeps the standing problems of a followed log on the board.
+func (p *Party) warn(v *verifier.Verifier) {
+	s, now := v.Status(), p.env.Clock.Now()
+	p.env.Warn.Set(s.Evidence != nil, role.Warning{Code: "ledger-fork", Severity: role.Fault, Title: "The ledger shows two histories",
+		Text: "Two checkpoints that the aggregator signed contradict each other. This node cosigns no more; charging goes on and records wait.",
+		Next: "Show the evidence at this node's witness door to the other operators, and agree on the last common checkpoint."}, now)
+	text := ""
+	if s.Objection != nil {
+		text = fmt.Sprintf("Entry %d breaks a rule (%v). This node cosigns nothing from there on.", s.Objection.Index, s.Objection.Code.Err())
+	}
+	p.env.Warn.Set(s.Objection != nil && s.Evidence == nil, role.Warning{Code: "ledger-objection", Severity: role.Fault, Title: "The ledger holds an entry that must be refused",
+		Text: text, Next: "Compare with the other cosigners. If they object too, the aggregator starts a new ledger from the last final checkpoint."}, now)
+	p.env.Warn.Set(len(s.Repaired) > 0, role.Warning{Code: "store-repaired", Severity: role.Notice, Title: "This node's copy of the ledger was repaired",
+		Text: "One of its two copies on disk was short or altered and was rewritten from the other.",
+		Next: "Check the disk; a second repair soon after means that it is failing."}, now)
+	p.env.Warn.Set(s.Err != nil && s.Evidence == nil && s.Objection == nil, role.Warning{Code: "ledger-not-followed", Severity: role.Notice, Title: "The ledger cannot be followed now",
+		Text: "The newest checkpoint was not cosigned here. Settlements become final later; nothing is lost.",
+		Next: "Nothing, if the aggregator is away. Else compare the clocks of both nodes.", After: 10 * time.Minute}, now)
+}
