@@ -54,6 +54,8 @@ type SSN struct {
 	seq      uint64
 	relayed  Counters
 	limit    GridLimit
+
+	sums *sums // private sums that this substation leads or helps with
 }
 
 // Counters are what the substation's page shows.
@@ -82,6 +84,9 @@ func New(env *role.Env) (*SSN, error) {
 	env.Host.Handle(mesh.Alarm, s.takeAlarm)
 	env.Host.Handle(mesh.Order, s.passDown(mesh.Order))
 	env.Host.Handle(mesh.ReadNow, s.passDown(mesh.ReadNow))
+	if s.sums, err = openSums(env, s.alertSum); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -92,6 +97,7 @@ func (s *SSN) Serve(ctx context.Context) error {
 	g.Go(func() error { return s.loop(ctx, s.ring, s.forwardAlarms) })
 	g.Go(func() error { return s.watch(ctx) })
 	g.Go(func() error { return s.publishState(ctx) })
+	g.Go(func() error { return s.sums.serve(ctx) })
 	return g.Wait()
 }
 
@@ -200,6 +206,19 @@ func (s *SSN) look(now time.Time) []alarm.Event {
 		out = append(out, e)
 	}
 	return out
+}
+
+// codeSum is the event of a private sum whose servers do not agree.
+const codeSum = 108
+
+// alertSum raises an event for a sum in which somebody did not do as agreed.
+func (s *SSN) alertSum(why error) {
+	e := alarm.Event{Priority: alarm.P1, Kind: alarm.Malfunction, At: s.env.Clock.Now().UnixMilli(), Key: alarm.Key{Profile: 2, Code: codeSum}, Count: 1, Detail: []byte("private sum: ")}
+	e.Detail = append(e.Detail, why.Error()...)
+	e.Detail = e.Detail[:min(len(e.Detail), alarm.MaxDetail)]
+	if err := s.raise(e); err != nil {
+		s.env.Log.Error("event could not be stored", "err", err)
+	}
 }
 
 // raise signs and keeps an event of the substation itself.

@@ -224,6 +224,10 @@ func (r *Report) commit(h Home, t *Task, seed []byte) error {
 	return nil
 }
 
+// Public is the report without the leader's share: what the helper and the
+// published list get.
+func (r *Report) Public() []byte { return r.public.bytes() }
+
 // ID names the report in the published list: a home looks for it there, and a
 // dropped report shows.
 func (r *Report) ID(net privacy.Net) [32]byte { return r.public.id(net) }
