@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 
+	"gridveil/node/aggregator"
 	"gridveil/node/gateway"
 	"gridveil/node/headend"
 	"gridveil/node/role"
 	"gridveil/node/ssn"
 	"gridveil/node/utility"
+	"gridveil/node/verifier"
+	"gridveil/node/wallet"
 )
 
 // Hardware stands in for a house in a demonstration.
@@ -29,6 +32,12 @@ func newRole(env *role.Env, o Options) (role.Role, error) {
 		return headend.New(env)
 	case "utility":
 		return utility.New(env)
+	case "aggregator":
+		return aggregator.New(env)
+	case "verifier":
+		return verifier.New(env)
+	case "wallet":
+		return wallet.New(env)
 	}
 	return nil, fmt.Errorf("unknown role %q", env.Config.Role)
 }

@@ -12,6 +12,7 @@ import (
 	"gridveil/node/ask"
 	"gridveil/privacy"
 	"gridveil/privacy/note"
+	"gridveil/privacy/session"
 )
 
 // again is how long homes wait before they ask for what the ledger must finish
@@ -26,7 +27,7 @@ func (a *Aggregator) answer() {
 		mesh.EVCollect: {ask.Collect: a.take(privacy.KindCollect, privacy.KindCollectInner)},
 		mesh.Notes:     {ask.Denoms: a.denoms, ask.Swap: a.take(privacy.KindSwap)},
 		mesh.Pass:      {ask.PassKey: a.passKey, ask.Passes: a.passes},
-		mesh.Dispute:   {ask.Cases: a.cases},
+		mesh.Dispute:   {ask.Cases: a.cases, ask.Booked: a.booked},
 	} {
 		desk := &ask.Desk{Answer: func(op ask.Op, body []byte) ([]byte, error) {
 			f, ok := ops[op]
@@ -62,6 +63,8 @@ func (a *Aggregator) take(kinds ...privacy.Kind) func([]byte) ([]byte, error) {
 		switch {
 		case errors.Is(err, settle.ErrWait), errors.Is(err, settle.ErrBusy):
 			return nil, &ask.NotYetError{After: again}
+		case errors.Is(err, session.ErrUnknown) && kinds[0] == privacy.KindSettle:
+			return nil, &ask.NotYetError{After: again} // a host that was offline asks for authority first
 		case err != nil && isFatal(err):
 			a.env.Log.Error("message cannot be decided", "err", err)
 			return nil, &ask.NotYetError{After: again}
@@ -82,10 +85,32 @@ func (a *Aggregator) denoms(body []byte) ([]byte, error) {
 	if epoch == 0 {
 		epoch = note.Epoch(a.env.Clock.Now())
 	}
-	w := a.book()
 	var index uint64
 	known := false
 	if !a.Read(func(s *ledger.State) { _, index, _, _, known = s.Denoms(0, epoch) }) || !known {
+		return nil, &ask.NotYetError{After: again}
+	}
+	return a.proven(index)
+}
+
+// booked gives a session's entry with its proof, to whoever knows its ref.
+func (a *Aggregator) booked(body []byte) ([]byte, error) {
+	if len(body) != 32 {
+		return nil, &ask.RefusedError{Reason: "want the ref of a session"}
+	}
+	var index uint64
+	state := ledger.CDRUnknown
+	a.Read(func(s *ledger.State) { index, state = s.Session(ledger.Hash(body)) })
+	if state == ledger.CDRUnknown {
+		return nil, &ask.NotYetError{After: again}
+	}
+	return a.proven(index)
+}
+
+// proven is an entry with its proof, once it is final.
+func (a *Aggregator) proven(index uint64) ([]byte, error) {
+	w := a.book()
+	if w == nil {
 		return nil, &ask.NotYetError{After: again}
 	}
 	proof, err := w.Proof(index)

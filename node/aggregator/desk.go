@@ -53,6 +53,11 @@ func (a *Aggregator) gather(now time.Time) (m material, err error) {
 	if m.issuers, err = a.issuers(); err != nil {
 		return m, err
 	}
+	for id, k := range m.issuers {
+		if a.longOverdue(k.Issuer, now) {
+			delete(m.issuers, id)
+		}
+	}
 	ids := make([][8]byte, 0, len(m.issuers))
 	for id := range m.issuers {
 		ids = append(ids, id)
@@ -130,6 +135,14 @@ func (a *Aggregator) issuers() (pseudo.IssuerKeys, error) {
 		}
 	}
 	return out, nil
+}
+
+// longOverdue says that a utility has not signed its settlements for so long that
+// its drivers are not let in any more.
+func (a *Aggregator) longOverdue(issuer [16]byte, now time.Time) bool {
+	p, ok := a.partyOf(issuer)
+	since := a.overdue[p]
+	return ok && !since.IsZero() && now.Sub(since) > overdueFor
 }
 
 // finalMonths are the months whose mint keys stand on the final ledger and may

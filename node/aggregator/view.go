@@ -54,3 +54,12 @@ func (a *Aggregator) Counts() (c settle.Counts) {
 	_ = a.withDesk(func(d *settle.Desk) error { c = d.Counts(); return nil }) // it cannot fail
 	return c
 }
+
+// Entry reads one durable entry.
+func (a *Aggregator) Entry(index uint64) ([]byte, error) {
+	w := a.book()
+	if w == nil {
+		return nil, errNoBook
+	}
+	return w.Entry(index)
+}
