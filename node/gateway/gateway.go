@@ -10,6 +10,7 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -27,6 +28,7 @@ type Gateway struct {
 	signals *signals
 	house   *house   // nil without simulated hardware
 	hosting *hosting // nil without wallbox
+	sums    *sums    // nil without meter
 }
 
 // New builds the gateway of env. hw stands in for hardware; its zero value means
@@ -47,6 +49,9 @@ func New(ctx context.Context, env *role.Env, hw Hardware) (*Gateway, error) {
 		if err := g.openMeter(ctx, hw); err != nil {
 			return nil, fmt.Errorf("meter: %w", err)
 		}
+		if g.sums, err = openSums(env, g.journal, func() time.Duration { return g.metered.collector.Status().ReadPeriod }); err != nil {
+			return nil, err
+		}
 	}
 	if env.Config.Hosts() {
 		if g.hosting, err = newHosting(env, g.journal, g.alarms, g.mask.setPlan); err != nil {
@@ -63,6 +68,7 @@ func (g *Gateway) Serve(ctx context.Context) error {
 	group.Go(func() error { return g.signals.serve(ctx) })
 	if g.metered != nil {
 		group.Go(func() error { return g.metered.serve(ctx) })
+		group.Go(func() error { return g.sums.serve(ctx) })
 	}
 	if g.mask != nil {
 		group.Go(func() error { return g.mask.serve(ctx) })

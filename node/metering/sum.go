@@ -11,6 +11,7 @@ import (
 
 	"gridveil/mesh/gossip"
 	"gridveil/mesh/member"
+	"gridveil/node/keys"
 	"gridveil/privacy/agg"
 )
 
@@ -71,6 +72,10 @@ func SumTaskKey(zone string, q agg.Quantity) uint64 {
 func SumResultKey(zone string, q agg.Quantity) uint64 {
 	return gossip.ZoneKey(zone, sumResultKey|uint32(q))
 }
+
+// SumBoxPeriod is the period of the helper's key for reports of an interval: the
+// one at the interval's end, when the first home reports.
+func SumBoxPeriod(interval uint32) uint32 { return keys.Sum.Period(agg.Begin(interval + 1)) }
 
 // Limits of a message: 4096 reports of 715 B are 2.9 MB, and agg.prep carries
 // 256 KiB at once.

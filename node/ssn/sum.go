@@ -261,7 +261,7 @@ func (s *sums) server(t agg.Task, interval uint32) (*agg.Server, error) {
 	var box privacy.BoxKey
 	if t.Helper == s.env.Host.Self().Key {
 		var err error
-		if box, err = s.env.Keys.BoxOf(keys.Sum, BoxPeriod(interval)); err != nil {
+		if box, err = s.env.Keys.BoxOf(keys.Sum, metering.SumBoxPeriod(interval)); err != nil {
 			return nil, err
 		}
 	}
@@ -274,10 +274,6 @@ func (s *sums) server(t agg.Task, interval uint32) (*agg.Server, error) {
 	}
 	return held, nil
 }
-
-// BoxPeriod is the period of the helper's key for reports of an interval: the
-// one at the interval's end, when the first home reports.
-func BoxPeriod(interval uint32) uint32 { return keys.Sum.Period(agg.Begin(interval + 1)) }
 
 // take answers the other nodes of a sum.
 func (s *sums) take(_ context.Context, from mesh.Member, frame []byte) ([]byte, error) {
