@@ -424,7 +424,11 @@ func (h *hosting) intakeCloses(v *visit) time.Time {
 		return h.env.Clock.Now().Add(again)
 	}
 	tx := ev.Fold(evs)
-	at := time.UnixMilli(tx.ClosesAt(complete(tx.Signed), v.rec.Heard)).Add(h.lag())
+	whole := complete(tx.Signed)
+	at := time.UnixMilli(tx.ClosesAt(whole, v.rec.Heard))
+	if !whole {
+		at = at.Add(h.lag())
+	}
 	if n := len(h.samples.marks); n > 0 && h.samples.marks[n-1].At.UnixMilli() < tx.EndedAt {
 		// The meter of the house has not yet told the minute of the end.
 		return earlier(h.env.Clock.Now().Add(again), time.UnixMilli(tx.EndReceived).Add(3*time.Minute+h.lag()))

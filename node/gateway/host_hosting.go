@@ -57,6 +57,7 @@ type hosting struct {
 	onPlan  func(battery.EVState)
 	key     ocmf.PublicKey // pinned meter key, zero if none
 	network [16]byte
+	crash   func() error  // tests: dies between a durable step and what follows from it
 	kick    chan struct{} // the timer loop looks again
 	send    chan struct{} // the outbox has grown
 	command chan struct{} // there are orders for the wallbox

@@ -328,6 +328,10 @@ type order struct {
 // as well.
 const again = 10 * time.Second
 
+// firstLimit is how long the limit before a transaction holds; the first reading
+// brings the next.
+const firstLimit = 10 * time.Minute
+
 // addOrder queues an order in the place of an older one of its kind. The caller
 // holds mu.
 func (h *hosting) addOrder(o order) {
@@ -400,6 +404,11 @@ func (h *hosting) carryOut(ctx context.Context, o order) error {
 	}
 	switch o.kind {
 	case orderStart:
+		// The plan's power holds from the first second; a wallbox that takes no
+		// limit before a transaction begins with its default for a minute.
+		if err := st.Limit(ctx, evse, o.watts, h.env.Clock.Now().Add(firstLimit)); err != nil {
+			h.env.Log.Debug("wallbox takes no limit before the start", "err", err)
+		}
 		return st.Start(ctx, evse, o.code)
 	case orderStop:
 		return st.Stop(ctx, o.transaction)

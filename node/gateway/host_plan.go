@@ -48,6 +48,11 @@ func (h *hosting) plan(t *turn) {
 	h.informMask(&d)
 }
 
+// firstPower is what a transaction may draw before its first reading.
+func (h *hosting) firstPower(v *visit, now time.Time) int64 {
+	return max(0, ev.Resolve(h.demand(v, now)).W/roundW*roundW)
+}
+
 // informMask tells the battery mask what the car does and how far it may be moved.
 func (h *hosting) informMask(d *ev.Decision) {
 	if d == nil {

@@ -58,6 +58,9 @@ func (t *turn) commit() error {
 	if t.edit != nil {
 		t.edit.Close(err)
 	}
+	if err == nil && t.h.crash != nil {
+		err = t.h.crash()
+	}
 	if err != nil {
 		if t.v != nil {
 			err = errors.Join(err, t.h.reload(t.v))
@@ -114,7 +117,7 @@ func (t *turn) output(o ev.Output) {
 	v := t.v
 	switch o := o.(type) {
 	case ev.StartTransaction:
-		t.orders = append(t.orders, order{visit: v.rec.ID, kind: orderStart, code: o.Code})
+		t.orders = append(t.orders, order{visit: v.rec.ID, kind: orderStart, code: o.Code, watts: t.h.firstPower(v, t.now)})
 	case ev.StopTransaction:
 		t.orders = append(t.orders, order{visit: v.rec.ID, kind: orderStop, transaction: o.TransactionID})
 	case ev.SetPower:

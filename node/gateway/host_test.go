@@ -1,28 +1,295 @@
 package gateway
 
 import (
+	"errors"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"gridveil/ev"
+	"gridveil/ev/evsim"
+	"gridveil/node/ask"
+	"gridveil/node/config"
 	"gridveil/node/wallet"
+	"gridveil/node/web"
 )
 
-func TestGuestChargesAndTheHouseIsPaid(t *testing.T) {
-	s := newScene(t, sceneOptions{loadW: 500, pvW: 3_000})
-	s.plug(electric())
-	id := s.pay(wallet.Options{Band: 20, WantMWh: 3_000_000})
-	s.eventually("receipt", func() bool { return len(s.market.Settled()) == 1 })
-	s.eventually("paid", func() bool { return s.host.Sessions()[0].State == "paid" })
-	row := s.host.Sessions()[0]
-	if row.Case != "mixed" || row.KWhIn < 3 || row.ID != id {
-		t.Errorf("session: %+v", row)
+// newest is the session that began last, as the house's page shows it.
+func (s *scene) newest() web.SessionRow {
+	rows := s.host.Sessions()
+	if len(rows) == 0 {
+		return web.SessionRow{}
 	}
-	for _, b := range s.market.Settled() {
-		var held int64
-		n := s.host.purse.Standing()
-		held = int64(n.Fresh+n.Swapped+n.Leaving) * 10_000
-		if b.Host != held || b.Values.Pay != b.Host+b.Values.Pay-b.Values.Earn {
-			t.Errorf("booked %+v, the house holds %d", b.Values, held)
+	return rows[0]
+}
+
+func (s *scene) ends(state string) web.SessionRow {
+	s.t.Helper()
+	s.eventually("session "+state, func() bool { return s.newest().State == state })
+	return s.newest()
+}
+
+// leave takes the car away.
+func (s *scene) leave() { s.cp.Unplug(s.clock.Now()) }
+
+// books checks that the operators booked want sessions, and that the house's
+// notes are exactly what they earned.
+func (s *scene) books(want int) {
+	s.t.Helper()
+	booked := s.market.Settled()
+	if len(booked) != want {
+		s.describe()
+		s.t.Fatalf("sessions booked: got %d, want %d", len(booked), want)
+	}
+	for _, b := range booked {
+		if b.Values.Pay != b.Host+b.Line.Total-b.Values.Earn || b.Values.Pay < b.Host {
+			s.t.Errorf("booked %+v does not add up", b.Values)
 		}
 	}
-	s.describe()
+}
+
+func TestGuestChargesFromRoofGridOrBoth(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		load, pv  int64
+		version   string
+		grid, res bool
+	}{{"pv", 300, 14_000, "2.0.1", false, true}, {"grid", 500, 0, "1.6", true, false}, {"mixed", 500, 3_000, "2.0.1", true, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newScene(t, sceneOptions{loadW: c.load, pvW: c.pv, version: c.version})
+			s.plug(electric())
+			id := s.pay(wallet.Options{Band: 20, WantMWh: 3_000_000})
+			row := s.ends("paid")
+			if row.Case != c.name || row.KWhIn < 3 || row.ID != id {
+				t.Errorf("session: %+v", row)
+			}
+			s.books(1)
+			for _, b := range s.market.Settled() {
+				n := s.host.purse.Standing()
+				if held := int64(n.Fresh+n.Swapped+n.Leaving) * ev.MinorEUR; b.Host != held {
+					t.Errorf("the house earned %d and holds %d", b.Host, held)
+				}
+			}
+			x, ok := s.host.Session(id)
+			if !ok || len(x.OCMF) < 2 || len(x.Intervals) == 0 || len(x.Payees) < 3 || len(x.Parties) != 5 {
+				t.Errorf("session in full: %+v", x)
+			}
+			for _, r := range x.OCMF {
+				if !r.OK {
+					t.Errorf("record: %s", r.Verdict)
+				}
+			}
+			if y, ok := s.wallet.Session(id); !ok || y.Total != row.Total || len(y.OCMF) < 2 {
+				t.Errorf("the driver sees %+v, the house %+v", y.SessionRow, row)
+			}
+		})
+	}
+}
+
+func TestCarFeedsHouseAndGridForLockedNotes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("three sessions with their notes: 15 s")
+	}
+	s := newScene(t, sceneOptions{loadW: 500})
+	s.plug(electric())
+	s.pay(wallet.Options{Band: 20, WantMWh: 9_000_000})
+	s.ends("paid")
+	s.leave()
+	s.eventually("change in the purse", func() bool {
+		if err := s.host.purse.Hurry(); err != nil {
+			t.Fatal(err)
+		}
+		return s.host.purse.Standing().Swapped > 0
+	})
+
+	s.weather(4_000, 0)
+	s.plug(giving())
+	s.pay(wallet.Options{Band: 10, GiveMWh: 2_000_000})
+	row := s.ends("paid")
+	if row.Case != "v2g-house" || row.KWhOut < 1.9 || row.KWhIn > 0.2 { // a simulated minute begins before the limit that is set in it
+		t.Errorf("into the house: %+v", row)
+	}
+	s.eventually("the driver's notes", func() bool { return s.wallet.Notes().Fresh+s.wallet.Notes().Swapped > 0 })
+	s.leave()
+	s.books(2)
+
+	s.eventually("change in the purse", func() bool {
+		if err := s.host.purse.Hurry(); err != nil {
+			t.Fatal(err)
+		}
+		return s.host.purse.Standing().Swapped >= 60
+	})
+	s.weather(300, 0)
+	s.plug(giving())
+	s.pay(wallet.Options{Band: 10, GiveMWh: 1_500_000})
+	now := s.clock.Now()
+	if err := s.host.setControl(-9_000, -10_000, 0, now, now.Add(3*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	row = s.ends("paid")
+	if row.Case != "v2g-grid" || row.KWhOut < 1.4 {
+		t.Errorf("into the grid: %+v", row)
+	}
+	s.books(3)
+	var owed, locked int64
+	for _, b := range s.market.Settled() {
+		owed += b.Driver
+	}
+	s.market.Read(func() { locked = s.market.Locked })
+	if owed == 0 || owed > locked {
+		t.Errorf("drivers earned %d of %d locked", owed, locked)
+	}
+}
+
+func TestForgedAndReplayedRecordsPayNothing(t *testing.T) {
+	for _, c := range []struct {
+		name, reason string
+		faults       evsim.Faults
+	}{{"forged", "signature does not verify", evsim.Faults{Forged: true}}, {"replayed", "sent before", evsim.Faults{Replayed: true}}} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newScene(t, sceneOptions{loadW: 500})
+			s.plug(electric())
+			s.host.mu.Lock()
+			err := s.host.startOwn(s.clock.Now(), false)
+			s.host.mu.Unlock()
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.ends("charging")
+			if err := s.host.stopCar(); err != nil {
+				t.Fatal(err)
+			}
+			if row := s.ends("informational"); row.Case != "own" || row.Refused != "" {
+				t.Errorf("own session: %+v", row)
+			}
+			s.cp.SetFaults(c.faults)
+			id := s.pay(wallet.Options{Band: 20, WantMWh: 1_000_000})
+			row := s.ends("informational")
+			if row.ID != id || row.Case != "refused" || !strings.Contains(row.Refused, c.reason) {
+				t.Errorf("session: %+v", row)
+			}
+			s.eventually("refused in the wallet", func() bool { x, _ := s.wallet.Session(id); return x.Refused != "" })
+			s.books(0)
+		})
+	}
+}
+
+func TestSessionWithoutSigningMeterIsAGift(t *testing.T) {
+	s := newScene(t, sceneOptions{loadW: 500, unsigned: true})
+	s.cp.SetFaults(evsim.Faults{Unsigned: true})
+	s.plug(electric())
+	s.pay(wallet.Options{WantMWh: 1_000_000})
+	row := s.ends("gift")
+	if row.Case != "gift" || row.KWhIn < 1 {
+		t.Errorf("session: %+v", row)
+	}
+	s.eventually("gift in the wallet", func() bool { r := s.wallet.Sessions(); return len(r) == 1 && r[0].Case == "gift" })
+	s.books(0)
+}
+
+func TestGuestChargesOnTrustAndIsSettledOnceTheAggregatorIsBack(t *testing.T) {
+	s := newScene(t, sceneOptions{loadW: 500})
+	s.market.Down(true)
+	s.plug(electric())
+	id := s.pay(wallet.Options{Band: 20, WantMWh: 1_000_000, ShowUtility: true})
+	row := s.ends("signed")
+	if row.ID != id {
+		t.Errorf("session: %+v", row)
+	}
+	s.books(0)
+	if waiting, err := s.host.outbox.List(0, 10); err != nil || len(waiting) == 0 {
+		t.Errorf("nothing waits for the aggregator: %v", err)
+	}
+	s.market.Down(false)
+	s.ends("paid")
+	s.books(1)
+	s.eventually("receipt in the wallet", func() bool { x, _ := s.wallet.Session(id); return x.State == "receipted" })
+}
+
+func TestOwnCarChargesWithEverybodyAway(t *testing.T) {
+	s := newScene(t, sceneOptions{loadW: 500, config: func(c *config.Config) { c.Hosting.OfflineGuest = "refuse" }})
+	s.market.Down(true)
+	s.plug(electric())
+	if _, err := s.tryPay(wallet.Options{Band: 20}); err == nil || !strings.Contains(err.Error(), "try again later") {
+		t.Errorf("a guest without aggregator: %v", err)
+	}
+	s.host.mu.Lock()
+	err := s.host.startOwn(s.clock.Now(), false)
+	s.host.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("own car charging", func() bool { return s.cp.Status().PowerW > 10_000 })
+	s.leave()
+	s.ends("informational")
+	s.books(0)
+	var left bool
+	for _, l := range s.host.journal.day(s.clock.Now()).Lines {
+		left = left || strings.Contains(l.Row.Message.String(), "settlement")
+	}
+	if left {
+		t.Error("an own session left the house")
+	}
+}
+
+// errDied is a process that dies between a durable step and what follows.
+var errDied = errors.New("died")
+
+func TestHostThatDiesAfterEveryFewStepsLosesAndDoublesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("many restarts: 10 s")
+	}
+	s := newScene(t, sceneOptions{loadW: 500, pvW: 3_000})
+	var steps, died atomic.Int64
+	again := make(chan struct{}, 1)
+	arm := func() {
+		s.host.crash = func() error {
+			if steps.Add(1)%6 == 0 {
+				died.Add(1)
+				poke(again)
+				return errDied
+			}
+			return nil
+		}
+	}
+	arm()
+	done := make(chan struct{})
+	stopped := make(chan struct{})
+	go func() { // ends with done, below
+		defer close(stopped)
+		for {
+			select {
+			case <-done:
+				return
+			case <-again:
+				s.stopNode(s.home)
+				s.startHost()
+				arm()
+			}
+		}
+	}()
+	s.plug(electric())
+	for len(s.market.Settled()) == 0 {
+		_, err := s.tryPay(wallet.Options{Band: 20, WantMWh: 2_000_000})
+		if err == nil {
+			break
+		}
+		t.Logf("pay: %v", err)
+	}
+	s.eventually("settled", func() bool { return len(s.market.Settled()) == 1 })
+	s.eventually("notes", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.host.purse.Standing().Fresh > 0 })
+	close(done)
+	<-stopped
+	s.books(1)
+	if died.Load() < 3 {
+		t.Errorf("the host died %d times only", died.Load())
+	}
+	for _, b := range s.market.Settled() {
+		n := s.host.purse.Standing()
+		if held := int64(n.Fresh+n.Swapped+n.Leaving) * ev.MinorEUR; b.Host != held {
+			t.Errorf("the house earned %d and holds %d after %d deaths", b.Host, held, died.Load())
+		}
+	}
+	t.Logf("%d steps, %d deaths, %d collects", steps.Load(), died.Load(), s.market.Seen[ask.Collect])
 }

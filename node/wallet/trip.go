@@ -156,6 +156,9 @@ func (w *Wallet) change(t *trip, also ...func(*store.Tx) error) error {
 		}
 		return t.write(tx)
 	})
+	if err == nil && w.crash != nil {
+		err = w.crash()
+	}
 	if err == nil {
 		return nil
 	}

@@ -55,6 +55,7 @@ type Wallet struct {
 	purse *purse.Purse
 	begun chan *trip // trips to serve
 	wake  chan struct{}
+	crash func() error // tests: dies between a durable step and what follows from it
 
 	mu      sync.Mutex // guards everything below
 	trips   map[tripID]*trip
@@ -64,6 +65,10 @@ type Wallet struct {
 
 // New opens the wallet of env.
 func New(env *role.Env) (*Wallet, error) { return Open(env, ask.Operators{Env: env}) }
+
+// CrashAfter makes the wallet die between a durable step and what follows from
+// it whenever f gives an error. It is for tests, before Serve.
+func (w *Wallet) CrashAfter(f func() error) { w.crash = f }
 
 // Open is New with another way to the operators, for tests.
 func Open(env *role.Env, ops Operators) (*Wallet, error) {
