@@ -222,6 +222,9 @@ func (h *hosting) ingest(_ context.Context, station string, e ev.Event) error {
 	}
 	before := v.s.State
 	t.session(e)
+	if e.Kind == ev.Status && v.s.State == ev.Opened && v.s.Band > 0 && e.State != "Available" {
+		t.session(ev.Authorised{Band: v.s.Band, Trusted: v.s.Offline}) // the car has come, or is plugged in anew
+	}
 	if !before.Running() && v.s.State.Running() {
 		h.pinLots(v)
 	}

@@ -43,16 +43,15 @@ type scene struct {
 	host   *hosting
 	wallet *wallet.Wallet
 
-	mu        sync.Mutex // guards the house
-	g         gauges
-	loadW     int64
-	pvW       int64
-	carW      int64
-	stopped   bool
-	ocpp      string
-	door      string
-	plan      battery.EVState
-	crashHost func()
+	mu       sync.Mutex // guards the house
+	g        gauges
+	loadW    int64
+	pvW      int64
+	carW     int64
+	ocpp     string
+	door     string
+	plan     battery.EVState
+	onWallet func(*wallet.Wallet)
 }
 
 // node is one running role with its own store and folder.
@@ -211,6 +210,9 @@ func (s *scene) startWallet() {
 	w, err := wallet.Open(s.guest.env, s.market)
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	if s.onWallet != nil {
+		s.onWallet(w)
 	}
 	s.wallet = w
 	s.run(s.guest, w.Serve)

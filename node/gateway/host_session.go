@@ -110,6 +110,23 @@ func (t *turn) session(in ev.Input) {
 	for _, o := range outs {
 		t.output(o)
 	}
+	if t.v.host != nil && (s.State == ev.Plugged || s.State == ev.Idle) {
+		t.detach()
+	}
+}
+
+// detach ends a visit that was declined before anything flowed. It is kept for
+// the page; the car may be opened anew.
+func (t *turn) detach() {
+	h, v := t.h, t.v
+	v.rec.Outcome.Problem = v.s.Reason
+	plugged := v.s.Plugged
+	v.s.State, v.s.Payer = ev.Informational, ev.Guest
+	t.after = append(t.after, func() {
+		if h.current == v {
+			h.current = h.blank(plugged)
+		}
+	})
 }
 
 // output does what the machine asks for; Store is the commit of the turn.
@@ -379,6 +396,13 @@ func (h *hosting) deadlines(v *visit) []deadline {
 		out = append(out, deadline{time.UnixMilli(v.s.Until).Add(late), func(now time.Time) error {
 			t := h.turn(v, now)
 			t.session(ev.Timer{})
+			return t.commit()
+		}})
+	}
+	if v.s.State == ev.Opened && v.s.Payer == ev.Guest && v.s.Until == 0 {
+		out = append(out, deadline{time.UnixMilli(v.rec.Begun).Add(offerLife).Add(late), func(now time.Time) error {
+			t := h.turn(v, now)
+			t.session(ev.Declined{Reason: "nothing was charged within the time of the offer: ask for a new one"})
 			return t.commit()
 		}})
 	}

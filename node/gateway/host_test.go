@@ -293,3 +293,133 @@ func TestHostThatDiesAfterEveryFewStepsLosesAndDoublesNothing(t *testing.T) {
 	}
 	t.Logf("%d steps, %d deaths, %d collects", steps.Load(), died.Load(), s.market.Seen[ask.Collect])
 }
+
+func TestDriverWhoLeavesPaysWhatWasAcknowledgedAndNoMore(t *testing.T) {
+	s := newScene(t, sceneOptions{loadW: 500})
+	s.plug(electric())
+	id := s.pay(wallet.Options{Band: 20})
+	s.eventually("acknowledged energy", func() bool { r := s.wallet.Sessions(); return len(r) == 1 && r[0].KWhIn > 1.5 })
+	s.stopNode(s.guest)
+	last := s.wallet.Sessions()[0]
+	row := s.ends("paid")
+	if row.ID != id || row.KWhIn <= last.KWhIn {
+		t.Errorf("session: %+v, last acknowledged %+v", row, last)
+	}
+	s.books(1)
+	for _, b := range s.market.Settled() {
+		if got := float64(b.Values.Pay) / 1e6; got > 0.34*(last.KWhIn+1) || b.Line.Form == 1 {
+			t.Errorf("billed %.2f for %.2f kWh acknowledged, form %d", got, last.KWhIn, b.Line.Form)
+		}
+	}
+	s.startWallet()
+	s.eventually("the driver learns of the bill", func() bool { x, _ := s.wallet.Session(id); return x.State == "receipted" })
+}
+
+func TestBandPausesTheCarAndIsNeverPassed(t *testing.T) {
+	s := newScene(t, sceneOptions{loadW: 300, config: func(c *config.Config) { c.Hosting.PGrid = 5_000_000 }})
+	s.plug(electric())
+	s.pay(wallet.Options{Band: 10})
+	s.eventually("paused at the band", func() bool {
+		s.host.mu.Lock()
+		defer s.host.mu.Unlock()
+		return s.host.current.s.Hold&ev.HoldBand != 0 && s.cp.Status().PowerW == 0
+	})
+	s.leave()
+	s.ends("paid")
+	for _, b := range s.market.Settled() {
+		if b.Values.Pay > 10_000_000 || b.Values.Pay < 4_000_000 {
+			t.Errorf("billed %d within a band of 10 EUR", b.Values.Pay)
+		}
+	}
+	s.books(1)
+}
+
+func TestRefusedGuestLeavesTheWallboxToTheNext(t *testing.T) {
+	s := newScene(t, sceneOptions{loadW: 300})
+	s.plug(electric())
+	refusing := true
+	s.market.Read(func() {
+		s.market.Broken = func(op ask.Op, _ []byte) ([]byte, error, bool) {
+			return nil, &ask.RefusedError{Reason: "not now"}, op == ask.Authorise && refusing
+		}
+	})
+	if _, err := s.tryPay(wallet.Options{Band: 20}); err == nil {
+		t.Error("a refused guest was let in")
+	}
+	s.market.Read(func() { refusing = false })
+	s.pay(wallet.Options{Band: 20, WantMWh: 500_000})
+	s.ends("paid")
+	s.books(1)
+	rows := s.host.Sessions()
+	if len(rows) != 2 || rows[1].Case != "refused" || rows[1].Refused == "" {
+		t.Errorf("sessions: %+v", rows)
+	}
+}
+
+func TestRecordThatTheAggregatorRefusesIsShownWithItsReason(t *testing.T) {
+	s := newScene(t, sceneOptions{loadW: 300})
+	s.plug(electric())
+	s.market.Read(func() {
+		s.market.Broken = func(op ask.Op, _ []byte) ([]byte, error, bool) {
+			return nil, &ask.RefusedError{Reason: "amounts do not add up"}, op == ask.Settle
+		}
+	})
+	s.pay(wallet.Options{Band: 20, WantMWh: 500_000})
+	s.eventually("refusal on the page", func() bool {
+		r := s.newest()
+		return r.Case == "refused" && strings.Contains(r.Refused, "do not add up")
+	})
+	if waiting, err := s.host.outbox.List(0, 10); err != nil || len(waiting) != 0 {
+		t.Errorf("%d messages wait, %v", len(waiting), err)
+	}
+	s.books(0)
+}
+
+func TestWalletThatDiesAfterEveryFewStepsSignsAndPaysOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("many restarts: 10 s")
+	}
+	s := newScene(t, sceneOptions{loadW: 500, pvW: 3_000})
+	var steps, died atomic.Int64
+	again := make(chan struct{}, 1)
+	crash := func() error {
+		if steps.Add(1)%5 == 0 {
+			died.Add(1)
+			poke(again)
+			return errDied
+		}
+		return nil
+	}
+	s.plug(electric())
+	s.pay(wallet.Options{Band: 20, WantMWh: 3_000_000})
+	s.stopNode(s.guest)
+	s.onWallet = func(w *wallet.Wallet) { w.CrashAfter(crash) }
+	s.startWallet()
+	for settled := false; !settled; {
+		select {
+		case <-again:
+			s.stopNode(s.guest)
+			s.startWallet()
+		case <-time.After(20 * time.Second):
+			s.describe()
+			t.Fatal("not settled within 20 s of the last death")
+		case <-time.After(50 * time.Millisecond):
+			rows := s.wallet.Sessions()
+			settled = len(rows) == 1 && rows[0].State == "receipted"
+		}
+	}
+	s.ends("paid")
+	s.books(1)
+	if died.Load() < 2 {
+		t.Errorf("the wallet died %d times only", died.Load())
+	}
+	if left := s.wallet.Decks()[0].Left; left != ask.DeckSize-1 {
+		t.Errorf("pseudonyms left: %d of %d after one session", left, ask.DeckSize)
+	}
+	for _, b := range s.market.Settled() {
+		if b.Line.Form != 1 {
+			t.Errorf("settled in form %d, not signed by both", b.Line.Form)
+		}
+	}
+	t.Logf("%d steps, %d deaths", steps.Load(), died.Load())
+}

@@ -306,6 +306,16 @@ func (g *Gateway) SessionCounts() Counts {
 	return g.hosting.counts()
 }
 
+// carWatts is what the wallbox reports now, for a simulated house.
+func (g *Gateway) carWatts() float64 {
+	if g.hosting == nil {
+		return 0
+	}
+	g.hosting.mu.Lock()
+	defer g.hosting.mu.Unlock()
+	return float64(g.hosting.current.s.PowerW)
+}
+
 // GuestLink is today's link for guests, see hosting.guestLink.
 func (g *Gateway) GuestLink(gateway string) (string, error) {
 	if g.hosting == nil {

@@ -106,7 +106,7 @@ func (g *Gateway) source(hw Hardware) (meter.Source, error) {
 	case "replay":
 		return openReplay(g.env, c.Address, zone)
 	}
-	h, err := newHouse(g.env, hw, nil)
+	h, err := newHouse(g.env, hw, g.carWatts)
 	if err != nil {
 		return nil, err
 	}
