@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"gridveil/mesh"
+	"gridveil/mesh/member"
 	"gridveil/mesh/onion"
 	"gridveil/node/clock"
 	"gridveil/node/config"
@@ -125,7 +126,7 @@ func (n *Node) join() error {
 		return err
 	}
 	var err error
-	if n.Onion, err = onion.New(n.Host, onion.Config{Rand: n.Rand, Log: n.Log, Store: meshStore{n.Store}}); err != nil {
+	if n.Onion, err = onion.New(n.Host, onion.Config{Rand: n.Rand, Log: n.Log, Store: meshStore{n.Store}, Relay: relays(n.ID.Member.Role)}); err != nil {
 		return err
 	}
 	signal.Guard(n.Host)
@@ -137,6 +138,11 @@ func (n *Node) join() error {
 	n.commands()
 	return nil
 }
+
+// relays says which roles forward onion packets besides substations: those that
+// are never the recipient of a home's requests, so that the loss of one
+// substation of three leaves a route.
+func relays(r member.Role) bool { return r == member.RoleHeadend || r == member.RoleVerifier }
 
 func (n *Node) openHost() error {
 	if n.ID.CA != nil {

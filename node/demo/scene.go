@@ -27,6 +27,7 @@ import (
 	"gridveil/node/config"
 	"gridveil/node/identity"
 	"gridveil/node/plant"
+	"gridveil/privacy/committee"
 )
 
 // Options are the flags of `gridveil demo`.
@@ -37,8 +38,17 @@ type Options struct {
 	Speed  float64 // of the clock
 	Dir    string  // kept there; empty means a temporary folder that is removed
 	Traces string  // folder with home_*.csv; empty means generated households
+	Listen string  // address of the dashboard, default 127.0.0.1:7080
 	Log    *slog.Logger
+	Talk   io.Writer // what a person should read while it runs; nil discards
 }
+
+// Speeds: at LiveSpeed a day takes six minutes and a car can be watched; a
+// single day runs as fast as the nodes keep up, at most at OnceSpeed.
+const (
+	LiveSpeed = 240
+	OnceSpeed = 3000
+)
 
 // Sizes of a scene.
 const (
@@ -51,6 +61,10 @@ const (
 
 // Start is the first instant of every demonstration: a Monday in June.
 var Start = time.Date(2026, 6, 15, 0, 0, 0, 0, time.UTC)
+
+// warmUp is how long before Start the nodes begin to run: they find each other,
+// relays measure, wallets and hosts equip themselves.
+const warmUp = time.Hour
 
 var zones = []string{"elm", "oak", "mill"}
 
@@ -86,6 +100,7 @@ type Home struct {
 	Wallbox    *Wallbox // nil without
 	OCPPListen string
 	DoorListen string
+	password   string // of the wallbox
 }
 
 // Scene is a running neighbourhood.
@@ -96,6 +111,7 @@ type Scene struct {
 	Members []*Member
 	network *identity.Network
 	rng     *rand.Rand
+	shares  [committee.Seats]committee.Share
 	temp    bool
 }
 
@@ -104,7 +120,7 @@ func Build(o Options) (*Scene, error) {
 	if err := o.fill(); err != nil {
 		return nil, err
 	}
-	s := &Scene{Options: o, Clock: clock.NewAccelerated(Start, o.Speed), Lab: o.Homes < floorHomes, rng: rand.New(rand.NewPCG(o.Seed, 0x64656d6f))}
+	s := &Scene{Options: o, Clock: clock.NewAccelerated(Start.Add(-warmUp), o.Speed), Lab: o.Homes < floorHomes, rng: rand.New(rand.NewPCG(o.Seed, 0x64656d6f))}
 	if s.Dir == "" {
 		dir, err := os.MkdirTemp("", "gridveil-demo-")
 		if err != nil {
@@ -193,7 +209,7 @@ func (s *Scene) found() error {
 		{Name: evagg, Roles: []member.Role{member.RoleAggregator}},
 		{Name: watchdog, Roles: []member.Role{member.RoleVerifier}},
 	}
-	n, err := identity.Found(p, Start.Add(-time.Hour), s.reader("founders"))
+	n, err := identity.Found(p, Start.Add(-2*warmUp), s.reader("founders"))
 	if err != nil {
 		return fmt.Errorf("found the network: %w", err)
 	}
@@ -297,7 +313,7 @@ func (s *Scene) backbone(m *Member, contacts []string) (string, error) {
 	if err := s.prepare(m, contacts, fmt.Sprintf("[mesh]\nlisten = [%q]\n", listen)); err != nil {
 		return "", err
 	}
-	id, err := identity.Load(m.Dir, Start)
+	id, err := identity.Load(m.Dir, Start.Add(-warmUp))
 	if err != nil {
 		return "", err
 	}
@@ -313,8 +329,13 @@ func (s *Scene) prepare(m *Member, contacts []string, toml string) error {
 	if err := identity.WriteFile(filepath.Join(m.Dir, config.FileName), []byte(head+toml)); err != nil {
 		return err
 	}
+	if m.Home != nil && m.Home.password != "" {
+		if err := identity.WriteFile(filepath.Join(m.Dir, "evse.password"), []byte(m.Home.password+"\n")); err != nil {
+			return err
+		}
+	}
 	keep := m.Role == member.RoleUtility
-	if err := identity.Certify(m.Dir, s.network, m.Operator, m.Role, m.Zone, contacts, keep, Start.Add(-time.Minute), s.reader(m.Name)); err != nil {
+	if err := identity.Certify(m.Dir, s.network, m.Operator, m.Role, m.Zone, contacts, keep, Start.Add(-warmUp-time.Minute), s.reader(m.Name)); err != nil {
 		return fmt.Errorf("prepare %s: %w", m.Name, err)
 	}
 	s.Members = append(s.Members, m)
@@ -363,6 +384,9 @@ func (s *Scene) Run(ctx context.Context, m *Member) error {
 	ctx, m.cancel = context.WithCancel(ctx)
 	m.node, m.done = n, make(chan error, 1)
 	go func() { m.done <- n.Serve(ctx) }() // Stop waits for it
+	if m.Home != nil && m.Home.Wallbox != nil && m.Home.Wallbox.cancel == nil {
+		m.Home.Wallbox.Run(context.WithoutCancel(ctx)) // a wallbox outlives its gateway; StopAll ends it
+	}
 	return nil
 }
 
@@ -423,6 +447,11 @@ func (s *Scene) StopAll() error {
 		m := s.Members[i]
 		if err := m.Stop(); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", m.Name, err))
+		}
+		if m.Home != nil && m.Home.Wallbox != nil {
+			if err := m.Home.Wallbox.Stop(); err != nil && !errors.Is(err, context.Canceled) {
+				errs = append(errs, fmt.Errorf("wallbox of %s: %w", m.Name, err))
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -53,7 +53,8 @@ func (s *Scene) wallbox(h *Home, i int, toml *strings.Builder) error {
 		return fmt.Errorf("meter key: %w", err)
 	}
 	station := fmt.Sprintf("evse-%d", i+1)
-	cp, err := evsim.New(evsim.Config{ID: station, URL: "ws://" + h.OCPPListen + "/ocpp", Version: []string{"1.6", "2.0.1"}[i%2], Key: key,
+	h.password = fmt.Sprintf("simulated wallbox %d", i+1)
+	cp, err := evsim.New(evsim.Config{ID: station, URL: "ws://" + h.OCPPListen + "/ocpp", Version: []string{"1.6", "2.0.1"}[i%2], Password: h.password, Key: key,
 		Serial: fmt.Sprintf("SIM-%03d", i+1), Phases: 3, MaxW: 11_000, V2X: true, Clock: s.Clock})
 	if err != nil {
 		return fmt.Errorf("wallbox: %w", err)

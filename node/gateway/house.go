@@ -188,3 +188,12 @@ func (h *house) restore() (plant.Registers, error) {
 	h.home.Restore(r)
 	return r, nil
 }
+
+// Inject starts a fault of the simulated meter; false when there is none.
+func (g *Gateway) Inject(e sim.Event) bool {
+	if g.house == nil {
+		return false
+	}
+	g.house.meter.Inject(e)
+	return true
+}

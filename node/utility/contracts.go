@@ -2,6 +2,7 @@ package utility
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -190,9 +191,39 @@ func (u *Utility) contractOf(up model.UsagePoint) (Contract, bool) {
 	return *c, true
 }
 
+// openRequest is what `gridveil contract open` sends.
+type openRequest struct {
+	Key     string `json:"key"` // the gateway's member key, hexadecimal
+	Plan    Plan   `json:"plan"`
+	Masked  bool   `json:"masked"`
+	LimitW  int64  `json:"limit_w"`
+	ReadS   int64  `json:"read_period_s"`
+	ReportS int64  `json:"report_period_s"`
+}
+
+func (q openRequest) contract() (NewContract, error) {
+	b, err := hex.DecodeString(q.Key)
+	if err != nil || len(b) != 32 {
+		return NewContract{}, errors.New("key: want the gateway's member key, 64 hexadecimal digits\nnext: `gridveil status` on the gateway shows it")
+	}
+	return NewContract{Gateway: member.Key(b), Plan: q.Plan, Masked: q.Masked, LimitW: q.LimitW,
+		Read: time.Duration(q.ReadS) * time.Second, Report: time.Duration(q.ReportS) * time.Second}, nil
+}
+
 // commands are what `gridveil contract`, `bill` and `meter read` ask a running
 // utility.
 func (u *Utility) commands() {
+	u.env.Control.Handle("open-contract", func(_ context.Context, in json.RawMessage) (any, error) {
+		var q openRequest
+		if err := json.Unmarshal(in, &q); err != nil {
+			return nil, errors.New("want {key, plan, masked, limit_w, read_period_s, report_period_s}")
+		}
+		n, err := q.contract()
+		if err != nil {
+			return nil, err
+		}
+		return u.Open(n)
+	})
 	u.env.Control.Handle("contracts", func(context.Context, json.RawMessage) (any, error) { return u.Contracts(), nil })
 	u.env.Control.Handle("bill", func(_ context.Context, in json.RawMessage) (any, error) {
 		var q struct {

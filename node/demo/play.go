@@ -1,0 +1,130 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"gridveil/ev/evsim"
+	"gridveil/node/clock"
+	"gridveil/node/gateway"
+	"gridveil/node/wallet"
+	"gridveil/node/web"
+)
+
+// openWait bounds, in wall time, how long a car's start is waited for with the
+// clock held.
+const openWait = 15 * time.Second
+
+// play lets one car arrive, charge or give, and leave.
+func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
+	if !clock.Until(ctx, st.s.Clock, at) {
+		return nil
+	}
+	host := st.s.Get(fmt.Sprintf("home-%d", p.home))
+	gw := st.s.gateway(host)
+	box := host.Home.Wallbox.CP
+	release := clock.Hold(st.s.Clock)
+	defer func() { release() }()
+	box.SetFaults(p.faults)
+	car := p.car
+	if p.kind != "v2g-house" && p.kind != "v2g-grid" {
+		car.TargetMWh = car.EnergyMWh + p.want*(1000-car.LossPermille)/1000
+	}
+	if err := box.Plug(st.s.Clock.Now(), &car); err != nil {
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	st.tell("session", "/sessions", "%s: a car arrives at home %d", p.name, p.home)
+	before := len(gw.Sessions())
+	if err := st.begin(ctx, gw, p, at); err != nil {
+		p.err = err
+		st.tell("refused", "/sessions", "%s: %v", p.name, err)
+	}
+	p.session = st.started(ctx, gw, before)
+	if p.kind == "v2g-grid" {
+		if err := gw.SetControl(-6000, -8000, 0, at.Add(5*time.Minute), at.Add(35*time.Minute)); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
+	release()
+	if !clock.Until(ctx, st.s.Clock, at.Add(p.stay)) {
+		return nil
+	}
+	release = clock.Hold(st.s.Clock)
+	box.Unplug(st.s.Clock.Now())
+	st.ended(ctx, gw, p)
+	box.SetFaults(evsim.Faults{})
+	return nil
+}
+
+// begin opens the session: a driver's by its wallet, a gift by the host.
+func (st *Story) begin(ctx context.Context, gw *gateway.Gateway, p *played, at time.Time) error {
+	if p.driver == 0 {
+		return gw.Charge(true)
+	}
+	link, err := gw.GuestLink("127.0.0.1")
+	if err != nil {
+		return err
+	}
+	o := wallet.Options{Band: 20, Departure: at.Add(p.stay).UnixMilli(), ShowUtility: true}
+	if p.kind == "v2g-house" || p.kind == "v2g-grid" {
+		o.GiveMWh = p.want
+	} else {
+		o.WantMWh = p.want
+	}
+	ctx, cancel := context.WithTimeout(ctx, openWait)
+	defer cancel()
+	w := st.s.Get(fmt.Sprintf("driver-%d", p.driver)).Node().Role.(*wallet.Wallet) // the cast gives drivers this role
+	_, err = w.Pay(ctx, link, o)
+	return err
+}
+
+// started waits, with the clock held, until the house's newest session has left
+// its first states; it gives its name.
+func (st *Story) started(ctx context.Context, gw *gateway.Gateway, before int) string {
+	for until := time.Now().Add(openWait); time.Now().Before(until) && ctx.Err() == nil; {
+		if rows := gw.Sessions(); len(rows) > before && settled(rows[0], "plugged", "opened", "starting") {
+			return rows[0].ID
+		}
+		if !clock.Sleep(ctx, clock.Wall{}, 20*time.Millisecond) {
+			break
+		}
+	}
+	if rows := gw.Sessions(); len(rows) > before {
+		return rows[0].ID
+	}
+	return ""
+}
+
+// settled says whether a row has left the given states.
+func settled(r web.SessionRow, states ...string) bool {
+	for _, s := range states {
+		if r.State == s {
+			return false
+		}
+	}
+	return true
+}
+
+// ended waits until the session is signed or refused, so that the next car at
+// the wallbox finds it free.
+func (st *Story) ended(ctx context.Context, gw *gateway.Gateway, p *played) {
+	for until := time.Now().Add(openWait); time.Now().Before(until) && ctx.Err() == nil; {
+		v, ok := gw.Session(p.session)
+		if !ok {
+			return
+		}
+		if settled(v.SessionRow, "charging", "paused", "discharging", "ended") {
+			kind := "session"
+			text := fmt.Sprintf("%s: %.2f kWh in, %.2f kWh out, %s", p.name, v.KWhIn, v.KWhOut, v.Total)
+			if v.Refused != "" {
+				kind, text = "refused", fmt.Sprintf("%s: refused, %s", p.name, v.Refused)
+			}
+			st.tell(kind, "/sessions/"+v.ID, "%s", text)
+			return
+		}
+		if !clock.Sleep(ctx, clock.Wall{}, 20*time.Millisecond) {
+			return
+		}
+	}
+}
