@@ -51,7 +51,7 @@ func (s *Store) TakeAll(list []*Pending) (bad int, err error) {
 	for at := 0; at < len(list); {
 		n := s.checkRun(list[at:])
 		if n == 0 {
-			n, list[at].recheck = 1, true // Take explains why
+			n, list[at].recheck = 1, true // apply tells why
 		}
 		if _, err := s.apply(list[at : at+n]); err != nil {
 			return -1, s.halt(err)
@@ -117,22 +117,16 @@ func (s *Store) apply(list []*Pending) (taken []*Pending, err error) {
 }
 
 func (s *Store) applyOne(p *Pending) error {
-	if !p.recheck {
-		return s.machine.Apply(p.Item)
-	}
-	checks, err := s.machine.Checks(p.Item)
-	if err == nil {
-		if err := ledger.VerifyOne(checks); err != nil {
+	if p.recheck {
+		checks, err := s.machine.Checks(p.Item)
+		if err == nil {
+			err = ledger.VerifyOne(checks)
+		}
+		if err != nil {
 			return err
 		}
-		return s.machine.Apply(p.Item)
 	}
-	// Its checks cannot be listed, so Apply refuses it too, and says more: an
-	// entry sent again is told that it exists even if its signers are gone.
-	if refused := s.machine.Apply(p.Item); refused != nil {
-		return refused
-	}
-	return fmt.Errorf("machine applied an entry whose checks it could not list: %v", err)
+	return s.machine.Apply(p.Item)
 }
 
 // commit makes applied entries durable: W1 || W2, W3, W4. Any error is final,

@@ -49,16 +49,39 @@ func (v *Verifier) judge(ctx context.Context, c ledger.Checkpoint, msg []byte) e
 		if e == nil || e.Check(v.cfg.Policy) != nil {
 			continue
 		}
-		if err := v.store.PutNote(noteEvidence, e.Encode()); err != nil {
-			return err
-		}
-		v.mu.Lock()
-		v.evidence = e
-		v.mu.Unlock()
-		v.cfg.Log.Error("log shows two histories", "log", v.origin, "evidence", e.Kind.String())
-		return nil
+		return v.keep(e)
 	}
 	return nil
+}
+
+// keep publishes evidence; we cosign no more.
+func (v *Verifier) keep(e *ledger.Evidence) error {
+	if err := v.store.PutNote(noteEvidence, e.Encode()); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.evidence = e
+	v.cfg.Log.Error("log shows two histories", "log", v.origin, "evidence", e.Kind.String())
+	return nil
+}
+
+// Convict takes evidence that others found and stops cosigning if it holds.
+// receiptKeys are those of the log's writer, for a broken receipt. It returns
+// ErrSignature if the evidence convicts nobody, and ErrKind for an objection:
+// that we judge by replaying.
+func (v *Verifier) Convict(ctx context.Context, e *ledger.Evidence, receiptKeys ...ledger.Hash) error {
+	if e.Kind == ledger.BadEntry {
+		return fmt.Errorf("%w: an objection is judged by replaying", ledger.ErrKind)
+	}
+	if err := e.Check(v.cfg.Policy, receiptKeys...); err != nil {
+		return err
+	}
+	if err := v.lock(ctx); err != nil {
+		return err
+	}
+	defer v.unlock()
+	return v.keep(e)
 }
 
 // heldNotes are the checkpoints that the log signed and our copy agrees with.

@@ -111,6 +111,9 @@ func (c *Config) check() (me ledger.VerifierKey, err error) {
 	if c.Dir == "" || c.Machine == nil || c.Policy == nil || len(c.Key) != ed25519.PrivateKeySize {
 		return me, errors.New("ledger verifier: Config needs Dir, Machine, Policy and Key")
 	}
+	if c.Policy.LogURL == "" {
+		return me, errors.New("ledger verifier: the policy does not say where the log is; add its URL to the log line")
+	}
 	for _, w := range c.Policy.Witnesses {
 		if w.Name == c.Name {
 			me = w.Key

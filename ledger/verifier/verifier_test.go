@@ -626,6 +626,37 @@ func TestRepairRefusesAPeerWithLessOrOther(t *testing.T) {
 	}
 }
 
+func TestEvidenceOfOthersStopsUsToo(t *testing.T) {
+	tw := small(t, 50)
+	l := newLog(t, tw, tw.Scene.Log)
+	v, _ := tw.Verifier(tw.VerifierConfig("uta"))
+	if status, answer, _ := post(t, tw, "uta", l.grow(0, 20).Encode()); status != http.StatusOK {
+		t.Fatalf("%d %s", status, answer)
+	}
+	pledge := ledger.SignReceipt(ledger.Receipt{Origin: ledger.OriginHash(scene.Origin), Index: 7, Leaf: ledger.Hash{1}}, tw.Scene.Receipt)
+	proof, err := ledger.ProveInclusion(30, 7, l.hashes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &ledger.Evidence{Kind: ledger.BrokenPledge, B: l.sign(l.at(30)), Proof: proof, Receipt: pledge, Leaf: ledger.LeafHash(l.entries[7])}
+	ctx := context.Background()
+	if err := v.Convict(ctx, e); !errors.Is(err, ledger.ErrSignature) {
+		t.Errorf("a receipt of an unknown key: got %v", err)
+	}
+	if err := v.Convict(ctx, &ledger.Evidence{Kind: ledger.BadEntry}); !errors.Is(err, ledger.ErrKind) {
+		t.Errorf("an objection: got %v", err)
+	}
+	if status, answer, _ := post(t, tw, "uta", l.grow(20, 30).Encode()); status != http.StatusOK {
+		t.Fatalf("what convicts nobody stops nothing: %d %s", status, answer)
+	}
+	if err := v.Convict(ctx, e, scene.Pub(tw.Scene.Receipt)); err != nil {
+		t.Fatal(err)
+	}
+	if status, _, _ := post(t, tw, "uta", l.grow(30, 40).Encode()); status != http.StatusServiceUnavailable {
+		t.Errorf("cosigning goes on: status %d", status)
+	}
+}
+
 func TestOpenWantsOurKeyInThePolicy(t *testing.T) {
 	tw := small(t, 1)
 	cfg := tw.VerifierConfig("uta")

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -66,14 +67,15 @@ func yardstick(b *testing.B, s *scene.Scene) time.Duration {
 			b.Fatal(err)
 		}
 	}
-	const rounds = 5
-	start := cpu()
-	for range rounds {
+	best := time.Hour // the least of some rounds: the machine may be busy otherwise
+	for range 10 {
+		start := cpu()
 		if errs := ledger.Verify(checks); errs != nil {
 			b.Fatal(errs)
 		}
+		best = min(best, cpu()-start)
 	}
-	return (cpu() - start) / (rounds * batch)
+	return best / batch
 }
 
 // earnest are the settings of a log of its own machine, in this test's folder.
@@ -183,10 +185,10 @@ func BenchmarkReceipt(b *testing.B) {
 		at++
 	}
 	slices.Sort(waits)
-	sync := fsync(b)
-	b.ReportMetric(float64(waits[len(waits)/2])/float64(sync), "p50-ratio")
+	disk := fsync(b)
+	b.ReportMetric(float64(waits[len(waits)/2])/float64(disk), "p50-ratio")
 	b.ReportMetric(float64(waits[len(waits)*99/100].Microseconds()), "µs-p99")
-	b.ReportMetric(float64(sync.Microseconds()), "µs-fsync")
+	b.ReportMetric(float64(disk.Microseconds()), "µs-fsync")
 }
 
 // fsync is the median time of writing 512 B and syncing it.
@@ -211,10 +213,11 @@ func fsync(b *testing.B) time.Duration {
 	return list[len(list)/2]
 }
 
-// BenchmarkHostile measures the others' rate while one peer sends 1 % bad
-// signatures, against their rate alone.
+// BenchmarkHostile measures the rate of three operators while a fourth sends 1 %
+// bad signatures without pause, against their rate alone.
 func BenchmarkHostile(b *testing.B) {
 	s := logs(b, "transfer")
+	bad := spoiled(b, s)
 	rate := func(hostile bool) float64 {
 		tw := earnest(b, s)
 		cfg := tw.WriterConfig()
@@ -227,13 +230,23 @@ func BenchmarkHostile(b *testing.B) {
 		go func() { // waited for below
 			defer close(done)
 			for hostile && ctx.Err() == nil {
-				w.SubmitAs(ctx, "mallory", spoiled(s.Log[2:2+batch]))
+				w.SubmitAs(ctx, "mallory", bad)
 			}
 		}()
 		start := time.Now()
-		for at := 2; at < len(s.Log); at += batch {
-			tw.Submit(w, s.Log[at:at+batch])
+		var wg sync.WaitGroup
+		for p := range 3 {
+			var own [][]byte
+			for i := 2 + p; i < len(s.Log); i += 3 { // of one author, see logs
+				own = append(own, s.Log[i])
+			}
+			wg.Go(func() {
+				for part := range slices.Chunk(own, batch/4) {
+					w.SubmitAs(ctx, string(rune('a'+p)), part)
+				}
+			})
 		}
+		wg.Wait()
 		took := time.Since(start)
 		cancel()
 		<-done
@@ -247,12 +260,22 @@ func BenchmarkHostile(b *testing.B) {
 	b.ReportMetric(disturbed/clean, "ratio")
 }
 
-// spoiled is a batch in which one of a hundred signatures is wrong.
-func spoiled(log [][]byte) [][]byte {
-	out := slices.Clone(log)
-	for i := 0; i < len(out); i += 100 {
-		out[i] = slices.Clone(out[i])
-		out[i][len(out[i])-1] ^= 1
+// spoiled is a batch of another operator in which one of a hundred signatures is
+// wrong, and whose first number never comes, so that it stays new.
+func spoiled(b *testing.B, s *scene.Scene) (out [][]byte) {
+	for i := range uint64(batch) {
+		e, err := ledger.NewEntry(scene.Utc, 2+i, &ledger.Anchor{Topic: ledger.TopicTask, Ref: ledger.Hash{byte(i)}})
+		if err == nil {
+			err = ledger.Sign(e, scene.Origin, s.Keys[scene.Utc])
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		raw := slices.Clone(e.Bytes())
+		if i%100 == 0 {
+			raw[len(raw)-1] ^= 1
+		}
+		out = append(out, raw)
 	}
 	return out
 }

@@ -57,6 +57,7 @@ func TestTheLogIsServedAsTiles(t *testing.T) {
 	}
 	tw.Submit(w, s.Log)
 	tw.Final(w, uint64(len(s.Log)))
+	eventually(t, func() bool { return len(w.Status().Cosigners) == 3 }) // the note changes no more
 	status, msg, h := fetch(t, tw, http.MethodGet, "http://log/checkpoint", nil)
 	if status != 200 || h.Get("Content-Type") != "text/plain; charset=utf-8" {
 		t.Fatalf("checkpoint: %d %v", status, h)

@@ -213,8 +213,8 @@ func (in *intake) collect(limit int) (group [][]*job) {
 	return group
 }
 
-// judge halves the share of a submitter whose batch had bad signatures and
-// gives it back as it behaves.
+// judge cuts the share of a submitter whose batch had bad signatures to the least
+// and doubles it with each batch that has none.
 func (in *intake) judge(list []*job) {
 	bad := slices.ContainsFunc(list, func(j *job) bool { return errors.Is(j.Err, ledger.ErrSignature) })
 	in.mu.Lock()
@@ -227,7 +227,7 @@ func (in *intake) judge(list []*job) {
 		q.quota = min(store.MaxGroup, q.quota*2)
 		return
 	}
-	q.quota = max(minQuota, q.quota/2)
+	q.quota = minQuota
 	in.queues[q.name] = q
 }
 

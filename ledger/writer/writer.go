@@ -183,6 +183,9 @@ func (w *Writer) Serve(ctx context.Context) error {
 	g.Go(func() error { return w.checkpoints(ctx) })
 	err := g.Wait()
 	w.intake.refuse(fmt.Errorf("%w: the writer has stopped", ledger.ErrHalted))
+	if fatal := w.store.Err(); fatal != nil {
+		return fatal
+	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return nil
 	}

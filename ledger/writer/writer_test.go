@@ -102,7 +102,7 @@ func TestTheSameEntryCountsOnce(t *testing.T) {
 	first := tw.Submit(w, s.Log)
 	again := func(w *writer.Writer) {
 		t.Helper()
-		log := slices.Clone(s.Log[1:])
+		log := slices.Clone(s.Log)
 		slices.Reverse(log)
 		for i, r := range tw.Submit(w, log) {
 			old := first[len(first)-1-i].Receipt
@@ -188,7 +188,7 @@ func TestACrashOfTheWriterLosesNoReceipt(t *testing.T) {
 					t.Fatalf("entry %d has a receipt and is gone: %v", index, err)
 				}
 			}
-			tw.Submit(w, s.Log[max(1, len(receipts)-10):]) // genesis is not sent twice
+			tw.Submit(w, s.Log[max(0, len(receipts)-10):])
 			tw.Final(w, uint64(len(s.Log)))
 			if stateOf(w) != s.State.Hash() || w.Size() != uint64(len(s.Log)) {
 				t.Errorf("after the crash the log is another one, size %d", w.Size())
@@ -252,10 +252,17 @@ func TestAHostileSubmitterDelaysNobodyElse(t *testing.T) {
 	w, _ := tw.Writer(tw.WriterConfig())
 	tw.Submit(w, s.Log[:2])
 	var forged [][]byte
-	for _, raw := range s.Log[2:202] {
-		b := slices.Clone(raw)
-		b[len(b)-1] ^= 1
-		forged = append(forged, b)
+	for i := range uint64(200) {
+		e, err := ledger.NewEntry(scene.Regulator, 1+i, &ledger.Anchor{Topic: ledger.TopicTask, Ref: ledger.Hash{byte(i)}})
+		if err == nil {
+			err = ledger.Sign(e, scene.Origin, s.Keys[scene.Regulator])
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw := slices.Clone(e.Bytes())
+		raw[len(raw)-1] ^= 1
+		forged = append(forged, raw)
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -360,6 +367,46 @@ func TestALogThatWasSetBackStopsSigning(t *testing.T) {
 	}
 	tw.Submit(w, s.Log[80:])
 	tw.Final(w, uint64(len(s.Log)))
+}
+
+// TestASecondWriterIsCaught runs two writers with the same keys from the same
+// beginning, one after the other.
+func TestASecondWriterIsCaught(t *testing.T) {
+	s := transfers(t, 200)
+	other := scene.New(t, 1).Begin() // the same operators, keys and beginning
+	other.Transfers(28)
+	other.Bytes32()
+	other.Transfers(172)
+	tw := town.New(t, s)
+	verifiers := tw.Verifiers()
+	cfg := tw.WriterConfig()
+	cfg.Dir += "-first"
+	second := tw.WriterConfig()
+	w, stop := tw.Writer(cfg)
+	tw.Submit(w, s.Log[:30])
+	tw.Final(w, 30)
+	stop()
+	town.Copy(t, cfg.Dir, second.Dir)
+	cfg.Machine = ledger.NewMoney(scene.Origin)
+	w, stop = tw.Writer(cfg)
+	tw.Submit(w, s.Log[30:90])
+	tw.Final(w, 90)
+	eventually(t, func() bool { return len(w.Status().Cosigners) == 3 })
+	stop()
+	w, _ = tw.Writer(second)
+	tw.Submit(w, other.Log[30:120]) // its witnesses know 90 entries of another history
+	for name, v := range verifiers {
+		eventually(t, func() bool { return v.Status().Evidence != nil })
+		if e := v.Status().Evidence; e.Check(tw.Policy) != nil || e.Kind != ledger.OtherHistory {
+			t.Errorf("%s: evidence %+v", name, e)
+		}
+		if got := v.Status().Cosigned; got != 90 {
+			t.Errorf("%s cosigned %d", name, got)
+		}
+	}
+	if c, _ := w.Final(); c.Size != 30 {
+		t.Errorf("the second history is final up to %d", c.Size)
+	}
 }
 
 func TestAWitnessThatLiesAboutItsSizeStopsNothing(t *testing.T) {
