@@ -56,6 +56,9 @@ var (
 	passes = sync.OnceValues(func() (*note.PassMint, error) { return note.NewPassMint(zone, pseudo.Week(Epoch)) })
 )
 
+// Mint is the keys of every market's month.
+func Mint() (*note.Mint, error) { return mints() }
+
 // Market is the operators. Its methods are safe for concurrent use.
 type Market struct {
 	t     testing.TB
