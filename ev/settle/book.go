@@ -124,7 +124,10 @@ func (d *Desk) planSettles(_ time.Time, v View) error {
 // propose makes one settle order if the ledger would take it.
 func (d *Desk) propose(v View, k pairOf, list []*booking) error {
 	to, p := v.Bucket(), v.Params()
-	list = slices.DeleteFunc(list, func(b *booking) bool { return b.Bucket > to })
+	list = slices.DeleteFunc(list, func(b *booking) bool {
+		_, state := v.Session(b.settled.Ref)
+		return b.Bucket > to || state != ledger.CDROpen // a case holds it
+	})
 	n, oldest, _ := v.Unsettled(k.cur, k.payer, 0, to)
 	if n == 0 || n != uint64(len(list)) || n < p.MinBatch && uint64(to-oldest) < p.MaxWait {
 		return nil

@@ -209,6 +209,39 @@ func (d *Desk) newBooking(now time.Time, x *session.Settled) (*booking, error) {
 	return &booking{Session: x.Session, Cur: cur, Payer: payer, State: queued, At: now.UnixMilli(), Settled: x.Bytes(), settled: *x}, nil
 }
 
+// File is what the aggregator can show of a session in a ledgered case.
+func (d *Desk) File(name [32]byte) (session.File, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.settler.File(name)
+}
+
+// Find gives the session behind a ref of the ledger, and the payer of its entry.
+// It reads every booking: cases are rare.
+func (d *Desk) Find(ref [32]byte) (name [32]byte, payer ledger.PartyID, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err := scan(d.cfg.Store, keyBooking, func(b *booking) error {
+		x, err := session.ParseSettled(b.Settled)
+		if err == nil && x.Ref == ref {
+			name, payer, ok = b.Session, b.Payer, true
+		}
+		return err
+	})
+	return name, payer, ok && err == nil
+}
+
+// Ref names a booked session on the ledger.
+func (d *Desk) Ref(name [32]byte) (ref [32]byte, payer ledger.PartyID, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	b, ok := d.booking(name)
+	if !ok {
+		return ref, 0, false
+	}
+	return b.settled.Ref, b.Payer, true
+}
+
 // currency is the ledger's index of an ISO 4217 number.
 func (d *Desk) currency(iso uint16) (uint8, error) {
 	for i, c := range d.cfg.Currencies {

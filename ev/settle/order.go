@@ -19,6 +19,7 @@ type View interface {
 	Bucket() uint32
 	OpenBucket(cur uint8, payer, grid ledger.PartyID) uint32
 	Unsettled(cur uint8, payer, grid ledger.PartyID, to uint32) (n uint64, oldest uint32, sum commit.Sum)
+	Session(ref ledger.Hash) (index uint64, state ledger.CDRState)
 	Params() ledger.Params
 }
 
