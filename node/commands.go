@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 // Status is what `gridveil status` shows.
 type Status struct {
 	Role      string         `json:"role"`
+	Key       string         `json:"key"` // member key, hexadecimal: by it an operator opens a contract
 	Name      string         `json:"name"`
 	Operator  string         `json:"operator"`
 	Zone      string         `json:"zone,omitempty"`
@@ -48,12 +50,23 @@ func (n *Node) commands() {
 		}
 		return n.invite(q.Role, q.Zone)
 	})
+	n.Control.Handle("alarms", func(context.Context, json.RawMessage) (any, error) { return n.alarms() })
+	n.Control.Handle("alarm-ack", func(_ context.Context, in json.RawMessage) (any, error) {
+		var id string
+		if err := json.Unmarshal(in, &id); err != nil {
+			return nil, errors.New("want the beginning of an alarm's id")
+		}
+		return n.acknowledge(id)
+	})
+	n.Control.Handle("store-check", func(ctx context.Context, _ json.RawMessage) (any, error) {
+		return nil, describeDamage(n.Store.Check(ctx), nil)
+	})
 }
 
 // Status is a snapshot of the node.
 func (n *Node) Status() Status {
 	self := n.Host.Self()
-	s := Status{Role: n.Config.Role, Name: n.Config.Name, Operator: self.Operator, Zone: self.Zone, Ready: true, Now: n.Clock.Now(),
+	s := Status{Role: n.Config.Role, Key: hex.EncodeToString(self.Key[:]), Name: n.Config.Name, Operator: self.Operator, Zone: self.Zone, Ready: true, Now: n.Clock.Now(),
 		Uptime: time.Since(n.started).Round(time.Second).String(), Peers: map[string]int{}, Warnings: n.Warn.Standing(n.Clock.Now())}
 	for _, a := range n.Host.Addrs() {
 		s.Addresses = append(s.Addresses, a.String())

@@ -203,7 +203,7 @@ func Load(dir string) (*Config, error) {
 	path := filepath.Join(dir, FileName)
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("no %s in %s: run `gridveil init --data %s --role ROLE` first", FileName, dir, dir)
+		return nil, fmt.Errorf("no %s in %s\nnext: run `gridveil init --data %s --role ROLE` first", FileName, dir, dir)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)

@@ -115,7 +115,7 @@ func Call(ctx context.Context, dir, name string, in, out any) error {
 	resp, err := client.Do(req)
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-			return fmt.Errorf("%w: start it with `gridveil run --data %s`", ErrNotRunning, dir)
+			return fmt.Errorf("%w\nnext: start it with `gridveil run --data %s`", ErrNotRunning, dir)
 		}
 		return fmt.Errorf("ask the node in %s: %w", dir, err)
 	}

@@ -38,7 +38,7 @@ const (
 )
 
 // ErrNotEnrolled means that the node has a key but no certificate yet.
-var ErrNotEnrolled = errors.New("this node belongs to no network yet: run `gridveil join CODE`")
+var ErrNotEnrolled = errors.New("this node belongs to no network yet\nnext: ask your operator for a link and run `gridveil join LINK`")
 
 // Identity is a node's membership.
 type Identity struct {

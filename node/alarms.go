@@ -1,0 +1,135 @@
+package node
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"gridveil/node/alarm"
+	"gridveil/node/control"
+	"gridveil/node/model"
+	"gridveil/node/report"
+	"gridveil/node/store"
+	"gridveil/node/utility"
+)
+
+// Alarm is an event as `gridveil alarm list` shows it.
+type Alarm struct {
+	ID       string     `json:"id"`
+	At       time.Time  `json:"at"`
+	Priority int        `json:"priority"` // 0 is the most urgent
+	Kind     string     `json:"kind"`
+	Class    string     `json:"class"`
+	Count    uint32     `json:"count"`
+	Restored bool       `json:"restored,omitempty"`
+	Detail   string     `json:"detail,omitempty"` // empty where it is sealed for somebody else
+	AckedAt  *time.Time `json:"acknowledged,omitempty"`
+}
+
+// maxAlarms is how many events a list shows, the newest ones.
+const maxAlarms = 200
+
+// alarms lists the newest events of this node, newest first.
+func (n *Node) alarms() ([]Alarm, error) {
+	stored, err := n.newest()
+	if err != nil {
+		return nil, err
+	}
+	details := map[alarm.ID]string{}
+	if u, ok := n.Role.(*utility.Utility); ok {
+		for _, d := range u.Alarms() {
+			details[d.ID] = d.Detail // as the head-end opened it
+		}
+	}
+	inbox := alarm.OpenInbox(n.Store)
+	out := []Alarm{}
+	for i := len(stored) - 1; i >= 0; i-- {
+		e := stored[i].Event
+		v, err := inbox.ViewOf(n.viewer(), nil, e)
+		if err != nil {
+			return nil, err
+		}
+		a := Alarm{ID: hex.EncodeToString(v.Event[:]), At: time.UnixMilli(e.At).UTC(), Priority: int(e.Priority), Kind: e.Kind.String(), Class: v.Class.String(),
+			Count: e.Count, Restored: e.Flags&alarm.Restored != 0, Detail: details[v.Event]}
+		if e.Flags&alarm.Sealed == 0 {
+			a.Detail = string(e.Detail)
+		}
+		if v.AckedBy != model.RoleUnknown {
+			at := time.UnixMilli(v.AckedAt).UTC()
+			a.AckedAt = &at
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+func (n *Node) newest() ([]alarm.Stored, error) {
+	inbox := alarm.OpenInbox(n.Store)
+	var all []alarm.Stored
+	for after := uint64(0); ; {
+		part, err := inbox.List(after, maxAlarms)
+		if err != nil || len(part) == 0 {
+			return all, err
+		}
+		all = append(all, part...)
+		all = all[max(0, len(all)-maxAlarms):]
+		after = part[len(part)-1].Place
+	}
+}
+
+// viewer is whose classification and acknowledgements a node shows: its own.
+func (n *Node) viewer() model.SourceID { return report.SourceOf(n.ID.Member.Key[:]) }
+
+// acknowledge records that somebody takes care of an alarm. Who works at a
+// head-end, utility or substation acts as its control room; a household reads.
+func (n *Node) acknowledge(prefix string) (string, error) {
+	who := model.RoleSCADA
+	if n.Config.Role == "gateway" {
+		who = model.RoleUser
+	}
+	list, err := n.alarms()
+	if err != nil {
+		return "", err
+	}
+	var hit []string
+	for _, a := range list {
+		if len(prefix) >= 4 && strings.HasPrefix(a.ID, strings.ToLower(prefix)) {
+			hit = append(hit, a.ID)
+		}
+	}
+	if len(hit) != 1 {
+		return "", fmt.Errorf("%d alarms begin with %q: give at least four digits that name one\nnext: `gridveil alarm list` shows them", len(hit), prefix)
+	}
+	var id alarm.ID
+	if _, err := hex.Decode(id[:], []byte(hit[0])); err != nil {
+		return "", err
+	}
+	return hit[0], alarm.OpenInbox(n.Store).Acknowledge(n.viewer(), id, who, n.Clock.Now())
+}
+
+// CheckStore re-hashes every commit and opens every value of the store in dir:
+// through the node that runs there, or else by itself. The error says what is
+// damaged and what to do.
+func CheckStore(ctx context.Context, dir string) error {
+	err := control.Call(ctx, dir, "store-check", nil, nil)
+	if !errors.Is(err, control.ErrNotRunning) {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "store")); err != nil {
+		return fmt.Errorf("no store in %s: a node makes it when it first runs", dir)
+	}
+	mk, err := store.LoadKey(filepath.Join(dir, "store.key"))
+	if err != nil {
+		return err
+	}
+	st, err := store.Open(filepath.Join(dir, "store"), mk, store.Options{})
+	if err != nil {
+		return describeDamage(err, st)
+	}
+	return errors.Join(describeDamage(st.Check(ctx), nil), st.Close())
+}
