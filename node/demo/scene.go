@@ -27,6 +27,8 @@ import (
 	"gridveil/node/config"
 	"gridveil/node/identity"
 	"gridveil/node/plant"
+	"gridveil/node/ssn"
+	"gridveil/privacy/agg"
 	"gridveil/privacy/committee"
 )
 
@@ -101,6 +103,8 @@ type Home struct {
 	OCPPListen string
 	DoorListen string
 	password   string // of the wallbox
+	// feeder tells the zone's transformer what flows here.
+	feeder func(at time.Time, importMWh, exportMWh int64)
 }
 
 // Scene is a running neighbourhood.
@@ -110,6 +114,7 @@ type Scene struct {
 	Lab     bool
 	Members []*Member
 	network *identity.Network
+	feeders map[string]*plant.Feeder // transformers, by zone
 	rng     *rand.Rand
 	shares  [committee.Seats]committee.Share
 	temp    bool
@@ -120,7 +125,10 @@ func Build(o Options) (*Scene, error) {
 	if err := o.fill(); err != nil {
 		return nil, err
 	}
-	s := &Scene{Options: o, Clock: clock.NewAccelerated(Start.Add(-warmUp), o.Speed), Lab: o.Homes < floorHomes, rng: rand.New(rand.NewPCG(o.Seed, 0x64656d6f))}
+	s := &Scene{Options: o, Clock: clock.NewAccelerated(Start.Add(-warmUp), o.Speed), Lab: o.Homes < floorHomes, rng: rand.New(rand.NewPCG(o.Seed, 0x64656d6f)), feeders: map[string]*plant.Feeder{}}
+	for _, z := range zones {
+		s.feeders[z] = plant.NewFeeder()
+	}
 	if s.Dir == "" {
 		dir, err := os.MkdirTemp("", "gridveil-demo-")
 		if err != nil {
@@ -284,12 +292,25 @@ func (s *Scene) homes(contacts []string) error {
 				return err
 			}
 		}
-		m := &Member{Name: fmt.Sprintf("home-%d", i+1), Role: member.RoleGateway, Operator: utilityA, Zone: zones[i%len(zones)], Home: h}
+		m := &Member{Name: fmt.Sprintf("home-%d", i+1), Role: member.RoleGateway, Operator: utilityA, Zone: zoneOf(i, s.Homes), Home: h}
+		h.feeder = s.feeders[m.Zone].Connect()
 		if err := s.prepare(m, contacts, toml.String()); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// zoneOf places home i of n: above the floor of private classes the first zone
+// has as many homes as a private sum needs, and one that may be missing.
+func zoneOf(i, n int) string {
+	if n < floorHomes {
+		return zones[i%len(zones)]
+	}
+	if i < min(agg.MinBatch+1, n-len(zones)+1) {
+		return zones[0]
+	}
+	return zones[1+i%(len(zones)-1)]
 }
 
 func (s *Scene) loads() ([]plant.Load, error) {
@@ -358,7 +379,7 @@ func freePort() (string, error) {
 func (s *Scene) open(m *Member) (*node.Node, error) {
 	o := node.Options{Clock: s.Clock, Log: s.Log.With("node", m.Name), Rand: s.reader(m.Name + "/run"), NoPages: true}
 	if h := m.Home; h != nil {
-		o.Hardware = &node.Hardware{Load: h.Load, Roof: h.Roof}
+		o.Hardware = &node.Hardware{Load: h.Load, Roof: h.Roof, Feeder: h.feeder}
 		if h.Wallbox != nil {
 			o.Hardware.Car = h.Wallbox
 		}
@@ -380,6 +401,9 @@ func (s *Scene) Run(ctx context.Context, m *Member) error {
 	n, err := s.open(m)
 	if err != nil {
 		return err
+	}
+	if substation, ok := n.Role.(*ssn.SSN); ok {
+		substation.SetFeeder(s.feeders[m.Zone])
 	}
 	ctx, m.cancel = context.WithCancel(ctx)
 	m.node, m.done = n, make(chan error, 1)

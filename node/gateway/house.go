@@ -23,6 +23,9 @@ type Hardware struct {
 	Load plant.Load   // true consumption
 	Roof plant.Source // PV
 	Car  plant.Car    // what the wallbox draws; nil takes what the wallbox reports
+	// Feeder hears the connection's registers, mWh, after each step: the meter at
+	// the transformer of a demonstration. Nil: nobody listens.
+	Feeder func(at time.Time, importMWh, exportMWh int64)
 }
 
 // Inverter is what the battery and the roof hang on.
@@ -46,8 +49,9 @@ type House struct {
 
 // house is a simulated house behind a simulated meter.
 type house struct {
-	env   *role.Env
-	meter *sim.Meter
+	env    *role.Env
+	meter  *sim.Meter
+	feeder func(at time.Time, importMWh, exportMWh int64)
 
 	mu   sync.Mutex
 	home plant.Home
@@ -62,7 +66,7 @@ const houseState = "house"
 // registers of the last run: a meter does not forget.
 func newHouse(env *role.Env, hw Hardware, carWatts func() float64) (*house, error) {
 	c := env.Config
-	h := &house{env: env, home: plant.Home{Load: hw.Load, PV: hw.Roof, Car: hw.Car}}
+	h := &house{env: env, feeder: hw.Feeder, home: plant.Home{Load: hw.Load, PV: hw.Roof, Car: hw.Car}}
 	seed := houseSeed(env)
 	if h.home.Load == nil {
 		h.home.Load = plant.NewHousehold(seed)
@@ -157,6 +161,9 @@ func (h *house) step(ctx context.Context, end time.Time) error {
 	last := h.last
 	h.last = r
 	h.mu.Unlock()
+	if h.feeder != nil {
+		h.feeder(end, r.Import, r.Export)
+	}
 	if end.Truncate(h.env.Config.Meter.ReadPeriod.D()).Equal(end) {
 		// Before the reading leaves: a meter never shows less than it showed.
 		if err := h.save(r); err != nil {
