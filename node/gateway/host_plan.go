@@ -71,9 +71,11 @@ func (h *hosting) demand(v *visit, now time.Time) ev.Demand {
 		g := h.samples.marks[n-1]
 		house = g.MeterW - g.CarW
 	}
-	left := min(maxW, max(0, int64(c.Meter.ConnectionLimitW)-house))
+	ampere := int64(volt * h.phases())    // W
+	wallbox := (maxW + ampere/2) / ampere // "11 kW" is 16 A: the plan keeps to the watts
+	fuse := max(0, int64(c.Meter.ConnectionLimitW)-max(0, house)) / ampere
 	e := v.s.Energy
-	d := ev.Demand{Phases: h.phases(), AmpereLeft: left / int64(volt*h.phases()), SlotMS: slotMS}
+	d := ev.Demand{Phases: h.phases(), AmpereLeft: min(wallbox, fuse), SlotMS: slotMS}
 	d.PlanW = h.charge(v, now, maxW, -house)
 	if need := v.rec.Want.Want - e.In(); v.rec.Want.Departure > 0 {
 		d.HasDeparture, d.LeftMS = true, max(v.rec.Want.Departure-now.UnixMilli(), 1)

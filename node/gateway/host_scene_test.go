@@ -76,6 +76,7 @@ type sceneOptions struct {
 	loadW, pvW int64
 	unsigned   bool
 	config     func(*config.Config)
+	wallet     func(*config.Config)
 	version    string
 }
 
@@ -114,7 +115,12 @@ func newScene(t *testing.T, o sceneOptions) *scene {
 			o.config(c)
 		}
 	})
-	s.guest = s.newNode("wallet", func(c *config.Config) { c.Wallet.Listen = "off" })
+	s.guest = s.newNode("wallet", func(c *config.Config) {
+		c.Wallet.Listen = "off"
+		if o.wallet != nil {
+			o.wallet(c)
+		}
+	})
 	s.market.Enrol(s.guest.env.ID.Member.Key)
 	s.startHost()
 	s.startWallet()

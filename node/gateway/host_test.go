@@ -1,7 +1,11 @@
 package gateway
 
 import (
+	"encoding/hex"
 	"errors"
+	"io"
+	"net/http"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -9,10 +13,13 @@ import (
 
 	"gridveil/ev"
 	"gridveil/ev/evsim"
+	"gridveil/ev/guest"
 	"gridveil/node/ask"
 	"gridveil/node/config"
 	"gridveil/node/wallet"
 	"gridveil/node/web"
+	"gridveil/privacy"
+	"gridveil/privacy/session"
 )
 
 // newest is the session that began last, as the house's page shows it.
@@ -422,4 +429,132 @@ func TestWalletThatDiesAfterEveryFewStepsSignsAndPaysOnce(t *testing.T) {
 		}
 	}
 	t.Logf("%d steps, %d deaths", steps.Load(), died.Load())
+}
+
+func TestWalletPageShowsThePricesAndPays(t *testing.T) {
+	listen := freeAddress(t)
+	s := newScene(t, sceneOptions{loadW: 300, wallet: func(c *config.Config) { c.Wallet.Listen = listen }})
+	s.plug(electric())
+	get := func(path string) string {
+		t.Helper()
+		resp, err := http.Get("http://" + listen + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %d %v\n%s", path, resp.StatusCode, err, b)
+		}
+		return string(b)
+	}
+	text := get("/pay?l=" + url.QueryEscape(s.link()))
+	for _, want := range []string{"EUR 0.1800 per kWh", "EUR 0.3200 per kWh", "EUR 0.0150 per kWh", "11000 W", "Charge here"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page does not say %q:\n%s", want, text)
+		}
+	}
+	if n := len(s.host.Sessions()); n != 0 {
+		t.Errorf("looking at prices opened %d sessions", n)
+	}
+	p, err := s.wallet.Look(t.Context(), s.link(), wallet.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	form := url.Values{"l": {s.link()}, "seen": {hex.EncodeToString(p.Seen[:])}, "band": {"20"}, "want": {"0.5"}}
+	resp, err := http.PostForm("http://"+listen+"/pay", form)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("pay: %d", resp.StatusCode)
+	}
+	s.ends("paid")
+	s.books(1)
+	form.Set("seen", strings.Repeat("ab", 32))
+	resp, err = http.PostForm("http://"+listen+"/pay", form)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := io.ReadAll(resp.Body) // the status says enough
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusConflict || !strings.Contains(string(b), "prices have changed") {
+		t.Errorf("other prices than seen: %d", resp.StatusCode)
+	}
+	req, _ := http.NewRequest("POST", "http://"+listen+"/pay", strings.NewReader(form.Encode()))
+	req.Header.Set("Origin", "http://elsewhere.example")
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if resp, err = http.DefaultClient.Do(req); err != nil || resp.StatusCode != http.StatusForbidden {
+		t.Errorf("a page of another origin: %v %v", resp.StatusCode, err)
+	}
+	resp.Body.Close()
+}
+
+func TestDriverChecksTheLedgerAndSeesDisputes(t *testing.T) {
+	s := newScene(t, sceneOptions{loadW: 300})
+	s.plug(electric())
+	id := s.pay(wallet.Options{Band: 20, WantMWh: 500_000})
+	s.eventually("receipt", func() bool { x, _ := s.wallet.Session(id); return x.State == "receipted" })
+	x, _ := s.wallet.Session(id)
+	ref, err := hex.DecodeString(x.Ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.market.Read(func() { s.market.Cases = []ask.OpenCase{{Ref: [32]byte(ref), Kind: 3}, {Ref: [32]byte{1}, Kind: 1}} })
+	if err := s.wallet.LookAtLedger(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	x, _ = s.wallet.Session(id)
+	var booked, named bool
+	for _, st := range x.Steps {
+		booked = booked || strings.Contains(st.Text, "exactly what was signed")
+		named = named || strings.Contains(st.Text, "asks to open it")
+	}
+	if !booked || !named {
+		t.Errorf("entry checked: %v, dispute shown: %v\n%+v", booked, named, x.Steps)
+	}
+	if w := s.guest.env.Warn.Standing(s.clock.Now()); len(w) != 1 || w[0].Code != "session-disputed" {
+		t.Errorf("warnings: %+v", w)
+	}
+	left, err := s.wallet.Left(s.clock.Now())
+	if err != nil || len(left.Lines) < 4 {
+		t.Errorf("journal: %+v, %v", left, err)
+	}
+}
+
+func TestDoorTakesNonsenseWithoutHarm(t *testing.T) {
+	s := newScene(t, sceneOptions{loadW: 300})
+	s.plug(electric())
+	l, err := guest.ParseLink(s.link())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wish := guest.Need{Want: 1}.Message()
+	parcel, err := guest.Parcel{ID: 1, Service: 3}.Message(guest.Carry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tick := guest.SessionMessage(make([]byte, session.AckSize))
+	tick.Body[0] = byte(privacy.KindAck)
+	open := guest.SessionMessage(make([]byte, session.OpeningSize))
+	open.Body[0], open.Body[1] = byte(privacy.KindOpen), privacy.Version
+	for i, list := range [][]guest.Message{{{Type: guest.Stop}}, {tick}, {open}, {parcel}, {wish, wish, wish}, {wish, wish, wish, wish, wish}, {guest.Note{State: 3}.Message()}} {
+		c, err := guest.Dial(t.Context(), l)
+		if err != nil {
+			t.Fatalf("visit %d: %v", i, err)
+		}
+		for _, m := range list {
+			if err := c.Send(t.Context(), m); err != nil {
+				break // sent away: right as well
+			}
+		}
+		c.Close()
+	}
+	s.pay(wallet.Options{Band: 20, WantMWh: 300_000})
+	s.ends("paid")
+	s.books(1)
+	if n := len(s.host.Sessions()); n != 1 {
+		t.Errorf("%d sessions after nonsense and one guest", n)
+	}
 }
