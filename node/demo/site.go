@@ -24,6 +24,7 @@ import (
 type Site struct {
 	scene *Scene
 	story *Story
+	plots plots
 
 	mu  sync.Mutex // guards the fields below
 	now *look
@@ -31,20 +32,23 @@ type Site struct {
 }
 
 // NewSite shows s and what st tells of it.
-func NewSite(s *Scene, st *Story) *Site { return &Site{scene: s, story: st} }
+func NewSite(s *Scene, st *Story) *Site { return &Site{scene: s, story: st, plots: s.plot()} }
 
 // Meta is the same on every page.
 func (s *Site) Meta(context.Context) web.Meta {
 	m := web.Meta{Title: "Elm Street neighbourhood", Role: "demo", Now: s.scene.Clock.Now(), Speed: s.scene.Speed,
-		Banners: []string{"Simulated hardware: meters, wallboxes, batteries and roofs are models. Nodes, stores, signatures and the network between them are real. You see every party at once; no party does."}}
+		Banners: []web.Banner{{Short: "Demonstration with simulated hardware", Text: "Meters, wallboxes, batteries and roofs are models. Nodes, stores, signatures and the network between them are real. You see every party at once; no party does."}}}
 	if s.scene.Lab {
-		m.Banners = append(m.Banners, fmt.Sprintf("Class lab: with %d homes, fewer than %d, nobody could hide among the others, so packets travel without delay and cover. Start with --homes %d or more for the real classes.", s.scene.Homes, floorHomes, floorHomes))
+		m.Banners = append(m.Banners, web.Banner{Short: "Class lab: too few homes to hide among", Text: fmt.Sprintf("With %d homes, fewer than %d, packets travel without delay and cover. Start with --homes %d or more for the real classes.", s.scene.Homes, floorHomes, floorHomes)})
 	}
 	l := s.look()
-	for _, m2 := range l.members {
-		if !m2.up {
-			m.Warnings = append(m.Warnings, offline(m2))
+	for _, c := range s.scene.Members {
+		if ml := l.members[c.Name]; !ml.up && c.Role != member.RoleWallet {
+			m.Warnings = append(m.Warnings, offline(ml))
 		}
+	}
+	if len(m.Warnings) > len(s.scene.Members)/2 {
+		m.Warnings = []web.Warning{{Severity: string(role.Notice), Title: "The neighbourhood is starting", Text: "Its nodes come up one after the other.", Since: l.now}}
 	}
 	return m
 }

@@ -3,6 +3,7 @@ package demo
 import (
 	"fmt"
 	"math"
+	"strings"
 
 	"gridveil/mesh/member"
 	"gridveil/node/model"
@@ -11,92 +12,139 @@ import (
 	"gridveil/node/web"
 )
 
-// point is a place on the map, 0..100 both ways; a unit is 10 px across and 6
-// px down.
-type point struct{ x, y float64 }
+// spot is a place on both maps.
+type spot struct{ wide, tall web.Place }
 
-// places of the backbone.
-var backbonePlaces = map[string]point{
-	"utility-a": {14, 9}, "headend": {33, 24}, "utility-b": {50, 9}, "evagg": {68, 24}, "watchdog": {87, 9},
+// backboneSpots are where operators stand: above the zones.
+var backboneSpots = map[string]spot{
+	"utility-a": {web.Place{X: 150, Y: 56}, web.Place{X: 70, Y: 44}},
+	"headend":   {web.Place{X: 330, Y: 150}, web.Place{X: 120, Y: 126}},
+	"utility-b": {web.Place{X: 500, Y: 56}, web.Place{X: 210, Y: 44}},
+	"evagg":     {web.Place{X: 670, Y: 150}, web.Place{X: 300, Y: 126}},
+	"watchdog":  {web.Place{X: 860, Y: 56}, web.Place{X: 350, Y: 44}},
 }
 
-// ssnY is the height of the substations, driverY that of the drivers' row.
+// Rings of homes around a substation, in px.
 const (
-	ssnY    = 61
-	driverY = 95
+	wideZoneY = 370.
+	farApart  = 84. // two homes of a ring are not further apart
+	manyHomes = 30  // of one zone: from here on they stand close
+
+	tallZoneTop = 190.
+	tallAcross  = 52. // half the width of a zone's ring on the tall map
+	tallDown    = 96. // half its height, more where there are many homes
+	tallRoom    = 36.
+
+	opening = math.Pi / 2.6 // of a ring, towards the backbone above
 )
 
-// zonePlace is the middle of a zone.
-func zonePlace(zone string) point {
-	for i, z := range zones {
-		if z == zone {
-			return point{100 * (float64(i) + .5) / float64(len(zones)), ssnY}
-		}
+// arc puts n homes at equal distances on an ellipse around c that is open above;
+// ok is false if they would be closer than room.
+func arc(c web.Place, rx, ry float64, n int, room float64) (out []web.Place, ok bool) {
+	const steps = 360
+	at := func(i float64) web.Place {
+		a := -math.Pi/2 + opening/2 + i/steps*(2*math.Pi-opening)
+		return web.Place{X: c.X + rx*math.Cos(a), Y: c.Y + ry*math.Sin(a)}
 	}
-	return point{50, ssnY}
+	along := [steps + 1]float64{}
+	for i := 1; i <= steps; i++ {
+		a, b := at(float64(i-1)), at(float64(i))
+		along[i] = along[i-1] + math.Hypot(a.X-b.X, a.Y-b.Y)
+	}
+	gap := min(farApart, along[steps]/float64(max(1, n-1)))
+	first, i := (along[steps]-gap*float64(n-1))/2, 0
+	for k := range n {
+		for i < steps && along[i] < first+gap*float64(k) {
+			i++
+		}
+		out = append(out, at(float64(i)))
+	}
+	return out, gap >= room
 }
 
-// Rings of homes around a substation, in pixels of the map.
-const (
-	firstRing = 116.
-	ringStep  = 36.
-	homeRoom  = 44. // along a ring
-	opening   = math.Pi / 2.6
-)
-
-// homePlaces puts n homes on rings around c, open towards the backbone above.
-func homePlaces(c point, n int) []point {
-	var out []point
-	for r := firstRing; len(out) < n; r += ringStep {
-		left := n - len(out)
-		room := int((2*math.Pi - opening) * r / homeRoom)
-		k := min(left, room)
-		for i := range k {
-			share := .5
-			if k > 1 {
-				share = float64(i) / float64(k-1)
-			}
-			a := -math.Pi/2 + opening/2 + share*(2*math.Pi-opening)
-			out = append(out, point{c.x + r*math.Cos(a)/10, c.y + r*math.Sin(a)/6})
-		}
+// wideRings puts n homes on as many rings as they need.
+func wideRings(c web.Place, n int) (out []web.Place) {
+	r, step, room := 116., 32., 44.
+	if n > manyHomes {
+		r, step, room = 88, 26, 25
+	}
+	for ; len(out) < n; r += step {
+		k := min(n-len(out), int((2*math.Pi-opening)*r/room))
+		ring, _ := arc(c, r, r, k, room) // k was chosen to fit
+		out = append(out, ring...)
 	}
 	return out
 }
 
-// drawMap makes the map of a look.
-func (s *Site) drawMap(l *look) (nodes []web.Node, edges []web.Edge) {
-	zoneOf := map[string][]*Member{}
-	drivers := 0
-	for _, m := range s.scene.Members {
-		switch m.Role {
-		case member.RoleGateway:
-			zoneOf[m.Zone] = append(zoneOf[m.Zone], m)
-		case member.RoleSSN:
-			nodes = append(nodes, s.node(l, m, zonePlace(m.Zone)))
-		case member.RoleWallet:
-			drivers++
-			nodes = append(nodes, s.node(l, m, point{8 + 14*float64(drivers-1)*1.2, driverY}))
-		default:
-			nodes = append(nodes, s.node(l, m, backbonePlaces[m.Name]))
+// tallReach is half the height of the rings when the largest zone has n homes.
+func tallReach(n int) float64 {
+	ry := tallDown
+	for {
+		if _, ok := arc(web.Place{}, tallAcross, ry, n, tallRoom); ok {
+			return ry
+		}
+		ry += 16
+	}
+}
+
+// plots is where everybody stands on the two maps.
+type plots struct {
+	at   map[string]spot
+	tall float64 // height of the tall map
+}
+
+// plot places the cast once; who is where does not change.
+func (s *Scene) plot() plots {
+	p := plots{at: map[string]spot{}}
+	for name, at := range backboneSpots {
+		p.at[name] = at
+	}
+	most, homes := 0, map[string][]*Member{}
+	for _, m := range s.Of(member.RoleGateway) {
+		homes[m.Zone] = append(homes[m.Zone], m)
+		most = max(most, len(homes[m.Zone]))
+	}
+	reach := tallReach(most)
+	for i, z := range zones {
+		x := (float64(i) + .5) / float64(len(zones))
+		c := spot{web.Place{X: web.WideWidth * x, Y: wideZoneY}, web.Place{X: web.TallWidth * x, Y: tallZoneTop + reach}}
+		p.at["ssn-"+z] = c
+		wide := wideRings(c.wide, len(homes[z]))
+		tall, _ := arc(c.tall, tallAcross, reach, len(homes[z]), tallRoom) // reach was chosen to fit
+		for k, m := range homes[z] {
+			p.at[m.Name] = spot{wide[k], tall[k]}
 		}
 	}
-	for _, z := range zones {
-		for i, p := range homePlaces(zonePlace(z), len(zoneOf[z])) {
-			m := zoneOf[z][i]
-			nodes = append(nodes, s.node(l, m, p))
+	bottom := tallZoneTop + 2*reach + 72
+	for i, m := range s.Of(member.RoleWallet) {
+		p.at[m.Name] = spot{web.Place{X: 100 + 160*float64(i), Y: 552}, web.Place{X: 35 + 70*float64(i), Y: bottom}}
+	}
+	p.tall = bottom + 44
+	return p
+}
+
+// drawMap makes the map of a look.
+func (s *Site) drawMap(l *look) (nodes []web.Node, edges []web.Edge) {
+	for _, m := range s.scene.Members {
+		nodes = append(nodes, s.node(l, m))
+		if m.Role == member.RoleGateway {
 			edges = append(edges, homeEdges(l, m)...)
 		}
 	}
 	return nodes, append(edges, s.backboneEdges(l)...)
 }
 
-func (s *Site) node(l *look, m *Member, at point) web.Node {
-	n := web.Node{ID: m.Name, Kind: m.Role.String(), Name: titleOf(m), Zone: m.Zone, X: at.x, Y: at.y, State: "idle", Text: s.nodeText(l, m)}
-	if m.Role == member.RoleGateway {
+func (s *Site) node(l *look, m *Member) web.Node {
+	at := s.plots.at[m.Name]
+	n := web.Node{ID: m.Name, Kind: m.Role.String(), Name: titleOf(m), Label: titleOf(m), Zone: m.Zone, Wide: at.wide, Tall: at.tall, State: "idle", Text: s.nodeText(l, m)}
+	switch m.Role {
+	case member.RoleGateway:
+		n.Label = strings.TrimPrefix(m.Name, "home-")
 		n.Kind, n.State, n.Features = "home", site.HomeState(l.flows[m.Name]), site.Features(s.houseOf(m))
-	}
-	if m.Role == member.RoleSSN {
-		n.Name = m.Zone
+	case member.RoleSSN:
+		n.Label = m.Zone
+	case member.RoleWallet:
+		n.Label = strings.TrimPrefix(m.Name, "driver-")
 	}
 	if !l.members[m.Name].up {
 		n.State = "offline"

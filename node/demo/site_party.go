@@ -16,7 +16,7 @@ import (
 // Overview is the neighbourhood at a glance.
 func (s *Site) Overview(context.Context) web.Overview {
 	l := s.look()
-	o := web.Overview{Headline: l.headline, Figures: l.figures, Nodes: l.nodes, Edges: l.edges, Events: l.events}
+	o := web.Overview{Headline: l.headline, Figures: l.figures, Nodes: l.nodes, Edges: l.edges, Events: l.events, Tall: s.plots.tall}
 	if !s.scene.temp {
 		o.Verify = "gridveil verify " + s.scene.Dir + "/export"
 	}

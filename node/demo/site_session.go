@@ -39,5 +39,7 @@ func (s *Site) takeLedger(l *look)                              {}
 func (s *Site) book() (site.Book, bool)                         { return site.Book{}, false }
 func (s *Site) prover() (p interface {
 	Proof(uint64) (*ledger.Proof, error)
-}, ok bool)                            { return nil, false }
+}, ok bool) {
+	return nil, false
+}
 func (l *look) cosigning(v string) int { return 0 }

@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -101,16 +102,7 @@ func testMoves(t *testing.T, site *Site) {
 		return now["now"] != before["now"] && now["energy-home-1-load"] != before["energy-home-1-load"] && now["fig-homes"] == "6"
 	})
 	o := site.Overview(context.Background())
-	seen := map[string]bool{}
 	for _, n := range o.Nodes {
-		if n.X < 2 || n.X > 98 || n.Y < 2 || n.Y > 98 {
-			t.Errorf("%s lies at %.0f,%.0f, off the map", n.ID, n.X, n.Y)
-		}
-		at := fmt.Sprintf("%.0f,%.0f", n.X, n.Y)
-		if seen[at] {
-			t.Errorf("%s lies on another node", n.ID)
-		}
-		seen[at] = true
 		if p, ok := site.Party(context.Background(), n.ID); !ok || len(p.Never) == 0 || p.Is == "" {
 			t.Errorf("%s: its page does not say what it cannot see", n.ID)
 		}
@@ -118,6 +110,34 @@ func testMoves(t *testing.T, site *Site) {
 	left, ok := site.Left(context.Background(), "home-1")
 	if !ok || left.Messages == 0 || left.Bytes == 0 {
 		t.Errorf("journal of home 1: %+v", left)
+	}
+}
+
+// TestNodesOfTheMapKeepApart places scenes of every size.
+func TestNodesOfTheMapKeepApart(t *testing.T) {
+	for _, homes := range []int{6, 7, 25, 40, 100, 200} {
+		s := &Scene{}
+		for i := range homes {
+			s.Members = append(s.Members, &Member{Name: fmt.Sprintf("home-%d", i+1), Role: member.RoleGateway, Zone: zones[i%len(zones)]})
+		}
+		for i := range drivers {
+			s.Members = append(s.Members, &Member{Name: fmt.Sprintf("driver-%d", i+1), Role: member.RoleWallet})
+		}
+		p := s.plot()
+		apart := func(name string, size web.Place, place func(spot) web.Place, least float64) {
+			for a, x := range p.at {
+				if at := place(x); at.X < 10 || at.Y < 10 || at.X > size.X-10 || at.Y > size.Y-10 {
+					t.Errorf("%d homes, %s map: %s lies at %.0f,%.0f", homes, name, a, at.X, at.Y)
+				}
+				for b, y := range p.at {
+					if d := math.Hypot(place(x).X-place(y).X, place(x).Y-place(y).Y); a < b && d < least {
+						t.Errorf("%d homes, %s map: %s and %s are %.0f px apart", homes, name, a, b, d)
+					}
+				}
+			}
+		}
+		apart("wide", web.Place{X: web.WideWidth, Y: web.WideHeight}, func(s spot) web.Place { return s.wide }, 22)
+		apart("tall", web.Place{X: web.TallWidth, Y: p.tall}, func(s spot) web.Place { return s.tall }, 20)
 	}
 }
 
@@ -172,7 +192,7 @@ func testBrowser(t *testing.T, url string) {
 	var before, after, party string
 	err := chromedp.Run(ctx, chromedp.EmulateViewport(1280, 900), chromedp.Navigate(url), chromedp.WaitReady("body[data-live=on]"),
 		chromedp.Text(".time time", &before), chromedp.Poll(fmt.Sprintf(`document.querySelector(".time time").textContent !== %s`, strconv.Quote(before)), nil), chromedp.Text(".time time", &after),
-		chromedp.Click(`a[href="/party/headend"]`), chromedp.WaitReady("main[data-ready]"), chromedp.Text("main", &party))
+		chromedp.Click(`svg.wide a[href="/party/headend"]`, chromedp.ByQuery), chromedp.WaitReady("main[data-ready]"), chromedp.Text("main", &party))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,7 +38,7 @@ const maxLeaves = 48
 // the operators that the directory names.
 func neighbours(env *role.Env) ([]web.Node, []web.Edge) {
 	self := env.Host.Self()
-	own := web.Node{ID: "self", Kind: kindOf(self.Role), Name: env.Config.Name, Zone: self.Zone, State: "idle", Text: Is(kindOf(self.Role))}
+	own := web.Node{ID: "self", Kind: kindOf(self.Role), Name: env.Config.Name, Label: "this node", Zone: self.Zone, State: "idle", Text: Is(kindOf(self.Role))}
 	nodes := []web.Node{own}
 	seen := map[member.Key]bool{self.Key: true}
 	var edges []web.Edge
@@ -79,11 +79,14 @@ func neighbour(m mesh.Member) web.Node {
 	case m.Role.Leaf():
 		n.Name = kind + " " + ShortID(m.Key[:])
 	}
+	if !m.Role.Leaf() {
+		n.Label = n.Name
+	}
 	return n
 }
 
-// tiers are the rows of the map from the top, in its units.
-var tiers = map[string]float64{"utility": 14, "aggregator": 14, "verifier": 14, "headend": 36, "ssn": 60, "home": 86, "wallet": 86}
+// tiers are the rows of the map from the top, as shares of its height.
+var tiers = map[string]float64{"utility": .14, "aggregator": .14, "verifier": .14, "headend": .36, "ssn": .6, "home": .86, "wallet": .86}
 
 // place puts nodes on rows by their kind, spread evenly.
 func place(nodes []web.Node) {
@@ -94,7 +97,9 @@ func place(nodes []web.Node) {
 	for y, row := range rows {
 		slices.SortStableFunc(row, func(a, b int) int { return cmp.Compare(nodes[a].Kind+nodes[a].Name, nodes[b].Kind+nodes[b].Name) })
 		for k, i := range row {
-			nodes[i].X, nodes[i].Y = 100*(float64(k)+.5)/float64(len(row)), y
+			x := (float64(k) + .5) / float64(len(row))
+			nodes[i].Wide = web.Place{X: web.WideWidth * x, Y: web.WideHeight * y}
+			nodes[i].Tall = web.Place{X: web.TallWidth * x, Y: web.TallHeight*y + 24*float64(k%2)} // names of a narrow row do not meet
 		}
 	}
 }

@@ -52,10 +52,10 @@ func (c common) Meta(context.Context) web.Meta {
 	now := c.env.Clock.Now()
 	m := web.Meta{Title: c.env.Config.Name, Role: c.env.Config.Role, Now: now, Speed: 1, Pages: c.pages, Warnings: Warnings(c.env)}
 	if c.env.Config.Meter.Source == "sim" {
-		m.Banners = append(m.Banners, "Simulated hardware: meter, battery and roof of this house are models.")
+		m.Banners = append(m.Banners, web.Banner{Short: "Simulated hardware", Text: "Meter, battery and roof of this house are models; nothing here is connected to copper."})
 	}
 	if c.env.Lab() {
-		m.Banners = append(m.Banners, "Class lab: this network is a trial with fewer than 20 homes. Packets are not delayed or hidden among others, so who talks to whom can be seen.")
+		m.Banners = append(m.Banners, web.Banner{Short: "Class lab: a trial without a crowd", Text: "With fewer than 20 homes nobody can hide among the others, so packets travel without delay and cover, and who talks to whom can be seen."})
 	}
 	return m
 }
@@ -121,14 +121,7 @@ func LiveMap(out map[string]string, o web.Overview) {
 	for _, e := range o.Edges {
 		out["edge-"+e.ID+"-level"] = strconv.Itoa(e.Level)
 	}
-	if len(o.Events) > 0 {
-		out["events"] = EventLine(o.Events[0])
-	}
-}
-
-// EventLine is an event as the live stream carries it.
-func EventLine(e web.Event) string {
-	return e.Kind + "\t" + e.At.UTC().Format("15:04") + "\t" + e.Text + "\t" + e.Link
+	out["events"] = web.EventLines(o.Events)
 }
 
 // LiveFlows adds the present powers of a home.

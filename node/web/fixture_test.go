@@ -15,7 +15,7 @@ type fixture struct{ empty bool }
 var noon = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
 
 func (f fixture) Meta(context.Context) Meta {
-	m := Meta{Title: "Elm Street neighbourhood", Role: "demo", Now: noon, Speed: 240, Banners: []string{"Simulated hardware: meters, wallboxes, batteries and roofs on this page are models. Nodes, stores, signatures and the network are real."}}
+	m := Meta{Title: "Elm Street neighbourhood", Role: "demo", Now: noon, Speed: 240, Banners: []Banner{{"Simulated hardware", "Meters, wallboxes, batteries and roofs on this page are models. Nodes, stores, signatures and the network are real."}}}
 	if !f.empty {
 		m.Warnings = []Warning{{"problem", "The aggregator cannot be reached", "Sessions start on trust and wait to be settled. Nothing is lost.", "Nothing to do; it is tried again every minute.", noon}}
 	}
@@ -32,11 +32,11 @@ func (f fixture) Overview(context.Context) Overview {
 	zones := []string{"elm", "oak", "mill"}
 	for z, name := range zones {
 		cx := 18 + float64(z)*32
-		o.Nodes = append(o.Nodes, Node{ID: "ssn-" + name, Kind: "ssn", Name: name, X: cx, Y: 58, State: "idle", Text: "Substation of " + name})
+		o.Nodes = append(o.Nodes, Node{ID: "ssn-" + name, Kind: "ssn", Name: name, Label: name, Wide: Place{cx * 10, 350}, Tall: Place{cx * 4.2, 290}, State: "idle", Text: "Substation of " + name})
 		for i := range 8 {
 			a := math.Pi * (0.1 + 0.8*float64(i)/7)
 			id := fmt.Sprintf("home-%d", z*8+i+1)
-			n := Node{ID: id, Kind: "home", Name: "Home " + id, X: cx - 13*math.Cos(a), Y: 62 + 30*math.Sin(a), State: []string{"idle", "charging", "solar", "discharging", "offline", "alarm", "idle", "idle"}[i], Text: "A home"}
+			n := Node{ID: id, Kind: "home", Name: "Home " + id, Label: id[5:], Wide: Place{cx*10 - 130*math.Cos(a), 372 + 180*math.Sin(a)}, Tall: Place{cx*4.2 - 50*math.Cos(a), 300 + 150*math.Sin(a)}, State: []string{"idle", "charging", "solar", "discharging", "offline", "alarm", "idle", "idle"}[i], Text: "A home"}
 			if i%2 == 0 {
 				n.Features = []string{"pv", "battery"}
 			}
@@ -48,9 +48,9 @@ func (f fixture) Overview(context.Context) Overview {
 		}
 		o.Edges = append(o.Edges, Edge{"up-" + name, "ssn-" + name, "headend", "report", 2})
 	}
-	o.Nodes = append(o.Nodes, Node{ID: "headend", Kind: "headend", Name: "head-end", X: 28, Y: 32, Text: "Collects"},
-		Node{ID: "uta", Kind: "utility", Name: "utility A", X: 12, Y: 12, Text: "Bills the homes"}, Node{ID: "utb", Kind: "utility", Name: "utility B", X: 38, Y: 10, Text: "Bills the drivers"},
-		Node{ID: "evagg", Kind: "aggregator", Name: "EVAGG", X: 68, Y: 22, State: "offline", Text: "Settles"}, Node{ID: "watch", Kind: "verifier", Name: "watchdog", X: 90, Y: 12, Text: "Replays"})
+	o.Nodes = append(o.Nodes, Node{ID: "headend", Kind: "headend", Name: "head-end", Label: "head-end", Wide: Place{280, 192}, Tall: Place{120, 130}, Text: "Collects"},
+		Node{ID: "uta", Kind: "utility", Name: "utility A", Label: "utility A", Wide: Place{120, 72}, Tall: Place{60, 50}, Text: "Bills the homes"}, Node{ID: "utb", Kind: "utility", Name: "utility B", Label: "utility B", Wide: Place{380, 60}, Tall: Place{200, 50}, Text: "Bills the drivers"},
+		Node{ID: "evagg", Kind: "aggregator", Name: "EVAGG", Label: "EVAGG", Wide: Place{680, 132}, Tall: Place{300, 130}, State: "offline", Text: "Settles"}, Node{ID: "watch", Kind: "verifier", Name: "watchdog", Label: "watchdog", Wide: Place{900, 72}, Tall: Place{360, 50}, Text: "Replays"})
 	o.Edges = append(o.Edges, Edge{"bill", "headend", "uta", "report", 1}, Edge{"cosign", "evagg", "watch", "ledger", 3}, Edge{"onion1", "ssn-elm", "evagg", "onion", 2}, Edge{"alarm1", "ssn-mill", "headend", "alarm", 4})
 	o.Events = []Event{{noon, "session", "A car arrives at home 2", "/sessions/7F3A-92"}, {noon.Add(-time.Minute), "refused", "A forged meter record is refused: signature does not verify", "/sessions/0000-01"}, {noon.Add(-2 * time.Minute), "ledger", "Checkpoint 118 signed by 3 of 3", "/ledger"}}
 	return o
@@ -137,7 +137,7 @@ func (f fixture) Party(_ context.Context, id string) (Party, bool) {
 	return Party{Node: Node{ID: id, Kind: "utility", Name: "utility A", Text: "Bills the homes"}, Sees: []Pair{{"readings", "metered energy"}}, Never: []string{"That a car was there: no message is addressed to it."}, Recent: []Event{{noon, "node", "a bill", ""}}}, id == "uta"
 }
 func (f fixture) Live(context.Context) map[string]string {
-	return map[string]string{"headline": "Live headline", "node-home-1-state": "charging", "events": "session\t12:01\tA car leaves home 2"}
+	return map[string]string{"headline": "Live headline", "node-home-1-state": "charging", "events": "session\t12:01\tA car leaves home 2\t/sessions/7F3A-92"}
 }
 func (f fixture) Proof(_ context.Context, w io.Writer, i uint64) error {
 	if i != 17 {

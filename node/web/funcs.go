@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html/template"
 	"math"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -12,28 +13,34 @@ import (
 // funcs are the templates' helpers: formatting only.
 func (s *Server) funcs() template.FuncMap {
 	return template.FuncMap{
-		"asset":  s.asset,
-		"kwh":    func(v float64) string { return fmt.Sprintf("%.2f", v) },
-		"kwh3":   kwh,
-		"watts":  watts,
-		"clock":  func(t time.Time) string { return t.UTC().Format("15:04") },
-		"clocks": func(t time.Time) string { return t.UTC().Format("15:04:05") },
-		"date":   func(t time.Time) string { return t.UTC().Format("2 Jan 2006 15:04") },
-		"iso":    func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-		"zero":   func(t time.Time) bool { return t.IsZero() },
-		"bytes":  byteSize,
-		"series": series,
-		"curve":  curve,
-		"bits":   func(v float64) string { return fmt.Sprintf("%.1f", v) },
-		"ms":     milliseconds,
-		"flow":   flowLine,
-		"mul":    func(a, b float64) float64 { return a * b },
-		"lower":  strings.ToLower,
-		"until":  func(a, b uint64) bool { return a < b },
-		"micro":  func(v int64) string { return fmt.Sprintf("%d", v) },
-		"case":   caseWords,
-		"every":  every,
-		"json":   func(v any) (string, error) { b, err := json.MarshalIndent(v, "", "  "); return string(b), err },
+		"asset":     s.asset,
+		"kwh":       func(v float64) string { return fmt.Sprintf("%.2f", v) },
+		"kwh3":      kwh,
+		"watts":     watts,
+		"day":       func(t time.Time) string { return t.UTC().Format("2 Jan 15:04") },
+		"clock":     func(t time.Time) string { return t.UTC().Format("15:04") },
+		"clocks":    func(t time.Time) string { return t.UTC().Format("15:04:05") },
+		"date":      func(t time.Time) string { return t.UTC().Format("2 Jan 2006 15:04") },
+		"iso":       func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"zero":      func(t time.Time) bool { return t.IsZero() },
+		"bytes":     byteSize,
+		"series":    series,
+		"curve":     curve,
+		"bits":      func(v float64) string { return fmt.Sprintf("%.1f", v) },
+		"ms":        milliseconds,
+		"lower":     strings.ToLower,
+		"level":     levelClass,
+		"kind":      kindWord,
+		"line":      EventLine,
+		"micro":     func(v int64) string { return fmt.Sprintf("%d", v) },
+		"count":     count,
+		"fast":      func(ms int64, speed float64) string { return milliseconds(int64(float64(ms)/speed + .5)) },
+		"case":      caseWords,
+		"every":     every,
+		"bars":      bars,
+		"div":       func(a int, b float64) float64 { return float64(a) / b },
+		"barsWidth": func(list []Interval) int { return max(1, len(list)) * barStep },
+		"json":      func(v any) (string, error) { b, err := json.MarshalIndent(v, "", "  "); return string(b), err },
 	}
 }
 
@@ -41,7 +48,19 @@ func watts(w float64) string {
 	if math.Abs(w) >= 1000 {
 		return fmt.Sprintf("%.2f kW", w/1000)
 	}
+	if math.Abs(w) < .5 {
+		w = 0 // not "-0 W"
+	}
 	return fmt.Sprintf("%.0f W", w)
+}
+
+// count groups the digits of a number by three.
+func count(n uint64) string {
+	s := strconv.FormatUint(n, 10)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "\u202f" + s[i:] // a narrow space that does not break
+	}
+	return s
 }
 
 func byteSize(n int64) string {
@@ -125,24 +144,13 @@ func curve(v []float64, all ...[]float64) string {
 	return b.String()
 }
 
-// flowLine is a gently bent path between two nodes of the map.
-func flowLine(e Edge, nodes []Node) string {
-	var a, b Node
-	for _, n := range nodes {
-		if n.ID == e.From {
-			a = n
-		}
-		if n.ID == e.To {
-			b = n
-		}
-	}
-	mx, my := (a.X+b.X)/2, (a.Y+b.Y)/2
-	dx, dy := b.X-a.X, b.Y-a.Y
-	return fmt.Sprintf("M%.1f %.1f Q%.1f %.1f %.1f %.1f", a.X*10, a.Y*6, (mx-dy*.08)*10, (my+dx*.08)*6, b.X*10, b.Y*6)
-}
+// tableRows is how many rows the table beside a chart may have: a day stays
+// readable, and the CSV has them all.
+const tableRows = 96
 
-// every keeps one row in n, so that a table of a day stays readable.
-func every(n int, e Energy) []energyRow {
+// every keeps one row in so many that tableRows are not exceeded.
+func every(e Energy) []energyRow {
+	n := max(1, (len(e.Times)+tableRows-1)/tableRows)
 	var out []energyRow
 	at := func(v []float64, i int) float64 {
 		if i < len(v) {
@@ -151,7 +159,7 @@ func every(n int, e Energy) []energyRow {
 		return 0
 	}
 	for i := 0; i < len(e.Times); i += n {
-		out = append(out, energyRow{time.Unix(e.Times[i], 0), at(e.True, i), at(e.Metered, i), at(e.PV, i), at(e.Battery, i), at(e.EV, i)})
+		out = append(out, energyRow{time.Unix(e.Times[i], 0).UTC(), at(e.True, i), at(e.Metered, i), at(e.PV, i), at(e.Battery, i), at(e.EV, i)})
 	}
 	return out
 }
@@ -159,4 +167,36 @@ func every(n int, e Energy) []energyRow {
 type energyRow struct {
 	At                             time.Time
 	True, Metered, PV, Battery, EV float64
+}
+
+// bar is one piece of a drawn interval: what came from or went to one place.
+type bar struct {
+	Class   string
+	X, Y, H float64
+}
+
+// barStep is the width of an interval with its gap, in units of the drawing.
+const barStep = 10
+
+// bars stacks the energies of each interval on a zero line, out of the car
+// downwards.
+func bars(list []Interval) []bar {
+	up, down := .001, 0.
+	for _, i := range list {
+		up, down = max(up, i.FromPV+i.FromHouse+i.FromGrid), max(down, i.ToHouse+i.ToGrid)
+	}
+	scale := 100 / (up + down)
+	var out []bar
+	for n, i := range list {
+		x, y := float64(n*barStep+1), up*scale
+		for _, p := range []struct {
+			class string
+			kwh   float64
+		}{{"pv", i.FromPV}, {"house", i.FromHouse}, {"grid", i.FromGrid}} {
+			y -= p.kwh * scale
+			out = append(out, bar{p.class, x, y, p.kwh * scale})
+		}
+		out = append(out, bar{"ev", x, up * scale, (i.ToHouse + i.ToGrid) * scale})
+	}
+	return out
 }

@@ -10,7 +10,7 @@ import (
 
 func (s *Server) overview(w http.ResponseWriter, r *http.Request) {
 	v := s.site.Overview(r.Context())
-	s.show(w, r, "overview", "overview", "Overview", v, nil)
+	s.show(w, r, "overview", "overview", "Overview", overviewPage{v, maps(v)}, nil)
 }
 
 // energyPage is the view of the energy page.

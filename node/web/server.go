@@ -130,8 +130,17 @@ type page struct {
 	Active string
 	Title  string
 	Path   string // of this page, for the JSON and CSV links
+	Asked  string // what its address asked for besides, encoded
 	CSV    bool
 	View   any
+}
+
+// As is the page's own address in another format.
+func (p page) As(format string) string {
+	if p.Asked == "" {
+		return p.Path + "?format=" + format
+	}
+	return p.Path + "?" + p.Asked + "&format=" + format
 }
 
 type menuItem struct {
@@ -157,7 +166,7 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, name, active, titl
 		writeCSV(w, active, csv())
 		return
 	}
-	p := page{Meta: s.site.Meta(r.Context()), Active: active, Title: title, Path: r.URL.Path, CSV: csv != nil, View: view}
+	p := page{Meta: s.site.Meta(r.Context()), Active: active, Title: title, Path: r.URL.Path, Asked: r.URL.Query().Encode(), CSV: csv != nil, View: view}
 	p.Menu = s.menuFor(p.Meta, active)
 	var b bytes.Buffer
 	if err := s.pages[name].Execute(&b, p); err != nil {

@@ -41,10 +41,14 @@ type Meta struct {
 	Role     string    // a role, or "demo"
 	Now      time.Time // the node's clock; live key "now"
 	Speed    float64   // of an accelerated clock, 1 otherwise
-	Banners  []string  // "simulated hardware", "class lab: …", whole sentences
+	Banners  []Banner
 	Warnings []Warning
 	Pages    []string // which of the pages this role has; empty means all
 }
+
+// Banner is what every page says of this site: "Simulated hardware", and what
+// that means.
+type Banner struct{ Short, Text string }
 
 // Warning is a standing problem, worst first.
 type Warning struct {
@@ -59,18 +63,29 @@ type Overview struct {
 	Figures  []Figure
 	Nodes    []Node
 	Edges    []Edge
-	Events   []Event // newest first, at most 20; live "events" is the newest one's text
+	Tall     float64 // height of the tall map, 0 for TallHeight
+	Events   []Event // newest first, at most 20; live "events", see EventLines
 	Verify   string  // "gridveil verify …", for the reader who wants to check
 }
 
-// Figure is one large number. Live key: "fig-" + Key.
+// Figure is one large number. Live keys: "fig-" + Key, and + "-note".
 type Figure struct{ Key, Label, Value, Unit, Note string }
+
+// Sizes of the two maps, in px: a wide one, and a tall one for phones.
+const (
+	WideWidth, WideHeight = 1000, 600
+	TallWidth, TallHeight = 420, 520
+)
+
+// Place is a point of a map in px.
+type Place struct{ X, Y float64 }
 
 // Node of the neighbourhood map. Kind: home, ssn, headend, utility, aggregator,
 // wallet, verifier. Live keys: "node-"+ID+"-state", "node-"+ID+"-text".
 type Node struct {
 	ID, Kind, Name, Zone string
-	X, Y                 float64  // 0..100 of the map
+	Label                string // under its sign; short
+	Wide, Tall           Place
 	State                string   // idle, charging, discharging, solar, offline, alarm
 	Text                 string   // one sentence
 	Features             []string // pv, battery, evse

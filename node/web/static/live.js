@@ -1,28 +1,37 @@
-// Keeps the page current: one event stream, text of [data-live] elements, classes of the map.
+// Keeps the page current: one event stream; text of [data-live], classes of the map, new events.
 "use strict";
 (() => {
-  const link = document.querySelector("[data-link]");
+  const link = document.querySelector("[data-link]"), list = document.querySelector("[data-events]");
   const states = ["idle", "charging", "discharging", "solar", "offline", "alarm"];
-  const put = (key, value) => {
-    document.querySelectorAll(`[data-live="${CSS.escape(key)}"]`).forEach(e => { if (e.textContent !== value) e.textContent = value; });
-    document.querySelectorAll(`[data-state="${CSS.escape(key)}"]`).forEach(e => {
-      states.forEach(s => e.classList.toggle(s, s === value));
+  const index = name => {
+    const all = new Map();
+    document.querySelectorAll(`[data-${name}]`).forEach(e => {
+      const key = e.dataset[name];
+      all.has(key) ? all.get(key).push(e) : all.set(key, [e]);
     });
-    document.querySelectorAll(`[data-level="${CSS.escape(key)}"]`).forEach(e => {
-      for (let i = 0; i <= 4; i++) e.classList.toggle("level" + i, String(i) === value);
-    });
-    if (key === "events") news(value);
+    return key => all.get(key) || [];
   };
-  const news = text => {
-    const list = document.querySelector("[data-events]");
-    if (!list || !text) return;
-    const [kind, when, what] = text.split("\t");
-    const first = list.querySelector("li");
-    if (first && first.dataset.text === text) return;
-    const li = document.createElement("li"), t = document.createElement("time");
-    li.className = kind; li.dataset.text = text; t.textContent = when;
-    li.append(t, " " + what);
+  const texts = index("live"), states_ = index("state"), levels = index("level");
+  const put = (key, value) => {
+    texts(key).forEach(e => { if (e.textContent !== value) e.textContent = value; });
+    states_(key).forEach(e => states.forEach(s => e.classList.toggle(s, s === value)));
+    levels(key).forEach(e => {
+      const n = Math.min(4, Math.abs(Number(value)));
+      for (let i = 0; i <= 4; i++) e.classList.toggle("level" + i, i === n);
+      e.classList.toggle("back", Number(value) < 0);
+    });
+    if (key === "events" && list) value.split("\n").reverse().forEach(news);
+  };
+  // news puts one event on top, unless the list has it.
+  const news = line => {
+    if (!line || [...list.children].some(li => li.dataset.line === line)) return;
+    const [kind, when, what, where] = line.split("\t");
+    const li = document.createElement("li"), time = document.createElement("time"), text = document.createElement(where ? "a" : "span");
+    li.className = kind + " fresh"; li.dataset.line = line; time.textContent = when; text.textContent = what;
+    if (where) text.href = where;
+    li.append(time, " ", text);
     list.prepend(li);
+    document.querySelector("[data-empty]")?.remove();
     while (list.children.length > 20) list.lastElementChild.remove();
   };
   const show = on => { if (link) { link.hidden = false; link.classList.toggle("off", !on); link.textContent = on ? "live" : "reconnecting"; } };
