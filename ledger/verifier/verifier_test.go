@@ -8,9 +8,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -146,79 +143,38 @@ func small(t *testing.T, n int) *town.Town {
 	return town.New(t, s)
 }
 
-func TestAWitnessAnswersAsTheProtocolDemands(t *testing.T) {
+// cosigned posts a request that must be answered with our cosignature.
+func cosigned(t *testing.T, tw *town.Town, l *fakeLog, size int, req *ledger.AddCheckpoint) {
+	t.Helper()
+	status, lines, _ := post(t, tw, "uta", req.Encode())
+	if status != http.StatusOK {
+		t.Fatalf("status %d: %s", status, lines)
+	}
+	n, err := note.Open(append(l.sign(l.at(size)), lines...), note.VerifierList(tw.Policy.Witnesses[0].Key))
+	if err != nil || len(n.Sigs) != 1 {
+		t.Fatalf("cosignature: %v", err)
+	}
+	at, err := ledger.CosignedAt(n.Sigs[0])
+	if d := tw.Clock.Now().Sub(at); err != nil || d < 0 || d > time.Hour {
+		t.Errorf("cosigned %v ago, %v", d, err)
+	}
+}
+
+func TestAWitnessCosignsGrowthAndServesItsCopy(t *testing.T) {
 	tw := small(t, 600)
 	l := newLog(t, tw, tw.Scene.Log)
 	v, _ := tw.Verifier(tw.VerifierConfig("uta"))
 	if status, _ := get(t, tw, prefix()+"/checkpoint"); status != http.StatusNotFound {
 		t.Errorf("before the first cosignature: status %d", status)
 	}
-	cosigned := func(size int, body []byte) {
-		t.Helper()
-		status, lines, _ := post(t, tw, "uta", body)
-		if status != http.StatusOK {
-			t.Fatalf("status %d: %s", status, lines)
-		}
-		msg := append(l.sign(l.at(size)), lines...)
-		n, err := note.Open(msg, note.VerifierList(tw.Policy.Witnesses[0].Key))
-		if err != nil || len(n.Sigs) != 1 {
-			t.Fatalf("cosignature: %v", err)
-		}
-		at, err := ledger.CosignedAt(n.Sigs[0])
-		if d := tw.Clock.Now().Sub(at); err != nil || d < 0 || d > time.Hour {
-			t.Errorf("cosigned %v ago, %v", d, err)
-		}
+	from := 0
+	for _, size := range []int{10, 10, 300, 512, len(l.entries)} {
+		cosigned(t, tw, l, size, l.grow(from, size))
 		if got := v.Status(); got.Cosigned != uint64(size) || got.Err != nil {
 			t.Errorf("status %+v", got)
 		}
+		from = size
 	}
-	refused := func(name string, want int, body []byte) {
-		t.Helper()
-		before := v.Status().Cosigned
-		if status, answer, _ := post(t, tw, "uta", body); status != want {
-			t.Errorf("%s: status %d, want %d: %s", name, status, want, answer)
-		}
-		if v.Status().Cosigned != before {
-			t.Errorf("%s: the cosigned size has changed", name)
-		}
-	}
-	cosigned(10, l.grow(0, 10).Encode())
-	cosigned(10, l.grow(10, 10).Encode()) // again
-	cosigned(300, l.grow(10, 300).Encode())
-
-	with := func(change func(*ledger.AddCheckpoint)) []byte {
-		req := l.grow(300, 500)
-		change(req)
-		return req.Encode()
-	}
-	refused("no request", http.StatusBadRequest, []byte("hello"))
-	refused("old size with a zero", http.StatusBadRequest, bytes.Replace(l.grow(300, 500).Encode(), []byte("old 3"), []byte("old 03"), 1))
-	refused("old above the checkpoint", http.StatusBadRequest, with(func(r *ledger.AddCheckpoint) { r.Old = 501 }))
-	refused("another log", http.StatusNotFound, with(func(r *ledger.AddCheckpoint) {
-		r.Checkpoint = bytes.Replace(r.Checkpoint, []byte(scene.Origin), []byte("other.log"), 1)
-	}))
-	refused("not signed by the log", http.StatusForbidden, with(func(r *ledger.AddCheckpoint) {
-		r.Checkpoint = bytes.Replace(r.Checkpoint, []byte("\n500\n"), []byte("\n501\n"), 1)
-	}))
-	refused("signed by a witness only", http.StatusForbidden, with(func(r *ledger.AddCheckpoint) {
-		msg, err := ledger.SignCheckpoint(l.at(500), ledger.Cosigner("utb.test", tw.Scene.Witness["utb"], tw.Clock.Now()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Checkpoint = msg
-	}))
-	refused("wrong proof", http.StatusUnprocessableEntity, with(func(r *ledger.AddCheckpoint) { r.Proof[0][0] ^= 1 }))
-	refused("proof too long", http.StatusUnprocessableEntity, with(func(r *ledger.AddCheckpoint) { r.Proof = append(r.Proof, ledger.Hash{}) }))
-	refused("no proof", http.StatusUnprocessableEntity, with(func(r *ledger.AddCheckpoint) { r.Proof = nil }))
-	for _, old := range []int{0, 10} {
-		status, answer, kind := post(t, tw, "uta", l.grow(old, 500).Encode())
-		if status != http.StatusConflict || kind != "text/x.tlog.size" || string(answer) != "300\n" {
-			t.Errorf("stale old size %d: %d %q %q", old, status, answer, kind)
-		}
-	}
-	refused("rollback", http.StatusConflict, l.grow(10, 200).Encode())
-	cosigned(len(l.entries), l.grow(300, len(l.entries)).Encode())
-
 	_, body := get(t, tw, prefix()+"/checkpoint")
 	if c, cosigners, err := tw.Policy.Open(body); err != nil || c != l.at(len(l.entries)) || len(cosigners) != 1 {
 		t.Errorf("monitoring: %+v %v %v", c, cosigners, err)
@@ -232,6 +188,53 @@ func TestAWitnessAnswersAsTheProtocolDemands(t *testing.T) {
 			t.Errorf("%s: status %d", path, status)
 		}
 	}
+}
+
+func TestAWitnessRefusesAsTheProtocolDemands(t *testing.T) {
+	tw := small(t, 600)
+	l := newLog(t, tw, tw.Scene.Log)
+	v, _ := tw.Verifier(tw.VerifierConfig("uta"))
+	cosigned(t, tw, l, 300, l.grow(0, 300))
+	with := func(change func(*ledger.AddCheckpoint)) []byte {
+		req := l.grow(300, 500)
+		change(req)
+		return req.Encode()
+	}
+	witnessed, err := ledger.SignCheckpoint(l.at(500), ledger.Cosigner("utb.test", tw.Scene.Witness["utb"], tw.Clock.Now()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace := func(old, new string) func(*ledger.AddCheckpoint) {
+		return func(r *ledger.AddCheckpoint) { r.Checkpoint = bytes.Replace(r.Checkpoint, []byte(old), []byte(new), 1) }
+	}
+	for _, c := range []struct {
+		name string
+		want int
+		body []byte
+	}{
+		{"no request", 400, []byte("hello")},
+		{"old size with a zero", 400, bytes.Replace(l.grow(300, 500).Encode(), []byte("old 3"), []byte("old 03"), 1)},
+		{"old above the checkpoint", 400, with(func(r *ledger.AddCheckpoint) { r.Old = 501 })},
+		{"another log", 404, with(replace(scene.Origin, "other.log"))},
+		{"not signed by the log", 403, with(replace("\n500\n", "\n501\n"))},
+		{"signed by a witness only", 403, with(func(r *ledger.AddCheckpoint) { r.Checkpoint = witnessed })},
+		{"wrong proof", 422, with(func(r *ledger.AddCheckpoint) { r.Proof[0][0] ^= 1 })},
+		{"proof too long", 422, with(func(r *ledger.AddCheckpoint) { r.Proof = append(r.Proof, ledger.Hash{}) })},
+		{"no proof", 422, with(func(r *ledger.AddCheckpoint) { r.Proof = nil })},
+		{"stale old size", 409, l.grow(10, 500).Encode()},
+		{"old size 0", 409, l.grow(0, 500).Encode()},
+		{"rollback", 409, l.grow(10, 200).Encode()},
+		{"too long", 400, make([]byte, 100<<10)},
+	} {
+		status, answer, kind := post(t, tw, "uta", c.body)
+		if status != c.want || v.Status().Cosigned != 300 {
+			t.Errorf("%s: status %d, want %d: %s; cosigned %d", c.name, status, c.want, answer, v.Status().Cosigned)
+		}
+		if c.want == 409 && (kind != "text/x.tlog.size" || string(answer) != "300\n") {
+			t.Errorf("%s: %q %q", c.name, kind, answer)
+		}
+	}
+	cosigned(t, tw, l, 500, l.grow(300, 500)) // and goes on
 }
 
 func TestSizeZeroIsTheEmptyTree(t *testing.T) {
@@ -502,127 +505,6 @@ func TestEntriesThatAreNotInTheTreeAreNotTaken(t *testing.T) {
 	l.entries = tw.Scene.Log
 	if status, answer, _ := post(t, tw, "uta", req.Encode()); status != http.StatusOK {
 		t.Errorf("status %d: %s", status, answer)
-	}
-}
-
-func TestACrashOfAVerifierLosesNoCosignature(t *testing.T) {
-	for _, step := range []string{"W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9"} {
-		t.Run(step, func(t *testing.T) {
-			tw := small(t, 100)
-			l := newLog(t, tw, tw.Scene.Log)
-			cfg := tw.VerifierConfig("uta")
-			armed := false
-			cfg.Store.Fail = func(name string) error {
-				if armed && name == step {
-					return errors.New("crash")
-				}
-				return nil
-			}
-			_, stop := tw.Verifier(cfg)
-			if status, answer, _ := post(t, tw, "uta", l.grow(0, 50).Encode()); status != http.StatusOK {
-				t.Fatalf("%d %s", status, answer)
-			}
-			armed = true
-			if status, _, _ := post(t, tw, "uta", l.grow(50, 80).Encode()); status != http.StatusServiceUnavailable {
-				t.Errorf("during the crash: status %d", status)
-			}
-			stop()
-			cfg.Store.Fail, cfg.Machine = nil, ledger.NewMoney(scene.Origin)
-			tw.Verifier(cfg)
-			// The log asks as it would: from what it knows, then as 409 tells it.
-			status, answer, _ := post(t, tw, "uta", l.grow(50, 90).Encode())
-			if status == http.StatusConflict {
-				own, err := strconv.Atoi(strings.TrimSpace(string(answer)))
-				if err != nil || own != 80 {
-					t.Fatalf("409 with %q", answer)
-				}
-				status, answer, _ = post(t, tw, "uta", l.grow(own, 90).Encode())
-			}
-			if status != http.StatusOK {
-				t.Fatalf("%d %s", status, answer)
-			}
-		})
-	}
-}
-
-func TestRepairRefillsADamagedLogFromAPeer(t *testing.T) {
-	tw := small(t, 700)
-	l := newLog(t, tw, tw.Scene.Log)
-	tw.Verifier(tw.VerifierConfig("utb"))
-	if status, answer, _ := post(t, tw, "utb", l.grow(0, 690).Encode()); status != http.StatusOK {
-		t.Fatalf("%d %s", status, answer)
-	}
-	cfg := tw.VerifierConfig("uta")
-	_, stop := tw.Verifier(cfg)
-	if status, answer, _ := post(t, tw, "uta", l.grow(0, 600).Encode()); status != http.StatusOK {
-		t.Fatalf("%d %s", status, answer)
-	}
-	stop()
-	for _, part := range []string{"badger", "journal"} {
-		if err := os.RemoveAll(filepath.Join(cfg.Dir, part)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cfg.Machine = ledger.NewMoney(scene.Origin)
-	if _, err := verifier.Open(cfg); !errors.Is(err, ledger.ErrDamaged) {
-		t.Fatalf("opening the damaged log: %v", err)
-	}
-	peer := strings.Replace(prefix(), "uta", "utb", 1)
-	tw.Net.Put("log", nil) // the log itself is away
-	cfg.Machine = ledger.NewMoney(scene.Origin)
-	if err := verifier.Repair(context.Background(), cfg, peer); err != nil {
-		t.Fatal(err)
-	}
-	cfg.Machine = ledger.NewMoney(scene.Origin)
-	v, _ := tw.Verifier(cfg)
-	if got := v.Status(); got.Size != 690 || got.Cosigned != 690 {
-		t.Errorf("status %+v", got)
-	}
-	tw.Net.Put("log", l)
-	if status, answer, _ := post(t, tw, "uta", l.grow(690, 700).Encode()); status != http.StatusOK {
-		t.Errorf("%d %s", status, answer)
-	}
-	if kept, _ := filepath.Glob(cfg.Dir + ".damaged-*"); len(kept) != 1 {
-		t.Errorf("the damaged files are at %v", kept)
-	}
-}
-
-func TestRepairRefusesAPeerWithLessOrOther(t *testing.T) {
-	tw := small(t, 300)
-	l := newLog(t, tw, tw.Scene.Log)
-	cfg := tw.VerifierConfig("uta")
-	_, stop := tw.Verifier(cfg)
-	if status, answer, _ := post(t, tw, "uta", l.grow(0, 200).Encode()); status != http.StatusOK {
-		t.Fatalf("%d %s", status, answer)
-	}
-	stop()
-	repair := func() error {
-		cfg.Machine = ledger.NewMoney(scene.Origin)
-		return verifier.Repair(context.Background(), cfg, "http://log")
-	}
-	l.served = l.sign(l.at(199))
-	if err := repair(); !errors.Is(err, ledger.ErrDamaged) {
-		t.Errorf("a shorter peer: got %v", err)
-	}
-	s := scene.New(t, 1).Begin()
-	s.Bytes32()
-	s.Transfers(300)
-	fork := newLog(t, tw, s.Log)
-	fork.served = fork.sign(fork.at(250))
-	if err := repair(); !errors.Is(err, ledger.ErrFork) {
-		t.Errorf("another history: got %v", err)
-	}
-	if err := os.WriteFile(filepath.Join(cfg.Dir, "HEAD"), make([]byte, 5000), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	l = newLog(t, tw, tw.Scene.Log)
-	l.served = l.sign(l.at(250))
-	if err := repair(); !errors.Is(err, ledger.ErrDamaged) {
-		t.Errorf("own head lost, peer without the quorum: got %v", err)
-	}
-	l.served = tw.Scene.Checkpoint(250, l.at(250).Root, "utb", "independent")
-	if err := repair(); err != nil {
-		t.Errorf("own head lost, peer with the quorum: %v", err)
 	}
 }
 
