@@ -1,0 +1,232 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"sort"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gridveil/node"
+	"gridveil/node/config"
+	"gridveil/node/identity"
+)
+
+func initCommand() *cobra.Command {
+	var role, name, pair, network, operator, zone string
+	c := &cobra.Command{
+		Use: "init", Short: "Prepare a data directory for a node",
+		Long: "Writes gridveil.toml, which is yours from then on, and draws the node's keys (mode 0600).\nWith --pair the node also joins; with --network a founder's node gets its certificate.",
+		Example: `  gridveil init --role gateway --data ~/gridveil --pair "gridveil:join?..."
+  gridveil init --role utility --data /srv/uta --network ./net --operator utility-a`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if !slices.Contains(config.Roles, role) {
+				return usage("--role: want one of %s, got %q", strings.Join(config.Roles, ", "), role)
+			}
+			if (network == "") != (operator == "") {
+				return usage("--network and --operator belong together")
+			}
+			if network != "" { // before anything is written
+				if _, err := identity.OpenNetwork(network, operator); err != nil {
+					return err
+				}
+			}
+			if err := node.Init(data(c), role, name); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.ErrOrStderr(), "prepared %s for a %s; edit %s, then `gridveil run --data %s`\n", data(c), role, config.FileName, data(c))
+			switch {
+			case pair != "":
+				if err := join(c, pair); err != nil {
+					return fmt.Errorf("%w\nnext: %s is prepared; with a good link, `gridveil join LINK --data %s` goes on", err, data(c), data(c))
+				}
+				return nil
+			case network != "":
+				return node.Found(data(c), network, operator, zone)
+			}
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&role, "role", "", "what the node does: "+strings.Join(config.Roles, ", "))
+	f.StringVar(&name, "name", "", "shown on the node's own pages only")
+	f.StringVar(&pair, "pair", "", "one-time link, as gridveil invite prints it")
+	f.StringVar(&network, "network", "", "founder's network folder, with --operator")
+	f.StringVar(&operator, "operator", "", "operator whose key certifies this node")
+	f.StringVar(&zone, "zone", "", "zone of an SSN or gateway, with --network")
+	_ = c.MarkFlagRequired("role") // the flag exists
+	return c
+}
+
+func joinCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "join LINK", Short: "Become a member of a network with a one-time link", Args: oneArg("the link that `gridveil invite` printed"),
+		RunE: func(c *cobra.Command, args []string) error { return join(c, args[0]) },
+	}
+}
+
+func join(c *cobra.Command, link string) error {
+	if err := node.Join(c.Context(), data(c), link, ""); err != nil {
+		return err
+	}
+	fmt.Fprintln(c.ErrOrStderr(), "joined; start the node with: gridveil run --data", data(c))
+	return nil
+}
+
+func runCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "run", Short: "Run the node", Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := config.Load(data(c))
+			if err != nil {
+				return err
+			}
+			began := time.Now()
+			return node.Run(c.Context(), data(c), node.Options{Log: logger(c.ErrOrStderr(), cfg.Log.Level)}, func(n *node.Node) {
+				fmt.Fprintln(c.OutOrStdout(), n)
+				if cfg.Web.Listen != "off" {
+					fmt.Fprintf(c.OutOrStdout(), "dashboard  http://%s\n", cfg.Web.Listen)
+				}
+				fmt.Fprintf(c.OutOrStdout(), "started in %v\n", time.Since(began).Round(time.Millisecond))
+			})
+		},
+	}
+}
+
+// logger writes text for people and JSON for machines.
+func logger(w io.Writer, level string) *slog.Logger {
+	var l slog.Level
+	if l.UnmarshalText([]byte(level)) != nil {
+		l = slog.LevelInfo // the configuration was checked
+	}
+	opts := &slog.HandlerOptions{Level: l}
+	if f, ok := w.(*os.File); ok {
+		if fi, err := f.Stat(); err == nil && fi.Mode()&os.ModeCharDevice != 0 {
+			return slog.New(slog.NewTextHandler(w, opts))
+		}
+	}
+	return slog.New(slog.NewJSONHandler(w, opts))
+}
+
+func statusCommand() *cobra.Command {
+	var asJSON bool
+	var wait time.Duration
+	c := &cobra.Command{
+		Use: "status", Short: "Say how the running node is doing", Args: noArgs,
+		Long: "Exit code 0: fine; 1: no node answers; 3: it runs with a standing fault.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := node.AskStatus(c.Context(), data(c))
+			for until := time.Now().Add(wait); err != nil && time.Now().Before(until) && c.Context().Err() == nil; {
+				time.Sleep(200 * time.Millisecond) // nobody to wake us: the node is another process
+				s, err = node.AskStatus(c.Context(), data(c))
+			}
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), s)
+			}
+			return printStatus(c.OutOrStdout(), s)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	c.Flags().DurationVar(&wait, "wait", 0, "wait so long for the node to answer")
+	return c
+}
+
+func printStatus(w io.Writer, s node.Status) error {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintf(t, "role\t%s of %s\n", s.Role, s.Operator)
+	if s.Zone != "" {
+		fmt.Fprintf(t, "zone\t%s\n", s.Zone)
+	}
+	fmt.Fprintf(t, "key\t%s\n", s.Key)
+	fmt.Fprintf(t, "up\t%s\n", s.Uptime)
+	var peers []string
+	for role, n := range s.Peers {
+		peers = append(peers, fmt.Sprintf("%d %s", n, role))
+	}
+	sort.Strings(peers)
+	if len(peers) == 0 {
+		peers = []string{"none: nobody is connected now"}
+	}
+	fmt.Fprintf(t, "peers\t%s\n", strings.Join(peers, ", "))
+	fmt.Fprintf(t, "private classes\tmeter %v, session %v\n", s.Onion["meter"], s.Onion["session"])
+	fmt.Fprintf(t, "memory\t%.0f MB\n", s.MemoryMB)
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	fault := false
+	for _, w2 := range s.Warnings {
+		fmt.Fprintf(w, "\n%s: %s\n  %s\n", w2.Severity, w2.Title, w2.Text)
+		if w2.Next != "" {
+			fmt.Fprintf(w, "  next: %s\n", w2.Next)
+		}
+		fault = fault || w2.Severity == "fault"
+	}
+	if fault {
+		return &exitError{exitDegraded}
+	}
+	return nil
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+func inviteCommand() *cobra.Command {
+	var role, zone string
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "invite", Short: "Open a one-time code for a new member", Args: noArgs,
+		Example: "  gridveil invite --role gateway --zone elm --data /srv/uta",
+		RunE: func(c *cobra.Command, _ []string) error {
+			inv, err := node.Invite(c.Context(), data(c), role, zone)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), inv)
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s\n", inv.Link)
+			fmt.Fprintf(c.ErrOrStderr(), "code %s for one %s, good until %s and for one device only\n", inv.Code, inv.Role, inv.Expires.Local().Format("2 Jan 15:04"))
+			return nil
+		},
+	}
+	c.Flags().StringVar(&role, "role", "", "role of the new member")
+	c.Flags().StringVar(&zone, "zone", "", "zone, for a gateway or an SSN")
+	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	_ = c.MarkFlagRequired("role") // the flag exists
+	return c
+}
+
+func configCommand() *cobra.Command {
+	return group("config", "Check and explain the configuration", &cobra.Command{
+		Use: "check", Short: "Report every mistake in gridveil.toml with its place", Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if _, err := config.Load(data(c)); err != nil {
+				return err
+			}
+			fmt.Fprintln(c.OutOrStdout(), "gridveil.toml is fine")
+			return nil
+		},
+	}, &cobra.Command{
+		Use: "keys", Short: "List every key that gridveil.toml may have", Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			for _, k := range config.Keys() {
+				fmt.Fprintln(c.OutOrStdout(), k)
+			}
+			return nil
+		},
+	})
+}

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gridveil/node/control"
+	"gridveil/node/utility"
+)
+
+func contractCommand() *cobra.Command {
+	return group("contract", "Contracts and bills of a utility", contractOpen(), contractDriver(), contractList(), contractBill())
+}
+
+func contractOpen() *cobra.Command {
+	q := struct {
+		Key     string `json:"key"`
+		Plan    string `json:"plan"`
+		Masked  bool   `json:"masked"`
+		ReadS   int64  `json:"read_period_s"`
+		ReportS int64  `json:"report_period_s"`
+	}{}
+	var read, report time.Duration
+	c := &cobra.Command{
+		Use: "open KEY", Short: "Open a household's contract", Args: oneArg("the gateway's member key, as `gridveil status` shows it there"),
+		Example: "  gridveil contract open 91ac... --plan day-night --data /srv/uta",
+		RunE: func(c *cobra.Command, args []string) error {
+			q.Key, q.ReadS, q.ReportS = args[0], int64(read/time.Second), int64(report/time.Second)
+			var out utility.Contract
+			if err := control.Call(c.Context(), data(c), "open-contract", q, &out); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%x\n", out.UsagePoint[:])
+			fmt.Fprintln(c.ErrOrStderr(), "opened; the head-end orders readings from the gateway as soon as both are connected")
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&q.Plan, "plan", string(utility.PlanFlat), "flat or day-night")
+	f.BoolVar(&q.Masked, "masked", false, "the household masks its load with a battery; checks of its readings allow for that")
+	f.DurationVar(&read, "read", 15*time.Minute, "how often the meter is read")
+	f.DurationVar(&report, "report", time.Hour, "how often readings are reported")
+	return c
+}
+
+func contractDriver() *cobra.Command {
+	q := struct {
+		Key   string `json:"key"`
+		Limit uint16 `json:"limit"`
+		Close bool   `json:"close"`
+	}{}
+	c := &cobra.Command{
+		Use: "driver KEY", Short: "Open or close a driver's contract", Args: oneArg("the wallet's member key, as `gridveil status` shows it there"),
+		RunE: func(c *cobra.Command, args []string) error {
+			q.Key = args[0]
+			if err := control.Call(c.Context(), data(c), "driver-contract", q, nil); err != nil {
+				return err
+			}
+			what := "opened: the wallet fetches its pseudonyms by itself"
+			if q.Close {
+				what = "closed: no pseudonyms are issued any more"
+			}
+			fmt.Fprintln(c.OutOrStdout(), what)
+			return nil
+		},
+	}
+	c.Flags().Uint16Var(&q.Limit, "limit", 0, "most that one session may cost, in whole EUR; 0 takes the usual limit")
+	c.Flags().BoolVar(&q.Close, "close", false, "end the contract")
+	return c
+}
+
+func contractList() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "list", Short: "List the household contracts", Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var all []utility.Contract
+			if err := control.Call(c.Context(), data(c), "contracts", nil, &all); err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), all)
+			}
+			t := tabwriter.NewWriter(c.OutOrStdout(), 0, 4, 2, ' ', 0)
+			fmt.Fprintln(t, "usage point\tplan\tread every\ton the head-end's list")
+			for _, x := range all {
+				fmt.Fprintf(t, "%x\t%s\t%v\t%v\n", x.UsagePoint[:], x.Plan, time.Duration(x.ReadS)*time.Second, x.Placed)
+			}
+			return t.Flush()
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func contractBill() *cobra.Command {
+	var from, to string
+	c := &cobra.Command{
+		Use: "bill USAGEPOINT", Short: "Compute a bill from signed registers", Args: oneArg("a usage point, or at least its first four digits"),
+		Example: "  gridveil contract bill 3f9a --from 2026-06-01T00:00:00Z --to 2026-07-01T00:00:00Z",
+		RunE: func(c *cobra.Command, args []string) error {
+			a, err := instant("--from", from)
+			if err != nil {
+				return err
+			}
+			b, err := instant("--to", to)
+			if err != nil {
+				return err
+			}
+			var out any
+			if err := control.Call(c.Context(), data(c), "bill", map[string]any{"usage_point": args[0], "From": a.UnixMilli(), "To": b.UnixMilli()}, &out); err != nil {
+				return err
+			}
+			return printJSON(c.OutOrStdout(), out)
+		},
+	}
+	c.Flags().StringVar(&from, "from", "", "start, RFC 3339")
+	c.Flags().StringVar(&to, "to", "", "end, RFC 3339")
+	return c
+}
+
+func meterCommand() *cobra.Command {
+	return group("meter", "Meters of a utility's customers", &cobra.Command{
+		Use: "read USAGEPOINT", Short: "Read a meter now, through head-end, substation and gateway", Args: oneArg("a usage point, or at least its first four digits"),
+		RunE: func(c *cobra.Command, args []string) error {
+			var rows []utility.Reading
+			if err := control.Call(c.Context(), data(c), "read-meter", args[0], &rows); err != nil {
+				return err
+			}
+			return printJSON(c.OutOrStdout(), rows)
+		},
+	})
+}

@@ -1,0 +1,52 @@
+package main
+
+import "github.com/spf13/cobra"
+
+// Groups of the help page, in the order in which people need them.
+const (
+	groupFirst   = "first"
+	groupDaily   = "daily"
+	groupOperate = "operate"
+	groupTools   = "tools"
+)
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "gridveil",
+		Short: "A private mesh for smart metering and EV charging",
+		Long: `gridveil reads meters, hides a home's load behind its battery, lets strangers charge at
+your wallbox without anybody learning who they are, and settles it all in a ledger that
+outsiders can verify.
+
+See it first:   gridveil demo
+Then for real:  gridveil init --role gateway --data DIR --pair LINK
+                gridveil run --data DIR`,
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	root.PersistentFlags().String("data", ".", "data directory of the node")
+	root.AddGroup(&cobra.Group{ID: groupFirst, Title: "The first day:"}, &cobra.Group{ID: groupDaily, Title: "Every day:"},
+		&cobra.Group{ID: groupOperate, Title: "For operators:"}, &cobra.Group{ID: groupTools, Title: "Tools:"})
+	add := func(id string, all ...*cobra.Command) {
+		for _, c := range all {
+			c.GroupID = id
+			root.AddCommand(c)
+		}
+	}
+	add(groupFirst, demoCommand(), initCommand(), joinCommand(), runCommand(), statusCommand())
+	add(groupDaily, walletCommand(), guestCommand(), alarmCommand(), signalsCommand())
+	add(groupOperate, networkCommand(), inviteCommand(), contractCommand(), meterCommand(), gridCommand(), priceCommand())
+	add(groupTools, configCommand(), storeCommand(), verifyCommand(), batteryCommand(), versionCommand())
+	root.SetHelpCommandGroupID(groupTools)
+	root.SetCompletionCommandGroupID(groupTools)
+	cobra.EnableCommandSorting = false
+	return root
+}
+
+// data is the data directory that the command line names.
+func data(c *cobra.Command) string {
+	dir, err := c.Flags().GetString("data")
+	if err != nil {
+		return "." // the flag is persistent and a string
+	}
+	return dir
+}

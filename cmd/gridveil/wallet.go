@@ -1,0 +1,119 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gridveil/node/control"
+)
+
+func walletCommand() *cobra.Command {
+	return group("wallet", "Charge at strangers' wallboxes", walletPay(), sessionsCommand("sessions", "List this wallet's sessions"))
+}
+
+func walletPay() *cobra.Command {
+	var q struct {
+		Link        string  `json:"link"`
+		Band        uint16  `json:"band"`
+		WantKWh     float64 `json:"want_kwh"`
+		GiveKWh     float64 `json:"give_kwh"`
+		ShowUtility bool    `json:"show_utility"`
+	}
+	c := &cobra.Command{
+		Use: "pay LINK", Short: "Charge at the wallbox of a host's link", Args: oneArg("the link of the host's Guest page"),
+		Long: `Opens a session at the wallbox behind LINK: shows who pays what, burns one pseudonym, and
+goes on by itself until the receipt is there. Nothing can cost more than --band.`,
+		Example: "  gridveil wallet pay http://192.0.2.7:8480/g/... --band 20 --want 15",
+		RunE: func(c *cobra.Command, args []string) error {
+			q.Link = args[0]
+			var out struct {
+				Session string `json:"session"`
+			}
+			if err := control.Call(c.Context(), data(c), "pay", q, &out); err != nil {
+				return err
+			}
+			fmt.Fprintln(c.OutOrStdout(), out.Session)
+			fmt.Fprintln(c.ErrOrStderr(), "the session has begun; `gridveil wallet sessions` shows how it goes")
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.Uint16Var(&q.Band, "band", 20, "the most that the session may cost, in whole EUR")
+	f.Float64Var(&q.WantKWh, "want", 0, "kWh wanted; 0 charges until the car is full or unplugged")
+	f.Float64Var(&q.GiveKWh, "give", 0, "kWh that the house may take out of the car")
+	f.BoolVar(&q.ShowUtility, "show-utility", false, "with everybody else away: let the host learn your utility, so that it can trust you")
+	return c
+}
+
+// sessionRow is the part of a session that a list shows.
+type sessionRow struct {
+	ID      string
+	Begin   time.Time
+	State   string
+	Case    string
+	KWhIn   float64
+	KWhOut  float64
+	Total   string
+	Refused string
+}
+
+// sessionsCommand lists the sessions of a wallet or of a host.
+func sessionsCommand(use, short string) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: use, Short: short, Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var all []sessionRow
+			if err := control.Call(c.Context(), data(c), "sessions", nil, &all); err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), all)
+			}
+			return printSessions(c.OutOrStdout(), all)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func printSessions(w io.Writer, all []sessionRow) error {
+	if len(all) == 0 {
+		fmt.Fprintln(w, "no sessions yet")
+		return nil
+	}
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "session\tbegin\tcharged\tgiven\ttotal\tstate")
+	for _, s := range all {
+		state := s.State
+		if s.Refused != "" {
+			state = "refused: " + s.Refused
+		}
+		fmt.Fprintf(t, "%s\t%s\t%.3f kWh\t%.3f kWh\t%s\t%s\n", s.ID, s.Begin.Local().Format("2 Jan 15:04"), s.KWhIn, s.KWhOut, s.Total, state)
+	}
+	return t.Flush()
+}
+
+func guestCommand() *cobra.Command {
+	var gateway string
+	link := &cobra.Command{
+		Use: "link", Short: "Print the link that lets a guest charge here", Args: noArgs,
+		Long: "The link is good for today: it names this gateway, the wallbox and the key of its guest door.\nWhoever is in your network can use it; nobody can pay at your cost with it.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			var out struct {
+				Link string `json:"link"`
+			}
+			if err := control.Call(c.Context(), data(c), "guest-link", map[string]string{"gateway": gateway}, &out); err != nil {
+				return err
+			}
+			fmt.Fprintln(c.OutOrStdout(), out.Link)
+			return nil
+		},
+	}
+	link.Flags().StringVar(&gateway, "gateway", "", "this gateway's address as guests reach it; default: the guest door's")
+	return group("guest", "Be a host of strangers' cars", link, sessionsCommand("sessions", "List the cars that charged here"))
+}

@@ -1,0 +1,50 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"gridveil/node/web"
+)
+
+// Live runs a neighbourhood with a dashboard until ctx ends.
+func Live(ctx context.Context, o Options) error {
+	s, err := Build(o)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(s.Talk, "gridveil demo: %d homes, %d nodes on loopback; nothing leaves this machine\n", s.Homes, len(s.Members))
+	err = s.run(ctx, func(ctx context.Context, st *Story) error {
+		site, err := web.New(NewSite(s, st), s.Log)
+		if err != nil {
+			return err
+		}
+		l, err := net.Listen("tcp", s.Listen)
+		if err != nil {
+			return fmt.Errorf("dashboard: %w\nnext: choose another address with --listen", err)
+		}
+		fmt.Fprintf(s.Talk, "dashboard     http://%s\n", l.Addr())
+		fmt.Fprintf(s.Talk, "clock         %.0fx real time, a day in %v; Ctrl-C ends it\n", s.Speed, (24 * time.Hour / time.Duration(s.Speed)).Round(time.Second))
+		fmt.Fprintf(s.Talk, "data          %s\n", s.Dir)
+		g, ctx := errgroup.WithContext(ctx)
+		g.Go(func() error { return site.Serve(ctx, l) })
+		g.Go(func() error {
+			for ctx.Err() == nil {
+				if err := st.Day(ctx); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		return g.Wait()
+	})
+	if ctx.Err() != nil {
+		err = nil // Ctrl-C is how it ends
+	}
+	return errors.Join(err, s.Remove())
+}
