@@ -60,6 +60,8 @@ type Aggregator struct {
 	wake      chan struct{} // the settlement loop has something to do
 	started   time.Time
 
+	exporting sync.Mutex // held while an export folder is written
+
 	bookMu sync.RWMutex
 	w      *writer.Writer // nil until the ledger is open
 	policy *ledger.Policy

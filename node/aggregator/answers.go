@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"gridveil/ledger"
 	"gridveil/mesh"
 	"gridveil/node/ask"
+	"gridveil/node/party"
 	"gridveil/privacy"
 	"gridveil/privacy/note"
 	"gridveil/privacy/session"
@@ -27,7 +29,7 @@ func (a *Aggregator) answer() {
 		mesh.EVCollect: {ask.Collect: a.take(privacy.KindCollect, privacy.KindCollectInner)},
 		mesh.Notes:     {ask.Denoms: a.denoms, ask.Swap: a.take(privacy.KindSwap)},
 		mesh.Pass:      {ask.PassKey: a.passKey, ask.Passes: a.passes},
-		mesh.Dispute:   {ask.Cases: a.cases, ask.Booked: a.booked},
+		mesh.Dispute:   {ask.Cases: a.cases, ask.Statement: a.statement, ask.Booked: a.booked},
 	} {
 		desk := &ask.Desk{Answer: func(op ask.Op, body []byte) ([]byte, error) {
 			f, ok := ops[op]
@@ -57,6 +59,9 @@ func (a *Aggregator) take(kinds ...privacy.Kind) func([]byte) ([]byte, error) {
 			out, err = d.Take(a.env.Clock.Now(), body)
 			return err
 		})
+		if err == nil && kinds[0] == privacy.KindSettle {
+			err = a.keepRecord(body)
+		}
 		if kinds[0] != privacy.KindAuthReq {
 			a.nudge()
 		}
@@ -153,7 +158,46 @@ func (a *Aggregator) passes(body []byte) ([]byte, error) {
 	return signed.Bytes(), nil
 }
 
-// commands are what `gridveil status` and others ask a running aggregator.
+// commands are what `gridveil ledger`, `gridveil case` and others ask a running
+// aggregator.
 func (a *Aggregator) commands() {
-	a.env.Control.Handle("ledger", func(context.Context, json.RawMessage) (any, error) { return a.Ledger(0), nil })
+	c := a.env.Control
+	c.Handle("ledger", func(context.Context, json.RawMessage) (any, error) { return a.Ledger(0), nil })
+	c.Handle("cases", func(context.Context, json.RawMessage) (any, error) { return a.Cases() })
+	c.Handle("dispute", func(_ context.Context, in json.RawMessage) (any, error) {
+		var q struct {
+			Sessions     []string
+			Kind, Reason string
+		}
+		if err := json.Unmarshal(in, &q); err != nil {
+			return nil, errors.New("want {sessions, kind, reason}")
+		}
+		kind, ok1 := party.ParseCaseKind(q.Kind)
+		reason, ok2 := party.ParseReason(q.Reason)
+		if !ok1 || !ok2 {
+			return nil, errors.New("kind: hold, link or open; reason: safety, billing, payment, meter or lawful order")
+		}
+		var names [][32]byte
+		for _, text := range q.Sessions {
+			b, err := hex.DecodeString(text)
+			if err != nil || len(b) != 32 {
+				return nil, errors.New("sessions: want names or refs of 64 hexadecimal digits")
+			}
+			names = append(names, [32]byte(b))
+		}
+		id, err := a.Dispute(names, kind, reason)
+		return hex.EncodeToString(id[:]), err
+	})
+	c.Handle("end-case", func(_ context.Context, in json.RawMessage) (any, error) {
+		var text string
+		if err := json.Unmarshal(in, &text); err != nil {
+			return nil, errors.New("want the name of a case")
+		}
+		id, err := party.ParseCaseID(text)
+		if err != nil {
+			return nil, err
+		}
+		return nil, a.EndCase(id)
+	})
+	c.Handle("export", func(context.Context, json.RawMessage) (any, error) { return a.Export("") })
 }

@@ -267,6 +267,8 @@ func (a *Aggregator) serveBook(ctx context.Context, policy *ledger.Policy) (next
 	g.Go(func() error { return w.Serve(gctx) })
 	g.Go(func() error { return a.work(gctx, w) })
 	g.Go(func() error { return a.watchFinal(gctx, w) })
+	g.Go(func() error { return a.watchCases(gctx, w) })
+	g.Go(func() error { return a.exports(gctx) })
 	g.Go(func() error {
 		next = a.watchPolicy(gctx, policy)
 		stop()

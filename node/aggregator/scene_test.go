@@ -22,6 +22,7 @@ import (
 	"gridveil/node/clock"
 	"gridveil/node/config"
 	"gridveil/node/identity"
+	"gridveil/node/party"
 	"gridveil/node/store"
 	"gridveil/node/utility"
 	"gridveil/node/verifier"
@@ -155,14 +156,14 @@ func (s *scene) cast(zones []string, extra string) {
 	add(&place{name: "utility-b", operator: "southpower", role: member.RoleUtility}, seat+"iban = \"DE02120300000000202051\"\nbic = \"BYLADEM1001\"\n")
 	add(&place{name: "watchdog", operator: "watchdog", role: member.RoleVerifier}, seat)
 	add(&place{name: "towngrid", operator: "towngrid", role: member.RoleVerifier}, seat+"body = \"dso\"\n")
-	add(&place{name: "evagg", operator: "evagg", role: member.RoleAggregator}, "[ledger]\nbucket = \"1h\"\niban = \"DE02500105170137075030\"\nbic = \"INGDDEFFXXX\"\n"+extra)
+	add(&place{name: "evagg", operator: "evagg", role: member.RoleAggregator}, "[ledger]\niban = \"DE02500105170137075030\"\nbic = \"INGDDEFFXXX\"\n"+extra)
 	add(&place{name: "home", operator: "northgrid", role: member.RoleGateway, zone: "elm"}, "")
 	add(&place{name: "driver", operator: "southpower", role: member.RoleWallet}, "[wallet]\nlisten = \"off\"\n")
 	s.preload()
 	pub, shares, err := committee.Deal(rand.Reader)
 	s.must(err)
 	for _, name := range []string{"utility-a", "utility-b"} {
-		s.must(identity.WriteFile(filepath.Join(s.places[name].dir, utility.CommitteeFile), []byte(utility.EncodeCommittee(pub))))
+		s.must(identity.WriteFile(filepath.Join(s.places[name].dir, party.CommitteeFile), []byte(party.EncodeCommittee(pub))))
 	}
 	_ = shares
 }
@@ -219,7 +220,9 @@ func (s *scene) verifier(name string) *verifier.Verifier {
 }
 
 // operators asks by onion from a leaf of the scene.
-func (s *scene) operators(name string) ask.Operators { return ask.Operators{Env: s.places[name].node.Env} }
+func (s *scene) operators(name string) ask.Operators {
+	return ask.Operators{Env: s.places[name].node.Env}
+}
 
 // eventually waits for something to become true.
 func (s *scene) eventually(what string, ok func() bool) {

@@ -14,6 +14,7 @@ import (
 	"gridveil/ev/settle"
 	"gridveil/ledger"
 	"gridveil/mesh"
+	"gridveil/mesh/member"
 	"gridveil/node/ask"
 	"gridveil/privacy"
 	"gridveil/privacy/note"
@@ -31,12 +32,16 @@ type street struct {
 	page   uint64
 	purse  *note.Wallet // of the home
 	month  ask.Month
+
+	contract ed25519.PrivateKey // of the driver
 }
+
+func (x *street) driverKey() member.Key { return member.Key(x.contract.Public().(ed25519.PublicKey)) }
 
 // moveIn gives the home its passes and the driver its deck, by onion.
 func moveIn(s *scene) *street {
 	s.t.Helper()
-	x := &street{s: s, meter: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))}
+	x := &street{s: s, contract: must(privacy.NewKey(rand.Reader)), meter: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))}
 	s.eventually("operators in the directory", func() bool {
 		_, err := s.operators("home").Aggregator()
 		_, err2 := s.operators("driver").Utility("southpower")
@@ -62,11 +67,11 @@ func (x *street) fetchDeck() {
 	s := x.s
 	u := must(s.operators("driver").Utility("southpower"))
 	env := s.places["driver"].node.Env
-	lk := env.ID.Key
-	if _, err := s.utility("utility-b").OpenDriver(env.Host.Self().Key, ask.DriverLimit); err != nil {
+	lk := x.contract // not the node's own key: its wallet fetches a deck of its own
+	if _, err := s.utility("utility-b").OpenDriver(x.driverKey(), ask.DriverLimit); err != nil {
 		s.t.Fatal(err)
 	}
-	p := pseudo.Profile{Net: env.Net, Kind: pseudo.Driver, Contract: ask.Contract(env.ID.Bundle.Network, env.Host.Self().Key), LK: lk, Arg: ask.DriverLimit,
+	p := pseudo.Profile{Net: env.Net, Kind: pseudo.Driver, Contract: ask.Contract(env.ID.Bundle.Network, x.driverKey()), LK: lk, Arg: ask.DriverLimit,
 		Deck: ask.DeckSize, Issuer: u.ID, IssuerKey: u.Issuer, Suite: privacy.SuiteX25519, IssueBox: u.Issue}
 	evagg := must(s.operators("driver").Aggregator())
 	pending := must(pseudo.NewBatch(rand.Reader, p, evagg.ID, pseudo.Week(s.clock.Now())))
@@ -328,5 +333,3 @@ func refusedWith(err error) error {
 	}
 	return nil
 }
-
-var _ = ed25519.PublicKeySize

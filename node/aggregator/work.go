@@ -55,7 +55,7 @@ func (a *Aggregator) round(ctx context.Context, w *writer.Writer) error {
 		}
 	}
 	var errs []error
-	for _, part := range []func(context.Context, *writer.Writer) error{a.register, a.moveTime, a.publishKeys, a.finish, a.settle, a.housekeep} {
+	for _, part := range []func(context.Context, *writer.Writer) error{a.register, a.moveTime, a.publishKeys, a.finish, a.settle, a.pursue, a.housekeep} {
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -151,6 +151,11 @@ func (v view) OpenBucket(cur uint8, payer, grid ledger.PartyID) (b uint32) {
 func (v view) Unsettled(cur uint8, payer, grid ledger.PartyID, to uint32) (n uint64, oldest uint32, sum commit.Sum) {
 	v.a.Read(func(s *ledger.State) { n, oldest, sum = s.Unsettled(cur, payer, grid, to) })
 	return n, oldest, sum
+}
+
+func (v view) Session(ref ledger.Hash) (index uint64, state ledger.CDRState) {
+	v.a.Read(func(s *ledger.State) { index, state = s.Session(ref) })
+	return index, state
 }
 
 func (v view) Params() (p ledger.Params) {
@@ -334,7 +339,7 @@ func (a *Aggregator) settled(id ledger.PartyID) {
 
 // housekeep does what comes with time: closes, lapses, forgetting.
 func (a *Aggregator) housekeep(ctx context.Context, w *writer.Writer) error {
-	return errors.Join(a.close(ctx, w), a.lapse(ctx, w), a.forget())
+	return errors.Join(a.close(ctx, w), a.lapse(ctx, w), a.forget(), a.forgetRecords())
 }
 
 // close nets the operators' debts once a period is over.

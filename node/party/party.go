@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -51,6 +52,9 @@ type Party struct {
 	door      Door
 	transport *http.Transport
 	onFinal   []FinalFunc
+	onRound   []func(context.Context) error
+	cases     CaseBook
+	seat      *Seat // nil without an opener's seat
 	onRefused func(id [32]byte, cause error) error
 	answers   map[byte]func(from mesh.Member, body []byte) ([]byte, error) // of mesh.Opener
 	look      chan struct{}                                                // a checkpoint was cosigned: look for its quorum
@@ -73,6 +77,10 @@ func New(cfg Config) (*Party, error) {
 	}
 	p := &Party{cfg: cfg, env: cfg.Env, key: key, transport: Transport(cfg.Env.Host),
 		look: make(chan struct{}, 1), send: make(chan struct{}, 1)}
+	p.cases = CaseBook{cfg.Env.Store}
+	p.OnFinal(func(index uint64, e *ledger.Entry) error {
+		return p.cases.Take(index, e, p.logTime())
+	})
 	p.answers = map[byte]func(mesh.Member, []byte) ([]byte, error){OpSign: p.takeSign}
 	calls := &Joiner{Answer: func(_ context.Context, from mesh.Member, op byte, body []byte) ([]byte, error) {
 		f, ok := p.answers[op]
@@ -82,7 +90,34 @@ func New(cfg Config) (*Party, error) {
 		return f(from, body)
 	}}
 	cfg.Env.Host.Handle(mesh.Opener, calls.Handle)
+	if cfg.Env.Config.Ledger.Opener {
+		p.seat = newSeat(p)
+	}
+	p.commands()
 	return p, nil
+}
+
+// commands are what `gridveil ledger` and `gridveil case` ask a running operator.
+func (p *Party) commands() {
+	p.env.Control.Handle("ledger", func(context.Context, json.RawMessage) (any, error) { return p.Ledger(0), nil })
+	p.env.Control.Handle("cases", func(context.Context, json.RawMessage) (any, error) { return p.CaseViews() })
+	if p.seat == nil {
+		return
+	}
+	p.env.Control.Handle("vote", func(_ context.Context, in json.RawMessage) (any, error) {
+		var q struct {
+			Case string `json:"case"`
+			Yes  bool   `json:"yes"`
+		}
+		if err := json.Unmarshal(in, &q); err != nil {
+			return nil, errors.New("want {case, yes}")
+		}
+		id, err := ParseCaseID(q.Case)
+		if err != nil {
+			return nil, err
+		}
+		return nil, p.seat.Vote(id, q.Yes)
+	})
 }
 
 // Answer sets what is done with a call of mesh.Opener (OpFile and following);
@@ -97,6 +132,46 @@ func (p *Party) OnFinal(f FinalFunc) { p.onFinal = append(p.onFinal, f) }
 // OnRefused sets what is done when an own entry is refused for good; before
 // Serve.
 func (p *Party) OnRefused(f func(id [32]byte, cause error) error) { p.onRefused = f }
+
+// OnRound adds what is done from time to time while the ledger is followed;
+// before Serve. Its error is logged, and it is tried again.
+func (p *Party) OnRound(f func(context.Context) error) { p.onRound = append(p.onRound, f) }
+
+// Cases are the cases of the ledger as they became final.
+func (p *Party) Cases() CaseBook { return p.cases }
+
+// Seat is this node's opener's seat, nil if it has none.
+func (p *Party) Seat() *Seat { return p.seat }
+
+// Names are the operators on the ledger by number; 0 are the households.
+func (p *Party) Names() map[ledger.PartyID]string { return p.copy().names() }
+
+// CaseViews are the cases of the ledger in words, newest first.
+func (p *Party) CaseViews() ([]CaseView, error) {
+	list, err := p.cases.All()
+	if err != nil {
+		return nil, err
+	}
+	need := uint64(0)
+	p.Read(func(s *ledger.State) { need = s.Params().K })
+	names := p.Names()
+	out := make([]CaseView, 0, len(list))
+	for i := len(list) - 1; i >= 0; i-- {
+		v := list[i].View(names, need)
+		if p.seat != nil {
+			v.Vote = p.seat.open(&list[i])
+		}
+		v.Statement = statementWords(p.env.Store, list[i].ID)
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// logTime is the newest time that our copy of the log states.
+func (p *Party) logTime() (t time.Time) {
+	p.Read(func(s *ledger.State) { t = s.LogTime() })
+	return t
+}
 
 // Serve follows the log until ctx ends. With the aggregator away it waits.
 func (p *Party) Serve(ctx context.Context) error {

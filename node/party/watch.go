@@ -29,6 +29,11 @@ func (p *Party) watch(ctx context.Context, v *verifier.Verifier) error {
 		if err := p.act(v); err != nil {
 			return err
 		}
+		for _, f := range p.onRound {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				p.env.Log.Debug("work on the ledger goes on later", "err", err)
+			}
+		}
 		if s := v.Status(); s.Cosigned > p.finalSize() && tries < soon {
 			tries++
 			p.pause(ctx, 0)

@@ -12,6 +12,7 @@ import (
 	"gridveil/mesh/member"
 	"gridveil/node/ask"
 	"gridveil/node/keys"
+	"gridveil/node/party"
 	"gridveil/node/role"
 	"gridveil/node/store"
 	"gridveil/privacy"
@@ -115,7 +116,7 @@ func (s *settlement) deck(body []byte) ([]byte, error) {
 	openers, err := s.openers()
 	s.env.Warn.Set(err != nil, role.Warning{Code: "no-committee", Severity: role.Problem, Title: "No openers are installed",
 		Text: "Pseudonyms are given only if a case can be opened by three of five seats; none are installed, so drivers get no decks.",
-		Next: "Deal the committee's key and put its public part into " + CommitteeFile + " at every utility."}, now)
+		Next: "Deal the committee's key and put its public part into " + party.CommitteeFile + " at every utility."}, now)
 	if err != nil {
 		return nil, &ask.NotYetError{After: again}
 	}
@@ -292,5 +293,4 @@ func (u *Utility) settleCommands() {
 		}
 		return u.DriverBill(member.Key(b))
 	})
-	u.env.Control.Handle("ledger", func(context.Context, json.RawMessage) (any, error) { return u.Ledger(0), nil })
 }

@@ -59,6 +59,7 @@ func newSettlement(env *role.Env, homes func() []Contract, openers func() (commi
 	}
 	p.OnFinal(s.final)
 	p.OnRefused(s.refused)
+	s.disputes()
 	lines := &party.Joiner{Answer: s.lines}
 	env.Host.Handle(mesh.Lines, lines.Handle)
 	return s, nil

@@ -6,7 +6,6 @@ package verifier
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -40,9 +39,7 @@ func New(env *role.Env) (*Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Verifier{env: env, Party: p}
-	env.Control.Handle("ledger", func(context.Context, json.RawMessage) (any, error) { return v.Ledger(0), nil })
-	return v, nil
+	return &Verifier{env: env, Party: p}, nil
 }
 
 // Serve follows the ledger until ctx ends.
