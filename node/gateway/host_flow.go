@@ -67,6 +67,9 @@ type samples struct {
 const (
 	intervalMS = 300_000 // ev design 2: intervals of 300 s
 	interval   = intervalMS * time.Millisecond
+	// lotsBehind is how far the battery's memory stays behind the house: a
+	// wallbox may tell of a transaction's begin when minutes of it are over.
+	lotsBehind = 30 * time.Minute
 	// maxMarks bounds the samples of one bill: ev.MaxIntervals of minutes.
 	maxMarks = ev.MaxIntervals * 5
 )
@@ -161,7 +164,7 @@ func (h *hosting) flush(now time.Time) error {
 	}
 	lots, at := s.lots.Clone(), s.lotsAt
 	if !h.billOpen() {
-		at = h.advance(lots, at, now.Truncate(interval).UnixMilli())
+		at = h.advance(lots, at, now.Add(-lotsBehind-h.lag()).Truncate(interval).UnixMilli())
 	}
 	err := h.env.Store.Update(func(tx *store.Tx) error {
 		for w, marks := range windows {
@@ -229,7 +232,7 @@ func (h *hosting) dropSamples() {
 // far it came.
 func (h *hosting) advance(lots *ev.Lots, from, to int64) int64 {
 	if from == 0 || to-from < 2 {
-		return max(from, to)
+		return from
 	}
 	rs, err := ev.Align(h.series(nil, from, to), from, to, intervalMS)
 	if err != nil {

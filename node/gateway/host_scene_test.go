@@ -129,6 +129,11 @@ func newScene(t *testing.T, o sceneOptions) *scene {
 	running.Go(func() { s.liveHouse(ctx) })
 	s.eventually("wallbox online", func() bool { return s.cp.Status().Online })
 	s.eventually("host passes", func() bool { return s.host.canHost(week(s.clock.Now())) })
+	s.eventually("the house's registers", func() bool {
+		s.host.mu.Lock()
+		defer s.host.mu.Unlock()
+		return len(s.host.samples.marks) >= 2
+	})
 	s.eventually("pseudonyms", func() bool { return len(s.wallet.Decks()) > 0 })
 	return s
 }

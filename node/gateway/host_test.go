@@ -69,7 +69,8 @@ func TestGuestChargesFromRoofGridOrBoth(t *testing.T) {
 			id := s.pay(wallet.Options{Band: 20, WantMWh: 3_000_000})
 			row := s.ends("paid")
 			if row.Case != c.name || row.KWhIn < 3 || row.ID != id {
-				t.Errorf("session: %+v", row)
+				x, _ := s.host.Session(row.ID)
+				t.Errorf("session: %+v, intervals %+v", row, x.Intervals)
 			}
 			s.books(1)
 			for _, b := range s.market.Settled() {
