@@ -66,11 +66,17 @@ type Aggregator struct {
 	w      *writer.Writer // nil until the ledger is open
 	policy *ledger.Policy
 
-	deskMu  sync.RWMutex // held for reading while the desk works, for writing while it is exchanged
-	desk    *settle.Desk
-	memory  *memory
-	madeOf  [32]byte // what the desk's keys were
-	overdue map[ledger.PartyID]time.Time
+	deskMu sync.RWMutex // held for reading while the desk works, for writing while it is exchanged
+	desk   *settle.Desk
+	memory *memory
+	madeOf [32]byte // what the desk's keys were
+
+	refreshing sync.Mutex // one exchange of the desk at a time; taken before deskMu
+
+	mu      sync.Mutex                   // guards what follows; never held while another lock is taken
+	overdue map[ledger.PartyID]time.Time // payers that do not sign, since when
+	months  map[uint64]ask.Month         // mint keys by the index of their entry
+	looked  time.Time                    // when the desk's keys were compared last, wall time
 }
 
 // New opens what the aggregator keeps and registers what it answers.
@@ -81,7 +87,7 @@ func New(env *role.Env) (*Aggregator, error) {
 	}
 	a := &Aggregator{env: env, entry: entry, origin: ask.LedgerOrigin(env.ID.Bundle.Network, env.Host.Self().Operator),
 		fees:      ev.FeeSheet{Currency: ask.Currency, PerKWhIn: env.Config.Aggregator.FeePerKWh, PerKWhOut: env.Config.Aggregator.FeePerKWh},
-		transport: party.Transport(env.Host), wake: make(chan struct{}, 1), started: env.Clock.Now(), overdue: map[ledger.PartyID]time.Time{}}
+		transport: party.Transport(env.Host), wake: make(chan struct{}, 1), started: env.Clock.Now(), overdue: map[ledger.PartyID]time.Time{}, months: map[uint64]ask.Month{}}
 	if a.mints, err = openMints(env); err != nil {
 		return nil, err
 	}
@@ -106,6 +112,7 @@ func (a *Aggregator) Serve(ctx context.Context) error {
 	g.Go(func() error { return a.publish(ctx) })
 	g.Go(func() error { return a.door.Serve(ctx, l) })
 	g.Go(func() error { return a.mints.serve(ctx, a.nudge) })
+	g.Go(func() error { return a.keepDesk(ctx) })
 	g.Go(func() error { return a.keepBook(ctx) })
 	return g.Wait()
 }

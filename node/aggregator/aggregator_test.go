@@ -1,14 +1,18 @@
 package aggregator_test
 
 import (
+	"fmt"
 	"path/filepath"
 	"testing"
 
+	"gridveil/ev/settle"
 	"gridveil/ledger"
 	"gridveil/ledger/export"
 	"gridveil/mesh"
 	"gridveil/node/ask"
+	"gridveil/node/party"
 	"gridveil/node/utility"
+	"gridveil/privacy/committee"
 	"gridveil/privacy/note"
 )
 
@@ -16,7 +20,7 @@ import (
 // settled, entered, signed by the payer, cosigned, billed, collected, swapped and
 // redeemed, all between real nodes.
 func TestSessionBecomesACosignedEntryAndNotes(t *testing.T) {
-	s := newScene(t, "bucket = \"1h\"\n")
+	s := newScene(t, "bucket = \"5m\"\n")
 	x := moveIn(s)
 	v := x.drive(trip{grid: 52_000_000, res: 8_000_000})
 	s.eventually("a cosigned settlement", func() bool {
@@ -54,7 +58,7 @@ func TestSessionBecomesACosignedEntryAndNotes(t *testing.T) {
 // it as a credit on the home's ordinary bill. A step that was spent before is
 // refused.
 func TestNotesComeHome(t *testing.T) {
-	s := newScene(t, "bucket = \"1h\"\n")
+	s := newScene(t, "bucket = \"5m\"\n")
 	home := s.places["home"].node.Host.Self().Key
 	if _, err := s.utility("utility-a").Open(utility.NewContract{Gateway: home}); err != nil {
 		t.Fatal(err)
@@ -118,3 +122,132 @@ func TestExportStandsAlone(t *testing.T) {
 }
 
 func lastOf(_ []byte, err error) error { return err }
+
+// TestDisputeOpensExactlyOneSession runs a whole case between real operators: the
+// attempt is on the ledger before anything is shown, two seats open nothing, three
+// name the contract to its utility alone, and the other session stays closed.
+func TestDisputeOpensExactlyOneSession(t *testing.T) {
+	s := newScene(t, "bucket = \"5m\"\nnotice = \"10s\"\n")
+	x := moveIn(s)
+	one, two := x.drive(trip{grid: 10_000_000}), x.drive(trip{grid: 20_000_000})
+	s.eventually("settled sessions", func() bool { return s.kinds()[ledger.KindSettle] > 0 && s.evagg().Counts().Queued == 0 })
+	id, err := s.evagg().Dispute([][32]byte{one.host.Session()}, ledger.CaseOpen, ledger.ReasonLawful)
+	s.must(err)
+	s.sees(one.cert.Ref(), true)
+	s.sees(two.cert.Ref(), false)
+
+	seats := []*party.Party{s.utility("utility-a").Party(), s.verifier("watchdog").Party, s.verifier("towngrid").Party}
+	s.eventually("the case file at every seat", func() bool {
+		for _, p := range seats {
+			if _, err := p.Seat().File(id); err != nil {
+				return false
+			}
+		}
+		return true
+	})
+	word := committee.NewStatement(s.places["home"].node.Net, &one.me, id, false, uint16(ledger.ReasonLawful))
+	if _, err := s.asks("driver", must(s.operators("driver").Aggregator()).Key, mesh.Dispute, ask.Statement, word.Bytes()); err != nil {
+		t.Errorf("the driver's word: %v", err)
+	}
+	s.must(seats[0].Seat().Vote(id, true))
+	s.must(seats[1].Seat().Vote(id, true))
+	if err := seats[0].Seat().Vote(id, false); err == nil {
+		t.Error("a seat changed its vote")
+	}
+	s.eventually("two votes", func() bool { return len(s.caseView(id).Approvals) == 2 })
+	if c := s.caseView(id); len(c.Partials) != 0 || c.Answer != "" {
+		t.Errorf("two seats of three: %+v", c)
+	}
+	s.must(seats[2].Seat().Vote(id, true))
+	s.eventually("the answer", func() bool { return s.caseView(id).Answer != "" })
+	handle := ask.Contract(s.places["home"].node.Env.ID.Bundle.Network, x.driverKey())
+	if got := must(s.utility("utility-b").Opened(id)); len(got) != 1 || got[0] != fmt.Sprintf("%x", handle) {
+		t.Errorf("opened %v, want the driver's contract", got)
+	}
+	if got := must(s.utility("utility-a").Opened(id)); len(got) != 0 {
+		t.Error("the host's utility learned a contract")
+	}
+	s.must(s.evagg().EndCase(id))
+	s.eventually("the end", func() bool { return s.kinds()[ledger.KindEnd] == 1 })
+	n := s.kinds()
+	if n[ledger.KindDispute] != 1 || n[ledger.KindApprove] != 3 || n[ledger.KindPartial] != 3 || n[ledger.KindResult] != 1 {
+		t.Errorf("entries of the case: %v", n)
+	}
+	if _, err := s.evagg().Dispute([][32]byte{two.host.Session()}, ledger.CaseOpen, ledger.ReasonLawful); err != nil {
+		t.Error(err)
+	}
+	s.eventually("everything settled", func() bool { return s.kinds()[ledger.KindCDR] == 2 && s.evagg().Counts() == settle.Counts{} })
+	if n := s.kinds()[ledger.KindDispute]; n != 1 {
+		t.Errorf("%d disputes, the month allows one session", n)
+	}
+}
+
+// sees asks for the open cases as wallets do, until ref is or is not among them.
+func (s *scene) sees(ref [32]byte, want bool) {
+	s.t.Helper()
+	s.eventually("the wallet's look at open cases", func() bool {
+		b, err := s.asks("driver", must(s.operators("driver").Aggregator()).Key, mesh.Dispute, ask.Cases, nil)
+		s.must(err)
+		found := false
+		for _, c := range must(ask.ParseCases(b)) {
+			found = found || c.Ref == ref
+		}
+		return found == want
+	})
+}
+
+func (s *scene) caseView(id ledger.CaseID) party.CaseView {
+	for _, v := range must(s.evagg().Cases()) {
+		if v.ID == fmt.Sprintf("%x", id[:]) {
+			return v
+		}
+	}
+	return party.CaseView{}
+}
+
+// TestKilledAggregatorLosesAndPaysNothingTwice stops the aggregator at several
+// points of its work and starts it again.
+func TestKilledAggregatorLosesAndPaysNothingTwice(t *testing.T) {
+	s := newScene(t, "bucket = \"5m\"\n")
+	x := moveIn(s)
+	v := x.open(trip{grid: 30_000_000})
+	s.restart("evagg")
+	x.end(v, trip{grid: 30_000_000})
+	s.restart("evagg")
+	s.eventually("the settlement", func() bool { return s.kinds()[ledger.KindSettle] == 1 })
+	s.restart("evagg")
+	s.restart("utility-b")
+	x.mintKeys()
+	if earned := x.collect(v); earned != 9_600_000 {
+		t.Errorf("the host earns %d, want 9.60", earned)
+	}
+	s.restart("evagg")
+	reply, err := x.hand(v, v.settle)
+	if err != nil || len(reply) == 0 {
+		t.Errorf("the record again: %v", err)
+	}
+	w := x.drive(trip{res: 5_000_000})
+	s.halt("utility-b")
+	second := x.drive(trip{grid: 5_000_000})
+	s.eventually("the second session waiting", func() bool { c := s.evagg().Counts(); return c.Queued+c.Posted+c.Proposed >= 1 })
+	s.run("utility-b")
+	s.eventually("all settled", func() bool { return s.evagg().Counts() == settle.Counts{} })
+	if a, b := x.collect(w), x.collect(second); a != 900_000 || b != 1_600_000 {
+		t.Errorf("later sessions earn %d and %d", a, b)
+	}
+	n := s.kinds()
+	if n[ledger.KindGenesis] != 1 || n[ledger.KindCDR] != 3 || n[ledger.KindDenoms] != 1 || n[ledger.KindKey] != 1 {
+		t.Errorf("entries: %v", n)
+	}
+	s.eventually("the driver's bill", func() bool {
+		b, err := s.utility("utility-b").DriverBill(x.driverKey())
+		return err == nil && len(b.Lines) == 3 && b.Total == 9_600_000+450_000+900_000+70_000+1_600_000+70_000
+	})
+	s.evagg().Read(func(st *ledger.State) { s.must(st.Audit()) })
+}
+
+func (s *scene) restart(name string) {
+	s.t.Helper()
+	s.halt(name)
+	s.run(name)
+}

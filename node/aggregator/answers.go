@@ -52,7 +52,9 @@ func (a *Aggregator) take(kinds ...privacy.Kind) func([]byte) ([]byte, error) {
 		if !ok {
 			return nil, &ask.RefusedError{Reason: "the body is no message of this operation"}
 		}
-		if kinds[0] != privacy.KindAuthReq && !a.Read(func(*ledger.State) {}) {
+		if kinds[0] == privacy.KindAuthReq {
+			a.freshDesk()
+		} else if !a.Read(func(*ledger.State) {}) {
 			return nil, &ask.NotYetError{After: again} // without a ledger nothing is booked
 		}
 		err = a.withDesk(func(d *settle.Desk) (err error) {

@@ -1,6 +1,7 @@
 package aggregator
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
@@ -141,7 +142,9 @@ func (a *Aggregator) issuers() (pseudo.IssuerKeys, error) {
 // its drivers are not let in any more.
 func (a *Aggregator) longOverdue(issuer [16]byte, now time.Time) bool {
 	p, ok := a.partyOf(issuer)
+	a.mu.Lock()
 	since := a.overdue[p]
+	a.mu.Unlock()
 	return ok && !since.IsZero() && now.Sub(since) > overdueFor
 }
 
@@ -176,7 +179,14 @@ func before(epoch uint32) uint32 {
 	return epoch - 1
 }
 
+// monthAt reads the mint keys of an entry; a final entry never changes.
 func (a *Aggregator) monthAt(index uint64) (ask.Month, error) {
+	a.mu.Lock()
+	m, known := a.months[index]
+	a.mu.Unlock()
+	if known {
+		return m, nil
+	}
 	w := a.book()
 	if w == nil {
 		return ask.Month{}, errNoBook
@@ -189,17 +199,57 @@ func (a *Aggregator) monthAt(index uint64) (ask.Month, error) {
 	if err != nil {
 		return ask.Month{}, err
 	}
-	return ask.MonthOf(e, ask.Currency)
+	if m, err = ask.MonthOf(e, ask.Currency); err != nil {
+		return m, err
+	}
+	a.mu.Lock()
+	a.months[index] = m
+	a.mu.Unlock()
+	return m, nil
+}
+
+const (
+	deskPeriod = 30 * time.Second // of looking for new keys and issuers
+	deskFresh  = time.Second      // on the wall clock: a request after that long looks again
+)
+
+// keepDesk looks for new keys and issuers until ctx ends.
+func (a *Aggregator) keepDesk(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := a.refreshDesk(); err != nil {
+			return fmt.Errorf("desk: %w", err)
+		}
+		a.pause(ctx, deskPeriod, nil)
+	}
+	return nil
+}
+
+// freshDesk looks again if that is long ago: a driver whose utility has just
+// joined must not be turned away.
+func (a *Aggregator) freshDesk() {
+	a.mu.Lock()
+	stale := time.Since(a.looked) > deskFresh
+	a.mu.Unlock()
+	if !stale {
+		return
+	}
+	if err := a.refreshDesk(); err != nil {
+		a.env.Log.Error("keys of the desk cannot be read", "err", err)
+	}
 }
 
 // refreshDesk exchanges the desk if what it is made of has changed. Its state is
 // all in the store, so the new one goes on where the old one stood.
 func (a *Aggregator) refreshDesk() error {
-	now := a.env.Clock.Now()
-	m, err := a.gather(now)
+	a.refreshing.Lock()
+	defer a.refreshing.Unlock()
+	m, err := a.gather(a.env.Clock.Now())
 	if err != nil {
 		return err
 	}
+	a.mu.Lock()
+	a.looked = time.Now()
+	a.mu.Unlock()
 	a.deskMu.Lock()
 	defer a.deskMu.Unlock()
 	if a.desk != nil && a.madeOf == m.print {

@@ -71,7 +71,7 @@ type scene struct {
 }
 
 // fast is the speed of the scene's clock.
-const fast = 120
+const fast = 240
 
 func (s *scene) must(err error) {
 	s.t.Helper()
@@ -165,7 +165,13 @@ func (s *scene) cast(zones []string, extra string) {
 	for _, name := range []string{"utility-a", "utility-b"} {
 		s.must(identity.WriteFile(filepath.Join(s.places[name].dir, party.CommitteeFile), []byte(party.EncodeCommittee(pub))))
 	}
-	_ = shares
+	for i, name := range []string{"utility-a", "utility-b", "watchdog", "towngrid"} {
+		dir := s.places[name].dir
+		s.must(identity.WriteFile(filepath.Join(dir, party.ShareFile), []byte(party.EncodeShare(shares[i]))))
+		if i > 1 {
+			s.must(identity.WriteFile(filepath.Join(dir, party.CommitteeFile), []byte(party.EncodeCommittee(pub))))
+		}
+	}
 }
 
 // preload puts RSA keys that were made once into the aggregator's store.

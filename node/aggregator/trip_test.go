@@ -95,6 +95,7 @@ type visit struct {
 	auth     []byte
 	settle   []byte
 	cert     pseudo.Cert
+	me       pseudo.Pseudonym
 	evidence *session.Evidence
 	begin    time.Time
 }
@@ -138,7 +139,7 @@ func (x *street) open(t trip) *visit {
 	s.must(err)
 	me, err := x.deck.Take(now)
 	s.must(err)
-	v.cert = me.Cert
+	v.cert, v.me = me.Cert, me
 	_, _, amounts := x.bill(t)
 	v.driver, out, err = session.NewDriver(session.DriverConfig{Net: env.Net, Suite: privacy.SuiteX25519, EVAGG: evagg.ID, EVAGGKey: evagg.Record, EVAGGBox: evagg.Box, Rand: rand.Reader,
 		Fair: func(session.Tick) (int64, error) { return amounts.Owed, nil },

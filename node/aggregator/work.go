@@ -320,19 +320,24 @@ func (a *Aggregator) payer(id ledger.PartyID) (h keys.Holder, key [32]byte, err 
 
 // waitFor notes that a payer does not answer; after a week that is a problem.
 func (a *Aggregator) waitFor(id ledger.PartyID, cause error) error {
-	now := a.env.Clock.Now()
+	a.mu.Lock()
 	if a.overdue[id].IsZero() {
-		a.overdue[id] = now
+		a.overdue[id] = a.env.Clock.Now()
 	}
+	since := a.overdue[id]
+	a.mu.Unlock()
 	a.env.Warn.Raise(role.Warning{Code: "settlement-overdue", Severity: role.Problem, Title: "A utility does not sign its settlement",
 		Text: "Its sessions are entered and nothing is posted for them until it signs; hosts wait for their notes.",
-		Next: "Ask the utility whether its node runs and why it refuses.", After: 10 * time.Minute}, a.overdue[id])
+		Next: "Ask the utility whether its node runs and why it refuses.", After: 10 * time.Minute}, since)
 	return fmt.Errorf("settlement with party %d: %w", id, cause)
 }
 
 func (a *Aggregator) settled(id ledger.PartyID) {
+	a.mu.Lock()
 	delete(a.overdue, id)
-	if len(a.overdue) == 0 {
+	left := len(a.overdue)
+	a.mu.Unlock()
+	if left == 0 {
 		a.env.Warn.Clear("settlement-overdue")
 	}
 }
