@@ -292,13 +292,28 @@ func (h *hosting) series(readings []ev.Reading, from, to int64) (s ev.Series) {
 	}
 	for _, r := range readings {
 		if r.HasImport {
-			s.EVIn = append(s.EVIn, ev.Mark{At: r.At, MWh: r.ImportMWh})
+			s.EVIn = appendRounded(s.EVIn, ev.Mark{At: r.At, MWh: r.ImportMWh})
 		}
 		if r.HasExport {
-			s.EVOut = append(s.EVOut, ev.Mark{At: r.At, MWh: r.ExportMWh})
+			s.EVOut = appendRounded(s.EVOut, ev.Mark{At: r.At, MWh: r.ExportMWh})
 		}
 	}
 	return s
+}
+
+// coarsest is the step of OCPP 1.6's meterStop: a transaction that was sampled in
+// mWh ends in whole Wh, up to that much below its last sample.
+const coarsest = 1000 // mWh
+
+// appendRounded appends a mark; one that only fell by rounding is raised to the
+// mark before. The bill is scaled to the signed total anyway.
+func appendRounded(marks []ev.Mark, m ev.Mark) []ev.Mark {
+	if n := len(marks); n > 0 {
+		if last := marks[n-1].MWh; m.MWh < last && last-m.MWh < coarsest {
+			m.MWh = last
+		}
+	}
+	return append(marks, m)
 }
 
 func (h *hosting) policy() ev.Policy {
