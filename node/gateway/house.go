@@ -51,6 +51,7 @@ type House struct {
 type house struct {
 	env    *role.Env
 	meter  *sim.Meter
+	serial string
 	feeder func(at time.Time, importMWh, exportMWh int64)
 
 	mu   sync.Mutex
@@ -88,7 +89,8 @@ func newHouse(env *role.Env, hw Hardware, carWatts func() float64) (*house, erro
 	if err != nil {
 		return nil, err
 	}
-	h.meter, err = sim.New(sim.Config{Serial: fmt.Sprintf("SIM%013d", seed%1e13), Decimals: 6, Zone: zone, ImportMWh: at.Import, ExportMWh: at.Export, Clock: env.Clock})
+	h.serial = fmt.Sprintf("SIM%013d", seed%1e13)
+	h.meter, err = sim.New(sim.Config{Serial: h.serial, Decimals: 6, Zone: zone, ImportMWh: at.Import, ExportMWh: at.Export, Clock: env.Clock})
 	h.last = at
 	return h, err
 }
@@ -203,4 +205,13 @@ func (g *Gateway) Inject(e sim.Event) bool {
 	}
 	g.house.meter.Inject(e)
 	return true
+}
+
+// Serial is the number on the simulated meter's plate, for the local page; empty
+// without one. It never leaves the house.
+func (g *Gateway) Serial() string {
+	if g.house == nil {
+		return ""
+	}
+	return g.house.serial
 }

@@ -259,10 +259,12 @@ func (s *sums) make(now time.Time) error {
 // cursor is the next interval of a task; a home that was off too long leaves a gap.
 func (s *sums) cursor(t agg.Task, now time.Time) (uint32, error) {
 	next := max(agg.Interval(now.Add(-sumPatient)), agg.Interval(dayBegin(t.From)))
-	raw, err := s.env.Store.Get(sumSpace(sumCursors, t.ID[:]))
+	key := sumSpace(sumCursors, t.ID[:])
+	raw, err := s.env.Store.Get(key)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		return max(next, agg.Interval(now)), nil // from when the task is known
+		next = max(next, agg.Interval(now)) // from when the task is known
+		return next, s.env.Store.Set(key, u32(next))
 	case err != nil || len(raw) != 4:
 		return 0, fmt.Errorf("cursor of a private sum: %d bytes: %w", len(raw), err)
 	}
