@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -12,7 +13,6 @@ import (
 	"gridveil/node/headend"
 	"gridveil/node/ssn"
 	"gridveil/node/utility"
-	"gridveil/privacy/committee"
 )
 
 // readyWait bounds, in wall time, how long the nodes may take to find each other.
@@ -168,23 +168,14 @@ func (s *Scene) warm(ctx context.Context, st *Story) error {
 // driverLimit is the highest band a driver of the scene may open.
 const driverLimit = 80
 
-// enrolDrivers deals the openers' key, gives it to both utilities, and makes the
-// drivers customers of theirs.
+// enrolDrivers makes the drivers customers of their utility.
 func (s *Scene) enrolDrivers() error {
-	pub, shares, err := committee.Deal(s.reader("openers"))
-	if err != nil {
-		return fmt.Errorf("openers' key: %w", err)
-	}
-	s.shares = shares
-	for _, name := range []string{"utility-a", "utility-b"} {
-		if err := s.utility(name).Install(pub); err != nil {
-			return fmt.Errorf("openers' key at %s: %w", name, err)
-		}
-	}
 	for _, m := range s.Of(member.RoleWallet) {
-		if _, err := s.utility("utility-b").OpenDriver(m.Node().Host.Self().Key, driverLimit); err != nil {
+		handle, err := s.utility("utility-b").OpenDriver(m.Node().Host.Self().Key, driverLimit)
+		if err != nil {
 			return fmt.Errorf("contract of %s: %w", m.Name, err)
 		}
+		s.contracts[m.Name] = hex.EncodeToString(handle[:])
 	}
 	return nil
 }

@@ -28,8 +28,9 @@ func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
 	defer func() { release() }()
 	box.SetFaults(p.faults)
 	car := p.car
+	car.TargetMWh = car.EnergyMWh // a car that gives does not charge
 	if p.kind != "v2g-house" && p.kind != "v2g-grid" {
-		car.TargetMWh = car.EnergyMWh + p.want*(1000-car.LossPermille)/1000
+		car.TargetMWh += p.want * (1000 - car.LossPermille) / 1000
 	}
 	if err := box.Plug(st.s.Clock.Now(), &car); err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)

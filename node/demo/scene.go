@@ -8,6 +8,7 @@ package demo
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ import (
 	"gridveil/node/clock"
 	"gridveil/node/config"
 	"gridveil/node/identity"
+	"gridveil/node/party"
 	"gridveil/node/plant"
 	"gridveil/node/ssn"
 	"gridveil/privacy/agg"
@@ -72,11 +74,12 @@ var zones = []string{"elm", "oak", "mill"}
 
 // Operators of the scene.
 const (
-	utilityA = "northgrid"  // bills the homes, runs the grid
-	utilityB = "southpower" // bills the drivers
-	towngrid = "towngrid"
-	evagg    = "evagg"
-	watchdog = "watchdog"
+	utilityA  = "northgrid"  // bills the homes, runs the grid
+	utilityB  = "southpower" // bills the drivers
+	towngrid  = "towngrid"
+	evagg     = "evagg"
+	watchdog  = "watchdog"
+	consumers = "consumers"
 )
 
 // Member is one node of the scene.
@@ -110,14 +113,16 @@ type Home struct {
 // Scene is a running neighbourhood.
 type Scene struct {
 	Options
-	Clock   *clock.Accelerated
-	Lab     bool
-	Members []*Member
-	network *identity.Network
-	feeders map[string]*plant.Feeder // transformers, by zone
-	rng     *rand.Rand
-	shares  [committee.Seats]committee.Share
-	temp    bool
+	Clock     *clock.Accelerated
+	Lab       bool
+	Members   []*Member
+	network   *identity.Network
+	openers   committee.Public
+	feeders   map[string]*plant.Feeder // transformers, by zone
+	rng       *rand.Rand
+	shares    [committee.Seats]committee.Share
+	contracts map[string]string // of drivers at their utility, hexadecimal
+	temp      bool
 }
 
 // Build founds the network and prepares every node's directory.
@@ -125,7 +130,7 @@ func Build(o Options) (*Scene, error) {
 	if err := o.fill(); err != nil {
 		return nil, err
 	}
-	s := &Scene{Options: o, Clock: clock.NewAccelerated(Start.Add(-warmUp), o.Speed), Lab: o.Homes < floorHomes, rng: rand.New(rand.NewPCG(o.Seed, 0x64656d6f)), feeders: map[string]*plant.Feeder{}}
+	s := &Scene{Options: o, Clock: clock.NewAccelerated(Start.Add(-warmUp), o.Speed), Lab: o.Homes < floorHomes, rng: rand.New(rand.NewPCG(o.Seed, 0x64656d6f)), feeders: map[string]*plant.Feeder{}, contracts: map[string]string{}}
 	for _, z := range zones {
 		s.feeders[z] = plant.NewFeeder()
 	}
@@ -213,15 +218,19 @@ func (s *Scene) found() error {
 	p.Operators = []identity.PlanOperator{
 		{Name: utilityA, Roles: []member.Role{member.RoleGateway, member.RoleSSN, member.RoleHeadend, member.RoleUtility}, Zones: zones, DSOZones: zones},
 		{Name: utilityB, Roles: []member.Role{member.RoleSSN, member.RoleUtility, member.RoleWallet}, Zones: zones},
-		{Name: towngrid, Roles: []member.Role{member.RoleSSN}, Zones: zones},
+		{Name: towngrid, Roles: []member.Role{member.RoleSSN, member.RoleVerifier}, Zones: zones},
 		{Name: evagg, Roles: []member.Role{member.RoleAggregator}},
 		{Name: watchdog, Roles: []member.Role{member.RoleVerifier}},
+		{Name: consumers, Roles: []member.Role{member.RoleVerifier}},
 	}
 	n, err := identity.Found(p, Start.Add(-2*warmUp), s.reader("founders"))
 	if err != nil {
 		return fmt.Errorf("found the network: %w", err)
 	}
 	s.network = n
+	if s.openers, s.shares, err = committee.Deal(s.reader("openers")); err != nil {
+		return fmt.Errorf("openers' key: %w", err)
+	}
 	return n.Save(filepath.Join(s.Dir, "network"))
 }
 
@@ -244,6 +253,8 @@ func (s *Scene) cast() error {
 		{Name: "utility-b", Role: member.RoleUtility, Operator: utilityB},
 		{Name: "evagg", Role: member.RoleAggregator, Operator: evagg},
 		{Name: "watchdog", Role: member.RoleVerifier, Operator: watchdog},
+		{Name: "consumers", Role: member.RoleVerifier, Operator: consumers},
+		{Name: "towngrid", Role: member.RoleVerifier, Operator: towngrid},
 	}
 	reach := map[string]string{}
 	for _, m := range others {
@@ -331,7 +342,7 @@ func (s *Scene) backbone(m *Member, contacts []string) (string, error) {
 		return "", err
 	}
 	listen := "/ip4/127.0.0.1/tcp/" + port
-	if err := s.prepare(m, contacts, fmt.Sprintf("[mesh]\nlisten = [%q]\n", listen)); err != nil {
+	if err := s.prepare(m, contacts, fmt.Sprintf("[mesh]\nlisten = [%q]\n", listen)+money(m.Name)); err != nil {
 		return "", err
 	}
 	id, err := identity.Load(m.Dir, Start.Add(-warmUp))
@@ -355,12 +366,49 @@ func (s *Scene) prepare(m *Member, contacts []string, toml string) error {
 			return err
 		}
 	}
+	if err := s.seat(m); err != nil {
+		return err
+	}
 	keep := m.Role == member.RoleUtility
 	if err := identity.Certify(m.Dir, s.network, m.Operator, m.Role, m.Zone, contacts, keep, Start.Add(-warmUp-time.Minute), s.reader(m.Name)); err != nil {
 		return fmt.Errorf("prepare %s: %w", m.Name, err)
 	}
 	s.Members = append(s.Members, m)
 	return nil
+}
+
+// seats are the five openers: three of them open one session. Those that are no
+// utilities say what they are on the ledger.
+var seats = []struct{ name, body string }{{"utility-a", ""}, {"utility-b", ""}, {"watchdog", "regulator"}, {"consumers", "consumer-body"}, {"towngrid", "dso"}}
+
+// seat gives an opener the committee's key and its own share.
+func (s *Scene) seat(m *Member) error {
+	i := slices.IndexFunc(seats, func(x struct{ name, body string }) bool { return x.name == m.Name })
+	if i < 0 {
+		return nil
+	}
+	if err := identity.WriteFile(filepath.Join(m.Dir, party.CommitteeFile), []byte(party.EncodeCommittee(s.openers))); err != nil {
+		return err
+	}
+	return identity.WriteFile(filepath.Join(m.Dir, party.ShareFile), []byte(hex.EncodeToString(s.shares[i].Bytes())+"\n"))
+}
+
+// money is what a member's configuration says about the ledger. Days of an hour
+// and sums of one session let a short day show everything; the pages say so.
+func money(name string) string {
+	if name == "evagg" {
+		return "[ledger]\nbucket = \"1h\"\nmin_batch = 1\nnotice = \"30m\"\nclose_every = 6\nexport = \"0s\"\n"
+	}
+	for _, x := range seats {
+		if x.name != name {
+			continue
+		}
+		if x.body == "" {
+			return "[ledger]\nopener = true\n"
+		}
+		return fmt.Sprintf("[ledger]\nopener = true\nbody = %q\n", x.body)
+	}
+	return ""
 }
 
 // freePort finds a loopback port; the listener is closed again, and nobody else

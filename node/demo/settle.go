@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"gridveil/ledger"
+	"gridveil/ledger/export"
 	"gridveil/mesh/member"
 	"gridveil/node/aggregator"
 	"gridveil/node/clock"
@@ -108,7 +110,31 @@ func (st *Story) judgeSessions(ctx context.Context, sum *Summary) error {
 	same(sum, "the verifiers signed the whole log", int64(l.CosignedSize), int64(l.Size))
 	same(sum, "nobody saw two histories", int64(l.Equivocations), 0)
 	same(sum, "notes issued are redeemed or outstanding", sum.Notes.Issued, sum.Notes.Redeemed+sum.Notes.Outstanding)
-	return st.judgeCopies(sum, l.Size)
+	st.judgeDispute(sum)
+	if err := st.judgeCopies(sum, l.Size); err != nil {
+		return err
+	}
+	return st.export(a, sum)
+}
+
+// export writes the ledger where `gridveil verify` reads it, and verifies it
+// from those files alone.
+func (st *Story) export(a *aggregator.Aggregator, sum *Summary) error {
+	dir := filepath.Join(st.s.Dir, "export")
+	if _, err := a.Export(dir); err != nil {
+		sum.hold("gridveil verify accepts the export", err.Error())
+		return nil
+	}
+	r, err := export.Verify(dir, nil)
+	switch {
+	case err != nil:
+		sum.hold("gridveil verify accepts the export", err.Error())
+	case r.Entries != sum.Ledger.TreeSize:
+		sum.hold("gridveil verify accepts the export", fmt.Sprintf("%d entries of %d", r.Entries, sum.Ledger.TreeSize))
+	default:
+		sum.hold("gridveil verify accepts the export")
+	}
+	return nil
 }
 
 // months that notes of a demonstration can belong to: the running one and those

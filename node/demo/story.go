@@ -38,7 +38,7 @@ var plan = []visit{
 	{name: "a nurse charges from the roof", kind: "pv", home: 1, driver: 2, at: 9*time.Hour + 30*time.Minute, stay: 150 * time.Minute, want: 3 * kWh, car: sedan(18, 40, 1_400, 0)},
 	{name: "a plumber charges fast at noon", kind: "mixed", home: 2, driver: 3, at: 11*time.Hour + 30*time.Minute, stay: 110 * time.Minute, want: 15 * kWh, car: sedan(15, 60, 11_000, 0)},
 	{name: "a friend charges as a gift", kind: "gift", home: 5, at: 12*time.Hour + 10*time.Minute, stay: 40 * time.Minute, want: 2 * kWh, car: sedan(30, 50, 7_400, 0), faults: evsim.Faults{Unsigned: true}},
-	{name: "a stranger charges while the aggregator is away", kind: "grid", home: 3, driver: 4, at: 14*time.Hour + 15*time.Minute, stay: 50 * time.Minute, want: 4 * kWh, car: sedan(12, 45, 11_000, 0), offline: true},
+	{name: "a stranger charges while the aggregator is away", kind: "mixed", home: 3, driver: 4, at: 14*time.Hour + 15*time.Minute, stay: 50 * time.Minute, want: 4 * kWh, car: sedan(12, 45, 11_000, 0), offline: true},
 	{name: "a wallbox alters what its meter signed", kind: "forged", home: 5, driver: 5, at: 15*time.Hour + 30*time.Minute, stay: 30 * time.Minute, want: 2 * kWh, car: sedan(20, 50, 7_400, 0), faults: evsim.Faults{Forged: true}},
 	{name: "a wallbox hands in yesterday's record", kind: "replayed", home: 5, driver: 6, at: 16*time.Hour + 30*time.Minute, stay: 30 * time.Minute, want: 2 * kWh, car: sedan(20, 50, 7_400, 0), faults: evsim.Faults{Replayed: true}},
 	{name: "a car feeds the house in the evening", kind: "v2g-house", home: 2, driver: 1, at: 19 * time.Hour, stay: 90 * time.Minute, want: 500_000, car: sedan(45, 60, 11_000, 7_000)},
@@ -57,6 +57,7 @@ type trouble struct {
 }
 
 var troubles = []trouble{
+	{8*time.Hour + 30*time.Minute, "the aggregator disputes the night's session", func(ctx context.Context, st *Story) error { return st.quarrel(ctx) }},
 	{12 * time.Hour, "the substation of oak loses power", func(_ context.Context, st *Story) error { return st.s.Get("ssn-oak").Stop() }},
 	{12*time.Hour + 20*time.Minute, "the substation of oak is back", func(ctx context.Context, st *Story) error { return st.s.Run(st.life, st.s.Get("ssn-oak")) }},
 	{14 * time.Hour, "the aggregator goes away", func(_ context.Context, st *Story) error { return st.s.Get("evagg").Stop() }},
@@ -75,10 +76,11 @@ type Story struct {
 	Feed Feed
 	life context.Context // of the nodes that the story restarts
 
-	mu     sync.Mutex
-	day    int
-	cars   []*played // of the running day
-	alarms []alarm.Kind
+	mu      sync.Mutex
+	day     int
+	cars    []*played // of the running day
+	alarms  []alarm.Kind
+	dispute *dispute // nil before one
 }
 
 // played is a visit with what came of it.
