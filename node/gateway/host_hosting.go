@@ -195,8 +195,11 @@ func (h *hosting) serveTimers(ctx context.Context) error {
 	for {
 		next, err := h.tick()
 		if err != nil {
-			return err
+			h.env.Log.Warn("step of a session not stored; it is tried again", "err", err)
+			next = again
 		}
+		h.env.Warn.Set(err != nil, role.Warning{Code: "sessions-not-stored", Severity: role.Fault, Title: "Charging sessions cannot be stored",
+			Text: "Cars go on charging and the wallbox keeps its records, but nothing is signed or settled.", Next: "Check the disk: run `gridveil doctor`."}, h.env.Clock.Now())
 		select {
 		case <-ctx.Done():
 			return nil

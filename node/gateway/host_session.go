@@ -356,7 +356,7 @@ func (t *turn) narrate(before, now ev.Session) {
 }
 
 var stateTexts = map[ev.State]string{
-	ev.Plugged: "car plugged in", ev.Opened: "a guest accepted the offer; the aggregator is asked", ev.Starting: "authorised; the wallbox is told to start",
+	ev.Plugged: "car plugged in", ev.Opened: "a guest accepted the offer; the aggregator is asked", ev.Starting: "the wallbox is told to start",
 	ev.Charging: "charging", ev.Paused: "ready, no power flows", ev.Discharging: "the car feeds the house", ev.EndedState: "transaction ended; signed records are collected",
 	ev.Signed: "both sides signed the record", ev.Cut: "the wallet stayed away; the last acknowledged reading is settled",
 	ev.UnattendedEnd: "settled on the meter's signature, as agreed", ev.Receipted: "the aggregator holds the record", ev.Paid: "paid",

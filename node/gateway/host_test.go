@@ -57,6 +57,7 @@ func (s *scene) books(want int) {
 }
 
 func TestGuestChargesFromRoofGridOrBoth(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
 	for _, c := range []struct {
 		name      string
 		load, pv  int64
@@ -64,6 +65,7 @@ func TestGuestChargesFromRoofGridOrBoth(t *testing.T) {
 		grid, res bool
 	}{{"pv", 300, 14_000, "2.0.1", false, true}, {"grid", 500, 0, "1.6", true, false}, {"mixed", 500, 3_000, "2.0.1", true, true}} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			s := newScene(t, sceneOptions{loadW: c.load, pvW: c.pv, version: c.version})
 			s.plug(electric())
 			id := s.pay(wallet.Options{Band: 20, WantMWh: 3_000_000})
@@ -96,6 +98,7 @@ func TestGuestChargesFromRoofGridOrBoth(t *testing.T) {
 }
 
 func TestCarFeedsHouseAndGridForLockedNotes(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
 	if testing.Short() {
 		t.Skip("three sessions with their notes: 15 s")
 	}
@@ -151,11 +154,13 @@ func TestCarFeedsHouseAndGridForLockedNotes(t *testing.T) {
 }
 
 func TestForgedAndReplayedRecordsPayNothing(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
 	for _, c := range []struct {
 		name, reason string
 		faults       evsim.Faults
 	}{{"forged", "signature does not verify", evsim.Faults{Forged: true}}, {"replayed", "sent before", evsim.Faults{Replayed: true}}} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			s := newScene(t, sceneOptions{loadW: 500})
 			s.plug(electric())
 			s.host.mu.Lock()
@@ -184,6 +189,7 @@ func TestForgedAndReplayedRecordsPayNothing(t *testing.T) {
 }
 
 func TestSessionWithoutSigningMeterIsAGift(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
 	s := newScene(t, sceneOptions{loadW: 500, unsigned: true})
 	s.cp.SetFaults(evsim.Faults{Unsigned: true})
 	s.plug(electric())
@@ -197,6 +203,7 @@ func TestSessionWithoutSigningMeterIsAGift(t *testing.T) {
 }
 
 func TestGuestChargesOnTrustAndIsSettledOnceTheAggregatorIsBack(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
 	s := newScene(t, sceneOptions{loadW: 500})
 	s.market.Down(true)
 	s.plug(electric())
@@ -216,6 +223,7 @@ func TestGuestChargesOnTrustAndIsSettledOnceTheAggregatorIsBack(t *testing.T) {
 }
 
 func TestOwnCarChargesWithEverybodyAway(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
 	s := newScene(t, sceneOptions{loadW: 500, config: func(c *config.Config) { c.Hosting.OfflineGuest = "refuse" }})
 	s.market.Down(true)
 	s.plug(electric())
@@ -245,10 +253,11 @@ func TestOwnCarChargesWithEverybodyAway(t *testing.T) {
 var errDied = errors.New("died")
 
 func TestHostThatDiesAfterEveryFewStepsLosesAndDoublesNothing(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
 	if testing.Short() {
 		t.Skip("many restarts: 10 s")
 	}
-	s := newScene(t, sceneOptions{loadW: 500, pvW: 3_000})
+	s := newScene(t, sceneOptions{loadW: 500, pvW: 3_000, speed: slowSpeed})
 	var steps, died atomic.Int64
 	again := make(chan struct{}, 1)
 	arm := func() {
@@ -303,6 +312,7 @@ func TestHostThatDiesAfterEveryFewStepsLosesAndDoublesNothing(t *testing.T) {
 }
 
 func TestDriverWhoLeavesPaysWhatWasAcknowledgedAndNoMore(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
 	s := newScene(t, sceneOptions{loadW: 500})
 	s.plug(electric())
 	id := s.pay(wallet.Options{Band: 20})
@@ -324,6 +334,7 @@ func TestDriverWhoLeavesPaysWhatWasAcknowledgedAndNoMore(t *testing.T) {
 }
 
 func TestBandPausesTheCarAndIsNeverPassed(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
 	s := newScene(t, sceneOptions{loadW: 300, config: func(c *config.Config) { c.Hosting.PGrid = 5_000_000 }})
 	s.plug(electric())
 	s.pay(wallet.Options{Band: 10})
@@ -343,6 +354,7 @@ func TestBandPausesTheCarAndIsNeverPassed(t *testing.T) {
 }
 
 func TestRefusedGuestLeavesTheWallboxToTheNext(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
 	s := newScene(t, sceneOptions{loadW: 300})
 	s.plug(electric())
 	refusing := true
@@ -365,6 +377,7 @@ func TestRefusedGuestLeavesTheWallboxToTheNext(t *testing.T) {
 }
 
 func TestRecordThatTheAggregatorRefusesIsShownWithItsReason(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
 	s := newScene(t, sceneOptions{loadW: 300})
 	s.plug(electric())
 	s.market.Read(func() {
@@ -384,10 +397,11 @@ func TestRecordThatTheAggregatorRefusesIsShownWithItsReason(t *testing.T) {
 }
 
 func TestWalletThatDiesAfterEveryFewStepsSignsAndPaysOnce(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
 	if testing.Short() {
 		t.Skip("many restarts: 10 s")
 	}
-	s := newScene(t, sceneOptions{loadW: 500, pvW: 3_000})
+	s := newScene(t, sceneOptions{loadW: 500, pvW: 3_000, speed: slowSpeed})
 	var steps, died atomic.Int64
 	again := make(chan struct{}, 1)
 	crash := func() error {
@@ -408,10 +422,10 @@ func TestWalletThatDiesAfterEveryFewStepsSignsAndPaysOnce(t *testing.T) {
 		case <-again:
 			s.stopNode(s.guest)
 			s.startWallet()
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			s.describe()
-			t.Fatal("not settled within 20 s of the last death")
-		case <-time.After(50 * time.Millisecond):
+			t.Fatalf("not settled within %v of the last death", patience)
+		case <-time.After(20 * time.Millisecond):
 			rows := s.wallet.Sessions()
 			settled = len(rows) == 1 && rows[0].State == "receipted"
 		}
@@ -433,6 +447,7 @@ func TestWalletThatDiesAfterEveryFewStepsSignsAndPaysOnce(t *testing.T) {
 }
 
 func TestWalletPageShowsThePricesAndPays(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
 	listen := freeAddress(t)
 	s := newScene(t, sceneOptions{loadW: 300, wallet: func(c *config.Config) { c.Wallet.Listen = listen }})
 	s.plug(electric())
@@ -493,6 +508,7 @@ func TestWalletPageShowsThePricesAndPays(t *testing.T) {
 }
 
 func TestDriverChecksTheLedgerAndSeesDisputes(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
 	s := newScene(t, sceneOptions{loadW: 300})
 	s.plug(electric())
 	id := s.pay(wallet.Options{Band: 20, WantMWh: 500_000})
@@ -525,6 +541,7 @@ func TestDriverChecksTheLedgerAndSeesDisputes(t *testing.T) {
 }
 
 func TestDoorTakesNonsenseWithoutHarm(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
 	s := newScene(t, sceneOptions{loadW: 300})
 	s.plug(electric())
 	l, err := guest.ParseLink(s.link())

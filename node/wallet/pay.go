@@ -537,6 +537,9 @@ func (w *Wallet) noticed(t *trip, n guest.Note) error {
 	case state == ev.GiftEnd, t.driver == nil && state.Final():
 		t.rec.Over, t.rec.Gift = true, true
 		t.outcome()
+	case t.driver != nil && t.driver.Phase() == session.Asked && state.Running():
+		t.rec.Gift = true // nobody answered, and this host gives energy away then
+		t.outcome()
 	case state == ev.Informational,
 		t.driver != nil && (state == ev.Idle || state == ev.Plugged) && t.driver.Phase() == session.Asked:
 		t.rec.Over, t.rec.Refused, t.rec.Reason = true, true, n.Text
