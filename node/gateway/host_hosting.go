@@ -48,7 +48,6 @@ type operators interface {
 type hosting struct {
 	env     *role.Env
 	journal *journal
-	alarms  *alarms
 	ops     operators
 	purse   *purse.Purse
 	srv     *ocpp.Server
@@ -77,15 +76,15 @@ type hosting struct {
 
 // newHosting opens the hosting half of the gateway. onPlan is told what the car
 // does and may do, for the mask; nil ignores it.
-func newHosting(env *role.Env, j *journal, a *alarms, onPlan func(battery.EVState)) (*hosting, error) {
-	return openHosting(env, j, a, ask.Operators{Env: env}, onPlan)
+func newHosting(env *role.Env, j *journal, onPlan func(battery.EVState)) (*hosting, error) {
+	return openHosting(env, j, ask.Operators{Env: env}, onPlan)
 }
 
-func openHosting(env *role.Env, j *journal, a *alarms, ops operators, onPlan func(battery.EVState)) (*hosting, error) {
+func openHosting(env *role.Env, j *journal, ops operators, onPlan func(battery.EVState)) (*hosting, error) {
 	if onPlan == nil {
 		onPlan = func(battery.EVState) {}
 	}
-	h := &hosting{env: env, journal: j, alarms: a, ops: ops, outbox: env.Store.Outbox("settle"), onPlan: onPlan, network: [16]byte(env.ID.Bundle.Network),
+	h := &hosting{env: env, journal: j, ops: ops, outbox: env.Store.Outbox("settle"), onPlan: onPlan, network: [16]byte(env.ID.Bundle.Network),
 		kick: make(chan struct{}, 1), send: make(chan struct{}, 1), command: make(chan struct{}, 1), visits: map[visitID]*visit{}, v2x: true}
 	if text := env.Config.EVSE.MeterKey; text != "" {
 		key, err := ocmf.ParseKey(text)

@@ -220,7 +220,7 @@ func (s *scene) startHost() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	h, err := openHosting(s.home.env, j, nil, s.market, func(p battery.EVState) { s.plan = p })
+	h, err := openHosting(s.home.env, j, s.market, func(p battery.EVState) { s.plan = p })
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"gridveil/ev"
@@ -322,17 +323,11 @@ func (w *Wallet) visitHost(ctx context.Context, t *trip) (over bool, err error) 
 	if err := conn.Send(ctx, t.greeting()); err != nil {
 		return false, err
 	}
+	var asking sync.WaitGroup
+	defer asking.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go func() { // ends with this visit: cancel above
-		select {
-		case <-ctx.Done():
-		case <-t.stop:
-			if conn.Send(ctx, guest.Message{Type: guest.Stop}) != nil {
-				t.askStop() // the next visit says it
-			}
-		}
-	}()
+	asking.Go(func() { t.sayStop(ctx, conn) })
 	for {
 		m, err := conn.Receive(ctx)
 		if err != nil {
@@ -349,6 +344,17 @@ func (w *Wallet) visitHost(ctx context.Context, t *trip) (over bool, err error) 
 		}
 		if w.over(t) {
 			return true, nil
+		}
+	}
+}
+
+// sayStop tells the host when the driver wants to end, as long as a visit lasts.
+func (t *trip) sayStop(ctx context.Context, conn *guest.Conn) {
+	select {
+	case <-ctx.Done():
+	case <-t.stop:
+		if conn.Send(ctx, guest.Message{Type: guest.Stop}) != nil {
+			t.askStop() // the next visit says it
 		}
 	}
 }
