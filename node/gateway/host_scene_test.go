@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"gridveil/battery"
 	"gridveil/ev/evsim"
 	"gridveil/mesh/member"
 	"gridveil/node/clock"
@@ -56,7 +55,7 @@ type scene struct {
 	carW     int64
 	ocpp     string
 	door     string
-	plan     battery.EVState
+	onHost   func(*hosting)
 	onWallet func(*wallet.Wallet)
 }
 
@@ -143,13 +142,13 @@ func newScene(t *testing.T, o sceneOptions) *scene {
 	running.Go(func() { _ = s.cp.Run(ctx) })
 	running.Go(func() { s.liveHouse(ctx) })
 	s.eventually("wallbox online", func() bool { return s.cp.Status().Online })
-	s.eventually("host passes", func() bool { return s.host.canHost(week(s.clock.Now())) })
+	s.eventually("host passes", func() bool { return s.h().canHost(week(s.clock.Now())) })
 	s.eventually("the house's registers", func() bool {
-		s.host.mu.Lock()
-		defer s.host.mu.Unlock()
-		return len(s.host.samples.marks) >= 2
+		s.h().mu.Lock()
+		defer s.h().mu.Unlock()
+		return len(s.h().samples.marks) >= 2
 	})
-	s.eventually("pseudonyms", func() bool { return len(s.wallet.Decks()) > 0 })
+	s.eventually("pseudonyms", func() bool { return len(s.w().Decks()) > 0 })
 	return s
 }
 
@@ -186,19 +185,26 @@ func (s *scene) openStore(n *node) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if n.env.Store, err = store.Open(n.dir+"/store", key, store.Options{MinFree: -1}); err != nil {
+	st, err := store.Open(n.dir+"/store", key, store.Options{MinFree: -1})
+	if err != nil {
 		s.t.Fatal(err)
 	}
+	env := *n.env // what died keeps its own
+	env.Store = st
+	s.mu.Lock()
+	n.env = &env
+	s.mu.Unlock()
 }
 
 // run serves a role until its node stops.
 func (s *scene) run(n *node, serve func(context.Context) error) {
+	st := n.env.Store
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- serve(ctx) }() // stopNode waits for it
 	n.stop = func() error {
 		cancel()
-		return errors.Join(<-done, n.env.Store.Close())
+		return errors.Join(<-done, st.Close())
 	}
 }
 
@@ -220,9 +226,12 @@ func (s *scene) startHost() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	h, err := openHosting(s.home.env, j, s.market, func(p battery.EVState) { s.plan = p })
+	h, err := openHosting(s.home.env, j, s.market, nil)
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	if s.onHost != nil {
+		s.onHost(h)
 	}
 	s.mu.Lock()
 	s.host = h
@@ -240,8 +249,23 @@ func (s *scene) startWallet() {
 	if s.onWallet != nil {
 		s.onWallet(w)
 	}
+	s.mu.Lock()
 	s.wallet = w
+	s.mu.Unlock()
 	s.run(s.guest, w.Serve)
+}
+
+// h and w are the house and the wallet as of now: a restart makes new ones.
+func (s *scene) h() *hosting {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.host
+}
+
+func (s *scene) w() *wallet.Wallet {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.wallet
 }
 
 // liveHouse steps wallbox and house minute by minute, as a simulated house does.
@@ -317,15 +341,15 @@ func (s *scene) eventually(what string, ok func() bool) {
 }
 
 func (s *scene) describe() {
-	for _, r := range s.host.Sessions() {
-		x, _ := s.host.Session(r.ID)
+	for _, r := range s.h().Sessions() {
+		x, _ := s.h().Session(r.ID)
 		s.t.Logf("host: %+v", r)
 		for _, st := range x.Steps {
 			s.t.Logf("   %s %s", st.At.Format("15:04:05"), st.Text)
 		}
 	}
-	for _, r := range s.wallet.Sessions() {
-		x, _ := s.wallet.Session(r.ID)
+	for _, r := range s.w().Sessions() {
+		x, _ := s.w().Session(r.ID)
 		s.t.Logf("wallet: %+v", r)
 		for _, st := range x.Steps {
 			s.t.Logf("   %s %s", st.At.Format("15:04:05"), st.Text)
@@ -336,7 +360,7 @@ func (s *scene) describe() {
 
 func (s *scene) link() string {
 	s.t.Helper()
-	l, err := s.host.guestLink("")
+	l, err := s.h().guestLink("")
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -357,5 +381,5 @@ func (s *scene) pay(o wallet.Options) string {
 func (s *scene) tryPay(o wallet.Options) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	return s.wallet.Pay(ctx, s.link(), o)
+	return s.w().Pay(ctx, s.link(), o)
 }

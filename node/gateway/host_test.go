@@ -24,7 +24,7 @@ import (
 
 // newest is the session that began last, as the house's page shows it.
 func (s *scene) newest() web.SessionRow {
-	rows := s.host.Sessions()
+	rows := s.h().Sessions()
 	if len(rows) == 0 {
 		return web.SessionRow{}
 	}
@@ -71,17 +71,17 @@ func TestGuestChargesFromRoofGridOrBoth(t *testing.T) {
 			id := s.pay(wallet.Options{Band: 20, WantMWh: 3_000_000})
 			row := s.ends("paid")
 			if row.Case != c.name || row.KWhIn < 3 || row.ID != id {
-				x, _ := s.host.Session(row.ID)
+				x, _ := s.h().Session(row.ID)
 				t.Errorf("session: %+v, intervals %+v", row, x.Intervals)
 			}
 			s.books(1)
 			for _, b := range s.market.Settled() {
-				n := s.host.purse.Standing()
+				n := s.h().purse.Standing()
 				if held := int64(n.Fresh+n.Swapped+n.Leaving) * ev.MinorEUR; b.Host != held {
 					t.Errorf("the house earned %d and holds %d", b.Host, held)
 				}
 			}
-			x, ok := s.host.Session(id)
+			x, ok := s.h().Session(id)
 			if !ok || len(x.OCMF) < 2 || len(x.Intervals) == 0 || len(x.Payees) < 3 || len(x.Parties) != 5 {
 				t.Errorf("session in full: %+v", x)
 			}
@@ -90,7 +90,7 @@ func TestGuestChargesFromRoofGridOrBoth(t *testing.T) {
 					t.Errorf("record: %s", r.Verdict)
 				}
 			}
-			if y, ok := s.wallet.Session(id); !ok || y.Total != row.Total || len(y.OCMF) < 2 {
+			if y, ok := s.w().Session(id); !ok || y.Total != row.Total || len(y.OCMF) < 2 {
 				t.Errorf("the driver sees %+v, the house %+v", y.SessionRow, row)
 			}
 		})
@@ -108,10 +108,10 @@ func TestCarFeedsHouseAndGridForLockedNotes(t *testing.T) {
 	s.ends("paid")
 	s.leave()
 	s.eventually("change in the purse", func() bool {
-		if err := s.host.purse.Hurry(); err != nil {
+		if err := s.h().purse.Hurry(); err != nil {
 			t.Fatal(err)
 		}
-		return s.host.purse.Standing().Swapped > 0
+		return s.h().purse.Standing().Swapped > 0
 	})
 
 	s.weather(4_000, 0)
@@ -121,21 +121,21 @@ func TestCarFeedsHouseAndGridForLockedNotes(t *testing.T) {
 	if row.Case != "v2g-house" || row.KWhOut < 1.9 || row.KWhIn > 0.2 { // a simulated minute begins before the limit that is set in it
 		t.Errorf("into the house: %+v", row)
 	}
-	s.eventually("the driver's notes", func() bool { return s.wallet.Notes().Fresh+s.wallet.Notes().Swapped > 0 })
+	s.eventually("the driver's notes", func() bool { return s.w().Notes().Fresh+s.w().Notes().Swapped > 0 })
 	s.leave()
 	s.books(2)
 
 	s.eventually("change in the purse", func() bool {
-		if err := s.host.purse.Hurry(); err != nil {
+		if err := s.h().purse.Hurry(); err != nil {
 			t.Fatal(err)
 		}
-		return s.host.purse.Standing().Swapped >= 60
+		return s.h().purse.Standing().Swapped >= 60
 	})
 	s.weather(300, 0)
 	s.plug(giving())
 	s.pay(wallet.Options{Band: 10, GiveMWh: 1_500_000})
 	now := s.clock.Now()
-	if err := s.host.setControl(-9_000, -10_000, 0, now, now.Add(3*time.Hour)); err != nil {
+	if err := s.h().setControl(-9_000, -10_000, 0, now, now.Add(3*time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	row = s.ends("paid")
@@ -163,14 +163,14 @@ func TestForgedAndReplayedRecordsPayNothing(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, sceneOptions{loadW: 500})
 			s.plug(electric())
-			s.host.mu.Lock()
-			err := s.host.startOwn(s.clock.Now(), false)
-			s.host.mu.Unlock()
+			s.h().mu.Lock()
+			err := s.h().startOwn(s.clock.Now(), false)
+			s.h().mu.Unlock()
 			if err != nil {
 				t.Fatal(err)
 			}
 			s.ends("charging")
-			if err := s.host.stopCar(); err != nil {
+			if err := s.h().stopCar(); err != nil {
 				t.Fatal(err)
 			}
 			if row := s.ends("informational"); row.Case != "own" || row.Refused != "" {
@@ -182,7 +182,7 @@ func TestForgedAndReplayedRecordsPayNothing(t *testing.T) {
 			if row.ID != id || row.Case != "refused" || !strings.Contains(row.Refused, c.reason) {
 				t.Errorf("session: %+v", row)
 			}
-			s.eventually("refused in the wallet", func() bool { x, _ := s.wallet.Session(id); return x.Refused != "" })
+			s.eventually("refused in the wallet", func() bool { x, _ := s.w().Session(id); return x.Refused != "" })
 			s.books(0)
 		})
 	}
@@ -198,7 +198,7 @@ func TestSessionWithoutSigningMeterIsAGift(t *testing.T) {
 	if row.Case != "gift" || row.KWhIn < 1 {
 		t.Errorf("session: %+v", row)
 	}
-	s.eventually("gift in the wallet", func() bool { r := s.wallet.Sessions(); return len(r) == 1 && r[0].Case == "gift" })
+	s.eventually("gift in the wallet", func() bool { r := s.w().Sessions(); return len(r) == 1 && r[0].Case == "gift" })
 	s.books(0)
 }
 
@@ -213,13 +213,13 @@ func TestGuestChargesOnTrustAndIsSettledOnceTheAggregatorIsBack(t *testing.T) {
 		t.Errorf("session: %+v", row)
 	}
 	s.books(0)
-	if waiting, err := s.host.outbox.List(0, 10); err != nil || len(waiting) == 0 {
+	if waiting, err := s.h().outbox.List(0, 10); err != nil || len(waiting) == 0 {
 		t.Errorf("nothing waits for the aggregator: %v", err)
 	}
 	s.market.Down(false)
 	s.ends("paid")
 	s.books(1)
-	s.eventually("receipt in the wallet", func() bool { x, _ := s.wallet.Session(id); return x.State == "receipted" })
+	s.eventually("receipt in the wallet", func() bool { x, _ := s.w().Session(id); return x.State == "receipted" })
 }
 
 func TestOwnCarChargesWithEverybodyAway(t *testing.T) {
@@ -230,9 +230,9 @@ func TestOwnCarChargesWithEverybodyAway(t *testing.T) {
 	if _, err := s.tryPay(wallet.Options{Band: 20}); err == nil || !strings.Contains(err.Error(), "try again later") {
 		t.Errorf("a guest without aggregator: %v", err)
 	}
-	s.host.mu.Lock()
-	err := s.host.startOwn(s.clock.Now(), false)
-	s.host.mu.Unlock()
+	s.h().mu.Lock()
+	err := s.h().startOwn(s.clock.Now(), false)
+	s.h().mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,7 +241,7 @@ func TestOwnCarChargesWithEverybodyAway(t *testing.T) {
 	s.ends("informational")
 	s.books(0)
 	var left bool
-	for _, l := range s.host.journal.day(s.clock.Now()).Lines {
+	for _, l := range s.h().journal.day(s.clock.Now()).Lines {
 		left = left || strings.Contains(l.Row.Message.String(), "settlement")
 	}
 	if left {
@@ -260,8 +260,9 @@ func TestHostThatDiesAfterEveryFewStepsLosesAndDoublesNothing(t *testing.T) {
 	s := newScene(t, sceneOptions{loadW: 500, pvW: 3_000, speed: slowSpeed})
 	var steps, died atomic.Int64
 	again := make(chan struct{}, 1)
-	arm := func() {
-		s.host.crash = func() error {
+	s.stopNode(s.home)
+	s.onHost = func(h *hosting) {
+		h.crash = func() error {
 			if steps.Add(1)%6 == 0 {
 				died.Add(1)
 				poke(again)
@@ -270,7 +271,7 @@ func TestHostThatDiesAfterEveryFewStepsLosesAndDoublesNothing(t *testing.T) {
 			return nil
 		}
 	}
-	arm()
+	s.startHost()
 	done := make(chan struct{})
 	stopped := make(chan struct{})
 	go func() { // ends with done, below
@@ -282,7 +283,6 @@ func TestHostThatDiesAfterEveryFewStepsLosesAndDoublesNothing(t *testing.T) {
 			case <-again:
 				s.stopNode(s.home)
 				s.startHost()
-				arm()
 			}
 		}
 	}()
@@ -295,7 +295,7 @@ func TestHostThatDiesAfterEveryFewStepsLosesAndDoublesNothing(t *testing.T) {
 		t.Logf("pay: %v", err)
 	}
 	s.eventually("settled", func() bool { return len(s.market.Settled()) == 1 })
-	s.eventually("notes", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.host.purse.Standing().Fresh > 0 })
+	s.eventually("notes", func() bool { return s.h().purse.Standing().Fresh > 0 })
 	close(done)
 	<-stopped
 	s.books(1)
@@ -303,7 +303,7 @@ func TestHostThatDiesAfterEveryFewStepsLosesAndDoublesNothing(t *testing.T) {
 		t.Errorf("the host died %d times only", died.Load())
 	}
 	for _, b := range s.market.Settled() {
-		n := s.host.purse.Standing()
+		n := s.h().purse.Standing()
 		if held := int64(n.Fresh+n.Swapped+n.Leaving) * ev.MinorEUR; b.Host != held {
 			t.Errorf("the house earned %d and holds %d after %d deaths", b.Host, held, died.Load())
 		}
@@ -316,9 +316,9 @@ func TestDriverWhoLeavesPaysWhatWasAcknowledgedAndNoMore(t *testing.T) {
 	s := newScene(t, sceneOptions{loadW: 500})
 	s.plug(electric())
 	id := s.pay(wallet.Options{Band: 20})
-	s.eventually("acknowledged energy", func() bool { r := s.wallet.Sessions(); return len(r) == 1 && r[0].KWhIn > 1.5 })
+	s.eventually("acknowledged energy", func() bool { r := s.w().Sessions(); return len(r) == 1 && r[0].KWhIn > 1.5 })
 	s.stopNode(s.guest)
-	last := s.wallet.Sessions()[0]
+	last := s.w().Sessions()[0]
 	row := s.ends("paid")
 	if row.ID != id || row.KWhIn <= last.KWhIn {
 		t.Errorf("session: %+v, last acknowledged %+v", row, last)
@@ -330,7 +330,7 @@ func TestDriverWhoLeavesPaysWhatWasAcknowledgedAndNoMore(t *testing.T) {
 		}
 	}
 	s.startWallet()
-	s.eventually("the driver learns of the bill", func() bool { x, _ := s.wallet.Session(id); return x.State == "receipted" })
+	s.eventually("the driver learns of the bill", func() bool { x, _ := s.w().Session(id); return x.State == "receipted" })
 }
 
 func TestBandPausesTheCarAndIsNeverPassed(t *testing.T) {
@@ -339,9 +339,9 @@ func TestBandPausesTheCarAndIsNeverPassed(t *testing.T) {
 	s.plug(electric())
 	s.pay(wallet.Options{Band: 10})
 	s.eventually("paused at the band", func() bool {
-		s.host.mu.Lock()
-		defer s.host.mu.Unlock()
-		return s.host.current.s.Hold&ev.HoldBand != 0 && s.cp.Status().PowerW == 0
+		s.h().mu.Lock()
+		defer s.h().mu.Unlock()
+		return s.h().current.s.Hold&ev.HoldBand != 0 && s.cp.Status().PowerW == 0
 	})
 	s.leave()
 	s.ends("paid")
@@ -370,7 +370,7 @@ func TestRefusedGuestLeavesTheWallboxToTheNext(t *testing.T) {
 	s.pay(wallet.Options{Band: 20, WantMWh: 500_000})
 	s.ends("paid")
 	s.books(1)
-	rows := s.host.Sessions()
+	rows := s.h().Sessions()
 	if len(rows) != 2 || rows[1].Case != "refused" || rows[1].Refused == "" {
 		t.Errorf("sessions: %+v", rows)
 	}
@@ -390,7 +390,7 @@ func TestRecordThatTheAggregatorRefusesIsShownWithItsReason(t *testing.T) {
 		r := s.newest()
 		return r.Case == "refused" && strings.Contains(r.Refused, "do not add up")
 	})
-	if waiting, err := s.host.outbox.List(0, 10); err != nil || len(waiting) != 0 {
+	if waiting, err := s.h().outbox.List(0, 10); err != nil || len(waiting) != 0 {
 		t.Errorf("%d messages wait, %v", len(waiting), err)
 	}
 	s.books(0)
@@ -426,7 +426,7 @@ func TestWalletThatDiesAfterEveryFewStepsSignsAndPaysOnce(t *testing.T) {
 			s.describe()
 			t.Fatalf("not settled within %v of the last death", patience)
 		case <-time.After(20 * time.Millisecond):
-			rows := s.wallet.Sessions()
+			rows := s.w().Sessions()
 			settled = len(rows) == 1 && rows[0].State == "receipted"
 		}
 	}
@@ -435,7 +435,7 @@ func TestWalletThatDiesAfterEveryFewStepsSignsAndPaysOnce(t *testing.T) {
 	if died.Load() < 2 {
 		t.Errorf("the wallet died %d times only", died.Load())
 	}
-	if left := s.wallet.Decks()[0].Left; left != ask.DeckSize-1 {
+	if left := s.w().Decks()[0].Left; left != ask.DeckSize-1 {
 		t.Errorf("pseudonyms left: %d of %d after one session", left, ask.DeckSize)
 	}
 	for _, b := range s.market.Settled() {
@@ -470,10 +470,10 @@ func TestWalletPageShowsThePricesAndPays(t *testing.T) {
 			t.Errorf("the page does not say %q:\n%s", want, text)
 		}
 	}
-	if n := len(s.host.Sessions()); n != 0 {
+	if n := len(s.h().Sessions()); n != 0 {
 		t.Errorf("looking at prices opened %d sessions", n)
 	}
-	p, err := s.wallet.Look(t.Context(), s.link(), wallet.Options{})
+	p, err := s.w().Look(t.Context(), s.link(), wallet.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -512,17 +512,17 @@ func TestDriverChecksTheLedgerAndSeesDisputes(t *testing.T) {
 	s := newScene(t, sceneOptions{loadW: 300})
 	s.plug(electric())
 	id := s.pay(wallet.Options{Band: 20, WantMWh: 500_000})
-	s.eventually("receipt", func() bool { x, _ := s.wallet.Session(id); return x.State == "receipted" })
-	x, _ := s.wallet.Session(id)
+	s.eventually("receipt", func() bool { x, _ := s.w().Session(id); return x.State == "receipted" })
+	x, _ := s.w().Session(id)
 	ref, err := hex.DecodeString(x.Ref)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.market.Read(func() { s.market.Cases = []ask.OpenCase{{Ref: [32]byte(ref), Kind: 3}, {Ref: [32]byte{1}, Kind: 1}} })
-	if err := s.wallet.LookAtLedger(t.Context()); err != nil {
+	if err := s.w().LookAtLedger(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	x, _ = s.wallet.Session(id)
+	x, _ = s.w().Session(id)
 	var booked, named bool
 	for _, st := range x.Steps {
 		booked = booked || strings.Contains(st.Text, "exactly what was signed")
@@ -534,7 +534,7 @@ func TestDriverChecksTheLedgerAndSeesDisputes(t *testing.T) {
 	if w := s.guest.env.Warn.Standing(s.clock.Now()); len(w) != 1 || w[0].Code != "session-disputed" {
 		t.Errorf("warnings: %+v", w)
 	}
-	left, err := s.wallet.Left(s.clock.Now())
+	left, err := s.w().Left(s.clock.Now())
 	if err != nil || len(left.Lines) < 4 {
 		t.Errorf("journal: %+v, %v", left, err)
 	}
@@ -572,7 +572,7 @@ func TestDoorTakesNonsenseWithoutHarm(t *testing.T) {
 	s.pay(wallet.Options{Band: 20, WantMWh: 300_000})
 	s.ends("paid")
 	s.books(1)
-	if n := len(s.host.Sessions()); n != 1 {
+	if n := len(s.h().Sessions()); n != 1 {
 		t.Errorf("%d sessions after nonsense and one guest", n)
 	}
 }
