@@ -42,9 +42,21 @@ func Sleep(ctx context.Context, c Clock, d time.Duration) bool {
 	}
 }
 
-// Until waits for the instant at on c, or less if ctx ends.
+// Until waits for the instant at on c, or less if ctx ends; it says whether at
+// has come.
 func Until(ctx context.Context, c Clock, at time.Time) bool {
-	return Sleep(ctx, c, at.Sub(c.Now()))
+	a, ok := c.(*Accelerated)
+	if !ok {
+		return Sleep(ctx, c, at.Sub(c.Now()))
+	}
+	// The time until at, taken now and waited for a moment later, would end late
+	// by that moment: on a fast clock by more than a Pacer may lag.
+	select {
+	case <-ctx.Done():
+		return false
+	case <-a.at(at):
+		return true
+	}
 }
 
 // Next is the first multiple of period after t, counted from the Unix epoch.
@@ -130,19 +142,28 @@ func (a *Accelerated) rate() float64 {
 
 // After sends the accelerated time once d of it has passed.
 func (a *Accelerated) After(d time.Duration) <-chan time.Time {
-	ch := make(chan time.Time, 1)
 	a.mu.Lock()
-	now := a.now()
-	if d <= 0 {
-		a.mu.Unlock()
+	defer a.mu.Unlock()
+	return a.wait(a.now().Add(d))
+}
+
+// at sends the accelerated time once it is t.
+func (a *Accelerated) at(t time.Time) <-chan time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.wait(t)
+}
+
+// wait adds a timer. The caller holds mu.
+func (a *Accelerated) wait(t time.Time) <-chan time.Time {
+	ch := make(chan time.Time, 1)
+	if now := a.now(); !t.After(now) {
 		ch <- now
 		return ch
 	}
 	a.seq++
-	heap.Push(&a.timers, timer{at: now.Add(d), seq: a.seq, ch: ch})
-	first := a.timers[0].seq == a.seq
-	a.mu.Unlock()
-	if first {
+	heap.Push(&a.timers, timer{at: t, seq: a.seq, ch: ch})
+	if a.timers[0].seq == a.seq {
 		a.poke()
 	}
 	return ch

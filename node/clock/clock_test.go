@@ -102,6 +102,24 @@ func TestClockWaitsForItsPacers(t *testing.T) {
 	})
 }
 
+func TestAnInstantIsWaitedForWhateverPassesMeanwhile(t *testing.T) {
+	c := NewAccelerated(start, 1)
+	due := start.Add(time.Hour)
+	first := c.at(due)
+	c.anchor = c.anchor.Add(59 * time.Minute) // the clock moved on before the second wait began
+	second := c.at(due)
+	c.anchor = c.anchor.Add(2 * time.Minute)
+	c.fire()
+	for _, ch := range []<-chan time.Time{first, second} {
+		if at := <-ch; at.Before(due) {
+			t.Errorf("fired at %v, before %v", at, due)
+		}
+	}
+	if at := <-c.at(start); at.Before(due) {
+		t.Errorf("a past instant fired at %v", at)
+	}
+}
+
 func TestNextIsOnTheGrid(t *testing.T) {
 	if got := Next(start.Add(61*time.Second), time.Minute); !got.Equal(start.Add(2 * time.Minute)) {
 		t.Errorf("Next: got %v", got)
