@@ -57,6 +57,7 @@ type Aggregator struct {
 	door      party.Door
 	mints     *mints
 	founding  founding
+	flex      flexibility
 	wake      chan struct{} // the settlement loop has something to do
 	started   time.Time
 
@@ -93,6 +94,9 @@ func New(env *role.Env) (*Aggregator, error) {
 	}
 	if err := a.founding.open(env); err != nil {
 		return nil, err
+	}
+	if err := a.openPool(); err != nil {
+		return nil, fmt.Errorf("pool: %w", err)
 	}
 	if err := a.refreshDesk(); err != nil {
 		return nil, fmt.Errorf("desk: %w", err)

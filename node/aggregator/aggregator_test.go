@@ -4,13 +4,18 @@ import (
 	"fmt"
 	"path/filepath"
 	"testing"
+	"time"
 
+	"gridveil/ev/ocmf"
+	"gridveil/ev/pool"
 	"gridveil/ev/settle"
 	"gridveil/ledger"
 	"gridveil/ledger/export"
 	"gridveil/mesh"
+	"gridveil/mesh/gossip"
 	"gridveil/node/ask"
 	"gridveil/node/party"
+	"gridveil/node/signal"
 	"gridveil/node/utility"
 	"gridveil/privacy/committee"
 	"gridveil/privacy/note"
@@ -250,4 +255,66 @@ func (s *scene) restart(name string) {
 	s.t.Helper()
 	s.halt(name)
 	s.run(name)
+}
+
+// TestInstructionIsDispatchedProvedAndPaid lets a charging car sell a quarter of
+// an hour of less power to the operator of its grid.
+func TestInstructionIsDispatchedProvedAndPaid(t *testing.T) {
+	s := newScene(t, "bucket = \"5m\"\n")
+	x := moveIn(s)
+	v := x.open(trip{grid: 1, shown: true})
+	from := s.clock.Now().Add(3 * time.Minute).Truncate(15 * time.Minute).Add(15 * time.Minute)
+	meterKey := must(ocmf.NewKey(v.evidence.MeterKey))
+	cert := must(s.utility("utility-a").CertifyMeter(meterKey.Hash(), "elm", 11_000))
+	flex := &pool.Flex{Open: v.host.Session(), Meter: cert, From: from.UnixMilli(), MinMWh: 1_000_000, MaxMWh: 20_000_000}
+	for i := range flex.Envelopes {
+		flex.Envelopes[i] = pool.Envelope{BaselineW: 4000, UpW: 3000, DownW: 1000}
+	}
+	net := s.places["home"].node.Net
+	flex.SignHost(v.pass.HSK, net)
+	flex.SignDriver(v.me.SSK, net)
+	evagg := must(s.operators("home").Aggregator()).Key
+	b, err := s.asks("home", evagg, mesh.EVRecord, ask.Flex, flex.Encode())
+	s.must(err)
+	line := must(signal.ParseLine(b))
+	forged := *flex
+	forged.Envelopes[0].UpW = 3500
+	if err := refusedWith(lastOf(s.asks("home", evagg, mesh.EVRecord, ask.Flex, forged.Encode()))); err != nil {
+		t.Errorf("an altered offer: %v", err)
+	}
+	s.eventually("the anchored plans", func() bool { return s.kinds()[ledger.KindAnchor] == 1 })
+	if bids := must(s.evagg().Bids()); len(bids) != pool.Slots || bids[0].UpW < 1000 {
+		t.Errorf("bids: %+v", bids)
+	}
+	_, err = s.utility("utility-a").Instruct("elm", from, from.Add(15*time.Minute), 2000, 400_000)
+	s.must(err)
+	if _, err := s.utility("utility-b").Instruct("elm", from, from.Add(15*time.Minute), 2000, 400_000); err == nil {
+		t.Error("an operator instructed in another one's grid")
+	}
+	s.eventually("the control at the home", func() bool {
+		e, ok := s.places["home"].node.Host.Register(gossip.KindControl, evagg, line.Key.Tag(line.Next))
+		if !ok {
+			return false
+		}
+		c, err := line.Key.Open(line.Next, e.Body)
+		return err == nil && c.SetW == 2000 && c.Open == v.host.Session()
+	})
+	s.eventually("the end of the event", func() bool { return s.clock.Now().After(from.Add(16 * time.Minute)) })
+	v.end = s.clock.Now()
+	took := v.end.Sub(v.begin).Milliseconds()
+	x.end(v, trip{grid: 4000*took/3600 - 2000*900_000/3600})
+	s.eventually("the pay", func() bool {
+		e := must(s.evagg().Events())
+		return len(e) == 1 && e[0].State == "paid"
+	})
+	e := must(s.evagg().Events())[0]
+	if e.Delivered != 500_000 || e.Received != 400_000 || e.Kept != 50_000 {
+		t.Errorf("event: %+v, want everything delivered, 0.40 received, 0.05 kept", e)
+	}
+	s.evagg().Read(func(st *ledger.State) {
+		s.must(st.Audit())
+		if x := st.Balance(ledger.EarnedAccount(0)); x < 350_000 {
+			t.Errorf("households earned %d, want 0.35 of it", x)
+		}
+	})
 }

@@ -25,7 +25,7 @@ const again = time.Minute
 func (a *Aggregator) answer() {
 	for service, ops := range map[mesh.Service]map[ask.Op]func([]byte) ([]byte, error){
 		mesh.EVAuth:    {ask.Authorise: a.take(privacy.KindAuthReq), ask.Lock: a.take(privacy.KindLock)},
-		mesh.EVRecord:  {ask.Settle: a.take(privacy.KindSettle)},
+		mesh.EVRecord:  {ask.Settle: a.take(privacy.KindSettle), ask.Flex: a.takeFlex},
 		mesh.EVCollect: {ask.Collect: a.take(privacy.KindCollect, privacy.KindCollectInner)},
 		mesh.Notes:     {ask.Denoms: a.denoms, ask.Swap: a.take(privacy.KindSwap)},
 		mesh.Pass:      {ask.PassKey: a.passKey, ask.Passes: a.passes},
@@ -62,7 +62,9 @@ func (a *Aggregator) take(kinds ...privacy.Kind) func([]byte) ([]byte, error) {
 			return err
 		})
 		if err == nil && kinds[0] == privacy.KindSettle {
-			err = a.keepRecord(body)
+			if err = a.keepRecord(body); err == nil {
+				err = a.keepProof(body)
+			}
 		}
 		if kinds[0] != privacy.KindAuthReq {
 			a.nudge()
@@ -201,5 +203,7 @@ func (a *Aggregator) commands() {
 		}
 		return nil, a.EndCase(id)
 	})
+	c.Handle("bids", func(context.Context, json.RawMessage) (any, error) { return a.Bids() })
+	c.Handle("flexibility", func(context.Context, json.RawMessage) (any, error) { return a.Events() })
 	c.Handle("export", func(context.Context, json.RawMessage) (any, error) { return a.Export("") })
 }

@@ -141,6 +141,8 @@ func (a *Aggregator) takeSubmit(_ context.Context, from mesh.Member, req []byte)
 		err = a.founding.take(from, w)
 		a.nudge()
 		return nil, err
+	case party.OpInstruct:
+		return a.takeInstruction(from, req[1:])
 	}
 	return nil, party.ErrCall
 }
@@ -267,7 +269,7 @@ func (a *Aggregator) serveBook(ctx context.Context, policy *ledger.Policy) (next
 	g.Go(func() error { return w.Serve(gctx) })
 	g.Go(func() error { return a.work(gctx, w) })
 	g.Go(func() error { return a.watchFinal(gctx, w) })
-	g.Go(func() error { return a.watchCases(gctx, w) })
+	g.Go(func() error { return a.watchEntries(gctx, w) })
 	g.Go(func() error { return a.exports(gctx) })
 	g.Go(func() error {
 		next = a.watchPolicy(gctx, policy)

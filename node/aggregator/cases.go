@@ -269,8 +269,11 @@ func (a *Aggregator) caseBook() party.CaseBook { return party.CaseBook{Store: a.
 
 var watchedKey = store.SpaceLedger.Key([]byte("final"))
 
-// watchCases notes final entries that concern cases, in order.
-func (a *Aggregator) watchCases(ctx context.Context, w *writer.Writer) error {
+// rememberEvery is how many entries may be looked at again after a restart.
+const rememberEvery = 1000
+
+// watchEntries notes final entries that concern cases and events, in order.
+func (a *Aggregator) watchEntries(ctx context.Context, w *writer.Writer) error {
 	b, err := a.env.Store.Get(watchedKey)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("place in the ledger: %w", err)
@@ -287,12 +290,17 @@ func (a *Aggregator) watchCases(ctx context.Context, w *writer.Writer) error {
 		if err := book.Take(index, e, now); err != nil {
 			return err
 		}
-		switch e.Body().(type) {
+		switch b := e.Body().(type) {
+		case *ledger.Transfer:
+			err = a.takeTransfer(b)
 		case *ledger.Dispute, *ledger.Approve, *ledger.Partial, *ledger.Result, *ledger.End:
-			a.nudge()
-			return a.env.Store.Set(watchedKey, store.U64(index+1))
+		default:
+			if index%rememberEvery != 0 {
+				return nil // replaying a few entries after a restart is cheaper than a write for each
+			}
 		}
-		return nil
+		a.nudge()
+		return errors.Join(err, a.env.Store.Set(watchedKey, store.U64(index+1)))
 	})
 	if ctx.Err() != nil {
 		return nil

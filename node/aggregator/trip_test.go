@@ -96,6 +96,8 @@ type visit struct {
 	settle   []byte
 	cert     pseudo.Cert
 	me       pseudo.Pseudonym
+	pass     note.Pass
+	end      time.Time // zero: now
 	evidence *session.Evidence
 	begin    time.Time
 }
@@ -123,7 +125,7 @@ func (x *street) open(t trip) *visit {
 	evagg := must(s.operators("home").Aggregator())
 	env := s.places["home"].node.Env
 	meterKey := must((&x.meter.PublicKey).Bytes())
-	v := &visit{x: x, evidence: &session.Evidence{Salt: [32]byte{1}, MeterSalt: [32]byte{2}, MeterKey: meterKey, Terms: terms}, begin: s.clock.Now()}
+	v := &visit{x: x, evidence: &session.Evidence{Salt: [32]byte{1}, MeterSalt: [32]byte{2}, MeterKey: meterKey, Terms: terms}, begin: s.clock.Now(), pass: pass}
 	now := v.begin
 	o := session.Offer{PassKey: pass.KeyID, MeterCommit: session.MeterCommit(v.evidence.MeterSalt, meterKey), Terms: must(deal.Terms.Hash()),
 		PGrid: 320_000, PRes: 180_000, POut: 260_000, Currency: ask.Currency, MaxPower: 110, Expires: uint32(now.Add(50 * time.Minute).Unix())}
@@ -168,6 +170,9 @@ func (x *street) end(v *visit, t trip) {
 	s.t.Helper()
 	e, _, amounts := x.bill(t)
 	begin, end := v.begin, s.clock.Now()
+	if !v.end.IsZero() {
+		end = v.end
+	}
 	v.evidence.Records = x.sign(v.driver.Code(), e, begin, end)
 	out, err := v.host.Meter(end, e, amounts)
 	s.must(err)

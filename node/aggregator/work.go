@@ -55,7 +55,7 @@ func (a *Aggregator) round(ctx context.Context, w *writer.Writer) error {
 		}
 	}
 	var errs []error
-	for _, part := range []func(context.Context, *writer.Writer) error{a.register, a.moveTime, a.publishKeys, a.finish, a.settle, a.pursue, a.housekeep} {
+	for _, part := range []func(context.Context, *writer.Writer) error{a.register, a.moveTime, a.publishKeys, a.finish, a.settle, a.pursue, a.closeGates, a.runEvents, a.housekeep} {
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -28,6 +28,7 @@ import (
 
 // Ops of calls between operators: first byte of a request.
 const (
+	OpInstruct  byte = 8 // ledger.submit: a grid operator's pool.Instruction
 	OpWish      byte = 1 // ledger.submit: Wish
 	OpSign      byte = 2 // opener: an entry that registers the asked operator
 	OpFile      byte = 3 // opener: a case file, for seats and the payer

@@ -24,7 +24,10 @@ import (
 const (
 	OpPropose byte = 1
 	OpCosign  byte = 2
-	opPart    byte = 255 // a piece of a longer call
+	// OpDelivered: instruction hash 32 | delivered mWh i64 | instructed mWh i64;
+	// answer: what the grid operator pays, i64 millionths.
+	OpDelivered byte = 3
+	opPart      byte = 255 // a piece of a longer call
 )
 
 const (

@@ -137,6 +137,9 @@ func (p *Party) OnRefused(f func(id [32]byte, cause error) error) { p.onRefused 
 // before Serve. Its error is logged, and it is tried again.
 func (p *Party) OnRound(f func(context.Context) error) { p.onRound = append(p.onRound, f) }
 
+// Look makes the party look at the ledger, and do its rounds, now.
+func (p *Party) Look() { nudge(p.look) }
+
 // Cases are the cases of the ledger as they became final.
 func (p *Party) Cases() CaseBook { return p.cases }
 

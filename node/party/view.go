@@ -114,7 +114,7 @@ func Money(x int64, c ledger.Currency) string {
 	if x%c.Minor() == 0 && c.Exp < 6 {
 		text = text[:len(text)-6+int(c.Exp)]
 	}
-	return text + " " + c.Code()
+	return c.Code() + " " + text
 }
 
 // cosigners fills quorum and cosigners with the ages of their signatures.

@@ -118,6 +118,8 @@ func (s *settlement) lines(_ context.Context, from mesh.Member, op byte, body []
 		return s.propose(from, body)
 	case party.OpCosign:
 		return s.cosign(body)
+	case party.OpDelivered:
+		return s.delivered(from, body)
 	}
 	return nil, party.ErrCall
 }

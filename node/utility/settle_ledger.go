@@ -60,6 +60,7 @@ func newSettlement(env *role.Env, homes func() []Contract, openers func() (commi
 	p.OnFinal(s.final)
 	p.OnRefused(s.refused)
 	s.disputes()
+	p.OnRound(s.sendInstructions)
 	lines := &party.Joiner{Answer: s.lines}
 	env.Host.Handle(mesh.Lines, lines.Handle)
 	return s, nil

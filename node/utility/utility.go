@@ -88,6 +88,7 @@ func New(env *role.Env) (*Utility, error) {
 	}
 	u.commands()
 	u.settleCommands()
+	u.flexCommands()
 	for s, ops := range u.answers {
 		u.desk(s, ops)
 	}
