@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -316,19 +317,22 @@ func (g *Gateway) carWatts() float64 {
 	return float64(g.hosting.current.s.PowerW)
 }
 
+// errNoWallbox is the answer of a gateway that hosts no cars.
+var errNoWallbox = errors.New("this gateway has no wallbox: set evse.listen in the configuration")
+
 // GuestLink is today's link for guests, see hosting.guestLink.
 func (g *Gateway) GuestLink(gateway string) (string, error) {
 	if g.hosting == nil {
-		return "", fmt.Errorf("this gateway has no wallbox: set evse.listen in the configuration")
+		return "", errNoWallbox
 	}
 	return g.hosting.guestLink(gateway)
 }
 
-// Hosting commands for the house's page and for a demonstration: charge the own
-// car or give energy away, stop, instruct a power, and hasten the notes.
-
-// Charge starts a session at the house's cost.
+// Charge starts a session at the house's cost: of the own car, or a gift.
 func (g *Gateway) Charge(gift bool) error {
+	if g.hosting == nil {
+		return errNoWallbox
+	}
 	g.hosting.mu.Lock()
 	defer g.hosting.mu.Unlock()
 	return g.hosting.startOwn(g.env.Clock.Now(), gift)
@@ -337,8 +341,16 @@ func (g *Gateway) Charge(gift bool) error {
 // SetControl orders a power within [lo, hi] watts from one time to another, as
 // the aggregator's pool instructs; negative discharges.
 func (g *Gateway) SetControl(setW, lo, hi int64, from, until time.Time) error {
+	if g.hosting == nil {
+		return errNoWallbox
+	}
 	return g.hosting.setControl(setW, lo, hi, from, until)
 }
 
 // HurryNotes collects, swaps and redeems without the random delays.
-func (g *Gateway) HurryNotes() error { return g.hosting.purse.Hurry() }
+func (g *Gateway) HurryNotes() error {
+	if g.hosting == nil {
+		return errNoWallbox
+	}
+	return g.hosting.purse.Hurry()
+}
