@@ -151,7 +151,7 @@ func Answer(rnd io.Reader, key ed25519.PrivateKey, request []byte, readings []mo
 	if err != nil {
 		return report.Message{}, err
 	}
-	h := report.Header{Class: report.ClassAnswer, Profile: model.TAFOnDemand, Prev: sha256.Sum256(request), From: first.Slot, Period: uint32(time.Minute.Milliseconds()),
+	h := report.Header{Class: report.ClassAnswer, Profile: model.TAFOnDemand, Source: report.SourceOf(key.Public().(ed25519.PublicKey)), Prev: sha256.Sum256(request), From: first.Slot, Period: uint32(time.Minute.Milliseconds()),
 		Slots: 1, Channels: uint16(len(body.Columns)), Meters: 1, Unc: first.Unc, Root: root}
 	h.Sign(key)
 	return report.Seal(rnd, h, raw, day, seal)
