@@ -205,6 +205,7 @@ func (n *Node) Serve(ctx context.Context) (err error) {
 	lower, lowerCtx := errgroup.WithContext(meshCtx)
 	lower.Go(func() error { return n.Host.Serve(lowerCtx) })
 	lower.Go(func() error { return n.Onion.Serve(lowerCtx) })
+	n.awaitHost(lowerCtx)
 	upper, upperCtx := errgroup.WithContext(ctx)
 	upper.Go(func() error { return n.Role.Serve(upperCtx) })
 	upper.Go(func() error { return n.keepParents(upperCtx) })
@@ -228,6 +229,14 @@ func (n *Node) Serve(ctx context.Context) (err error) {
 		upErr = nil
 	}
 	return errors.Join(upErr, lowErr)
+}
+
+// awaitHost waits the moment until the host serves: what a role publishes as it
+// starts would be refused before.
+func (n *Node) awaitHost(ctx context.Context) {
+	for ctx.Err() == nil && !n.Host.Go(func(context.Context) {}) {
+		time.Sleep(time.Millisecond) // machine time, not the day's
+	}
 }
 
 // pages serves the dashboard of a role that has one.

@@ -16,16 +16,24 @@ import (
 )
 
 const (
-	leafParents    = 3  // SSNs that a leaf stays connected to
-	backboneLinks  = 24 // backbone members that one of them stays connected to
-	parentsPeriod  = time.Minute
-	parentsAtStart = 5 * time.Second // until the first directory is there
+	leafParents   = 3  // SSNs that a leaf stays connected to
+	backboneLinks = 24 // backbone members that one of them stays connected to
+	parentsPeriod = time.Minute
+	parentsSettle = time.Second // registers of the directory come in groups
 )
 
 // keepParents holds connections to members that the directory names, so that an
 // enrolment's one contact is enough to start with: a leaf to substations, its
-// own zone's first; a backbone member to the others.
+// own zone's first; a backbone member to the others. It looks again whenever the
+// directory changes.
 func (n *Node) keepParents(ctx context.Context) error {
+	news := make(chan struct{}, 1)
+	n.Host.Follow(gossip.KindDirectory, nil, func(gossip.Envelope) {
+		select {
+		case news <- struct{}{}:
+		default: // one look serves them all
+		}
+	})
 	kept := map[peer.ID]bool{}
 	for {
 		for _, p := range n.wanted() {
@@ -34,12 +42,14 @@ func (n *Node) keepParents(ctx context.Context) error {
 				n.Host.Keep(p)
 			}
 		}
-		pause := parentsPeriod
-		if len(kept) == 0 {
-			pause = parentsAtStart
-		}
-		if !clock.Sleep(ctx, n.Clock, pause) {
+		select {
+		case <-ctx.Done():
 			return nil
+		case <-n.Clock.After(parentsPeriod):
+		case <-news:
+			if !clock.Sleep(ctx, n.Clock, parentsSettle) {
+				return nil
+			}
 		}
 	}
 }

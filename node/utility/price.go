@@ -204,23 +204,33 @@ func (u *Utility) publishPlan(ctx context.Context, zone string, p Plan) error {
 		}
 		b.Prices = append(b.Prices, r.Import)
 	}
-	return u.publishPrice(ctx, zone, p, b, from.Add(signal.PriceLife))
+	_, err = u.publishPrice(ctx, zone, p, b, from.Add(signal.PriceLife))
+	return err
 }
 
+const publishTries = 3
+
 // publishPrice makes one price register known, and then leaves room for the next
-// one. What the network would not take now is tried again with the next round.
-func (u *Utility) publishPrice(ctx context.Context, zone string, p Plan, b *grid.Price, expires time.Time) error {
+// one; told is false when the network would not take it, or ctx ended.
+func (u *Utility) publishPrice(ctx context.Context, zone string, p Plan, b *grid.Price, expires time.Time) (told bool, err error) {
 	raw, err := b.Encode()
 	if err != nil {
-		return err
+		return false, err
 	}
 	key := signal.PriceKey(zone, tariffs[p], b.Kind == grid.CriticalPeak)
-	if err := u.env.Host.Publish(gossip.KindPrice, key, raw, expires); err != nil && ctx.Err() == nil {
-		u.env.Log.Warn("prices not published; tried again", "err", err)
-		err = nil
+	for range publishTries {
+		err := u.env.Host.Publish(gossip.KindPrice, key, raw, expires)
+		if err != nil && ctx.Err() == nil {
+			u.env.Log.Warn("prices not published; tried again", "err", err)
+		}
+		if !clock.Sleep(ctx, u.env.Clock, pricePause) {
+			return false, nil
+		}
+		if err == nil {
+			return true, nil
+		}
 	}
-	clock.Sleep(ctx, u.env.Clock, pricePause)
-	return nil
+	return false, nil
 }
 
 // publishPeaks announces what has not been announced yet.
@@ -232,13 +242,16 @@ func (u *Utility) publishPeaks(ctx context.Context) error {
 		}
 		b := &grid.Price{Currency: currencyEUR, Kind: grid.CriticalPeak, From: p.From, StepS: int(priceStep / time.Second), Tariff: cal.Hash(),
 			Prices: slices.Repeat([]int64{p.Import}, int((p.To-p.From)/priceStep.Milliseconds()))}
+		everywhere := true
 		for _, zone := range u.zones() {
-			if err := u.publishPrice(ctx, zone, p.Plan, b, time.UnixMilli(p.To)); err != nil {
+			told, err := u.publishPrice(ctx, zone, p.Plan, b, time.UnixMilli(p.To))
+			if err != nil {
 				return err
 			}
+			everywhere = everywhere && told
 		}
-		if ctx.Err() != nil {
-			return nil
+		if !everywhere {
+			return nil // the next round tries again
 		}
 		if err := u.published(p); err != nil {
 			return err
@@ -248,10 +261,11 @@ func (u *Utility) publishPeaks(ctx context.Context) error {
 }
 
 func (u *Utility) unpublished() (out []Peak) {
+	now := u.env.Clock.Now().UnixMilli()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, p := range u.peaks {
-		if !p.Published {
+		if !p.Published && p.To > now {
 			out = append(out, p)
 		}
 	}
