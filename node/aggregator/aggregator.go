@@ -35,6 +35,7 @@ import (
 	"gridveil/node/keys"
 	"gridveil/node/party"
 	"gridveil/node/role"
+	"gridveil/privacy/pseudo"
 )
 
 const (
@@ -67,6 +68,8 @@ type Aggregator struct {
 	w      *writer.Writer // nil until the ledger is open
 	policy *ledger.Policy
 
+	forgot, forgotWall time.Time // when old things were dropped last; owned by the settlement loop
+
 	deskMu sync.RWMutex // held for reading while the desk works, for writing while it is exchanged
 	desk   *settle.Desk
 	memory *memory
@@ -74,10 +77,11 @@ type Aggregator struct {
 
 	refreshing sync.Mutex // one exchange of the desk at a time; taken before deskMu
 
-	mu      sync.Mutex                   // guards what follows; never held while another lock is taken
-	overdue map[ledger.PartyID]time.Time // payers that do not sign, since when
-	months  map[uint64]ask.Month         // mint keys by the index of their entry
-	looked  time.Time                    // when the desk's keys were compared last, wall time
+	mu          sync.Mutex                   // guards what follows; never held while another lock is taken
+	overdue     map[ledger.PartyID]time.Time // payers that do not sign, since when
+	revocations map[[16]byte]*pseudo.Revocation
+	months      map[uint64]ask.Month // mint keys by the index of their entry
+	looked      time.Time            // when the desk's keys were compared last, wall time
 }
 
 // New opens what the aggregator keeps and registers what it answers.
@@ -88,11 +92,17 @@ func New(env *role.Env) (*Aggregator, error) {
 	}
 	a := &Aggregator{env: env, entry: entry, origin: ask.LedgerOrigin(env.ID.Bundle.Network, env.Host.Self().Operator),
 		fees:      ev.FeeSheet{Currency: ask.Currency, PerKWhIn: env.Config.Aggregator.FeePerKWh, PerKWhOut: env.Config.Aggregator.FeePerKWh},
-		transport: party.Transport(env.Host), wake: make(chan struct{}, 1), started: env.Clock.Now(), overdue: map[ledger.PartyID]time.Time{}, months: map[uint64]ask.Month{}}
+		transport: party.Transport(env.Host), wake: make(chan struct{}, 1), started: env.Clock.Now(), overdue: map[ledger.PartyID]time.Time{}, months: map[uint64]ask.Month{}, revocations: map[[16]byte]*pseudo.Revocation{}}
 	if a.mints, err = openMints(env); err != nil {
 		return nil, err
 	}
 	if err := a.founding.open(env); err != nil {
+		return nil, err
+	}
+	if a.memory, err = openMemory(env.Store); err != nil {
+		return nil, err
+	}
+	if err := a.loadRevocations(); err != nil {
 		return nil, err
 	}
 	if err := a.openPool(); err != nil {
@@ -102,7 +112,8 @@ func New(env *role.Env) (*Aggregator, error) {
 		return nil, fmt.Errorf("desk: %w", err)
 	}
 	a.answer()
-	env.Host.Handle(mesh.LedgerSubmit, a.takeSubmit)
+	submit := &party.Joiner{Answer: a.takeSubmit}
+	env.Host.Handle(mesh.LedgerSubmit, submit.Handle)
 	a.commands()
 	return a, nil
 }

@@ -125,13 +125,10 @@ func (a *Aggregator) accounts() (out []export.BankAccount, err error) {
 }
 
 // takeSubmit answers what operators ask the writer beside its door.
-func (a *Aggregator) takeSubmit(_ context.Context, from mesh.Member, req []byte) ([]byte, error) {
-	if len(req) == 0 {
-		return nil, party.ErrCall
-	}
-	switch req[0] {
+func (a *Aggregator) takeSubmit(_ context.Context, from mesh.Member, op byte, body []byte) ([]byte, error) {
+	switch op {
 	case party.OpWish:
-		w, err := party.ParseWish(a.origin, req[1:])
+		w, err := party.ParseWish(a.origin, body)
 		if err != nil {
 			return nil, err
 		}
@@ -142,7 +139,9 @@ func (a *Aggregator) takeSubmit(_ context.Context, from mesh.Member, req []byte)
 		a.nudge()
 		return nil, err
 	case party.OpInstruct:
-		return a.takeInstruction(from, req[1:])
+		return a.takeInstruction(from, body)
+	case party.OpRevoke:
+		return a.takeRevocation(from, body)
 	}
 	return nil, party.ErrCall
 }

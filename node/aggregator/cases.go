@@ -461,6 +461,3 @@ func (a *Aggregator) forgetRecords() error {
 		})
 	})
 }
-
-// revoked says whether a utility took a bill key back.
-func (a *Aggregator) revoked([16]byte, [32]byte, uint32) bool { return false }

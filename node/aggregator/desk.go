@@ -255,11 +255,6 @@ func (a *Aggregator) refreshDesk() error {
 	if a.desk != nil && a.madeOf == m.print {
 		return nil
 	}
-	if a.memory == nil {
-		if a.memory, err = openMemory(a.env.Store); err != nil {
-			return err
-		}
-	}
 	sheet, err := a.fees.Hash()
 	if err != nil {
 		return err

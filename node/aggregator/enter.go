@@ -164,9 +164,34 @@ func (a *Aggregator) judge(w *writer.Writer, e *ledger.Entry, r writer.Result) (
 		errors.Is(r.Err, context.Canceled), errors.Is(r.Err, context.DeadlineExceeded):
 		return outcome{err: r.Err}, nil
 	case errors.Is(r.Err, ledger.ErrSeqOld):
-		return outcome{err: r.Err}, fmt.Errorf("entry %d of ours is too old to be compared: %w", e.Seq(), ledger.ErrHalted)
+		index, ok, err := find(w, e)
+		if err != nil || ok {
+			return outcome{index: index}, err
+		}
+		return outcome{err: r.Err}, a.renew(e)
 	}
 	return outcome{err: r.Err, final: true}, a.renew(e)
+}
+
+// find looks for an entry of ours that is too old for the ledger to compare. It
+// reads the log backwards: this happens once, to bytes that waited very long.
+func find(w *writer.Writer, e *ledger.Entry) (index uint64, ok bool, err error) {
+	for i := w.Size(); i > 0; i-- {
+		raw, err := w.Entry(i - 1)
+		if err != nil {
+			return 0, false, err
+		}
+		other, err := ledger.Parse(raw)
+		if err != nil {
+			return 0, false, err
+		}
+		if other.Party() != 1 || other.Seq() != e.Seq() {
+			continue
+		}
+		_, err = party.Merge(e, other)
+		return i - 1, err == nil, nil
+	}
+	return 0, false, nil
 }
 
 // renew forgets stored bytes whose number another entry has: the next try makes

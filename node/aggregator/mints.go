@@ -1,6 +1,7 @@
 package aggregator
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -322,6 +323,22 @@ func (m *mints) verify(key [8]byte, hpk [32]byte, sig [note.SlotSize]byte, at ti
 		return note.ErrLate
 	}
 	return note.VerifyPass(x.Public(), hpk, sig)
+}
+
+// weeks lists the pass keys of this week and the next, in order.
+func (m *mints) weeks() (list []*note.PassMint) {
+	this := pseudo.Week(m.env.Clock.Now())
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for s, x := range m.passes {
+		if s.week >= this {
+			list = append(list, x)
+		}
+	}
+	slices.SortFunc(list, func(a, b *note.PassMint) int {
+		return cmp.Or(cmp.Compare(a.Week, b.Week), cmp.Compare(a.Zone, b.Zone))
+	})
+	return list
 }
 
 // month is the mint of a month, nil if there is none here.

@@ -221,7 +221,7 @@ func (a *Aggregator) closeGates(ctx context.Context, w *writer.Writer) error {
 			return fmt.Errorf("close a gate: %w", err)
 		}
 	}
-	return a.flex.forget(now)
+	return nil
 }
 
 // due lists gates with offers whose time has come and that are not anchored.
@@ -277,7 +277,32 @@ func (a *Aggregator) closeGate(ctx context.Context, w *writer.Writer, name gateN
 	f.mu.Lock()
 	delete(f.books, name)
 	f.mu.Unlock()
+	if err := f.dropOffers(name); err != nil {
+		return err
+	}
 	a.env.Log.Info("offers of flexibility anchored", "offers", len(offers))
+	return nil
+}
+
+// dropOffers deletes the single offers of a gate that holds them all.
+func (f *flexibility) dropOffers(g gateName) error {
+	prefix := store.SpaceOrder.Key([]byte("flex"), store.U64(uint64(g.From)), store.U64(uint64(g.Zone)))
+	for more := true; more; {
+		more = false
+		err := f.st.Update(func(tx *store.Tx) error {
+			n := 0
+			return tx.Each(prefix, func(k, _ []byte) error {
+				if n++; n > forgetBatch {
+					more = true
+					return store.ErrStop
+				}
+				return tx.Delete(k)
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("drop offers of a closed gate: %w", err)
+		}
+	}
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -80,9 +81,9 @@ func (s *scene) must(err error) {
 	}
 }
 
-// newScene founds the network and starts everybody. extra is added to the
-// aggregator's configuration.
-func newScene(t *testing.T, extra string) *scene {
+// newScene founds the network and starts everybody but those absent. extra is
+// added to the aggregator's configuration.
+func newScene(t *testing.T, extra string, absent ...string) *scene {
 	t.Helper()
 	s := &scene{t: t, clock: clock.NewAccelerated(start, fast), places: map[string]*place{}, dir: t.TempDir(), log: slog.New(slog.DiscardHandler)}
 	if os.Getenv("GRIDVEIL_DEBUG") != "" {
@@ -118,7 +119,9 @@ func newScene(t *testing.T, extra string) *scene {
 	})
 	s.clock.SetSpeed(1)
 	for _, name := range []string{"ssn-elm", "ssn-oak", "ssn-mill", "utility-a", "utility-b", "watchdog", "towngrid", "evagg", "home", "driver"} {
-		s.run(name)
+		if !slices.Contains(absent, name) {
+			s.run(name)
+		}
 	}
 	s.clock.SetSpeed(fast)
 	return s

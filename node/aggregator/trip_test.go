@@ -119,6 +119,18 @@ func (x *street) drive(t trip) *visit {
 func (x *street) open(t trip) *visit {
 	s := x.s
 	s.t.Helper()
+	v, err := x.ask(t)
+	s.must(err)
+	if v.host.Phase() != session.Running {
+		s.t.Fatalf("host is %v, driver: %v", v.host.Phase(), v.driver.Cause())
+	}
+	return v
+}
+
+// ask runs a session up to the aggregator's yes or no.
+func (x *street) ask(t trip) (*visit, error) {
+	s := x.s
+	s.t.Helper()
 	deal, terms := x.deal()
 	pass := x.passes[0]
 	x.passes = x.passes[1:]
@@ -149,11 +161,7 @@ func (x *street) open(t trip) *visit {
 			return settle.Pricer{Fees: x.fees}.Fee(r.Energy, true)
 		}}, now, me, out.Send[0].Msg, 40)
 	s.must(err)
-	s.must(x.deliver(v, out.Send))
-	if v.host.Phase() != session.Running {
-		s.t.Fatalf("host is %v, driver: %v", v.host.Phase(), v.driver.Cause())
-	}
-	return v
+	return v, x.deliver(v, out.Send)
 }
 
 func (x *street) bill(t trip) (session.Energy, ev.Flow, session.Amounts) {

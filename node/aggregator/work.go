@@ -3,6 +3,7 @@ package aggregator
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"gridveil/ledger"
 	"gridveil/ledger/writer"
 	"gridveil/mesh/member"
+	"gridveil/node/ask"
 	"gridveil/node/keys"
 	"gridveil/node/party"
 	"gridveil/node/role"
@@ -24,6 +26,9 @@ const (
 	roundPeriod = 30 * time.Second // of the settlement loop, when nothing wakes it
 	maxGroup    = 500              // entries of one group: their bytes fit one update of the store
 	overdueFor  = 7 * 24 * time.Hour
+
+	forgetPeriod = time.Hour
+	forgetPause  = 10 * time.Second // on the wall clock
 )
 
 // work is the settlement loop: found or register, publish keys, plan, post,
@@ -102,8 +107,38 @@ func (a *Aggregator) publishKeys(ctx context.Context, w *writer.Writer) error {
 			return err
 		}
 	}
+	var least uint64
+	a.Read(func(s *ledger.State) { least = s.Params().MinBatch })
+	usual := ledger.DefaultParams().MinBatch
+	a.env.Warn.Set(least < usual, role.Warning{Code: "small-batches", Severity: role.Notice, Title: "Sums of few sessions are opened",
+		Text: fmt.Sprintf("This ledger opens what sessions cost together from %d on, instead of %d. Who reads it may guess single sessions.", least, usual),
+		Next: "This is right for a demonstration. A real network founds its ledger with ledger.min_batch = 32."}, a.env.Clock.Now())
+	return a.publishWeeks(ctx, w)
+}
+
+// publishWeeks commits to the keys that sign host passes, and to the fees that
+// the terms of a week name.
+func (a *Aggregator) publishWeeks(ctx context.Context, w *writer.Writer) error {
+	for _, x := range a.mints.weeks() {
+		key, err := ask.WeekKey{Zone: x.Zone, Week: x.Week, Modulus: x.Public().Modulus(), Fees: a.fees}.Bytes()
+		if err != nil {
+			return err
+		}
+		ref := ledger.Hash(sha256.Sum256(append([]byte("gridveil/week/v1\x00"), key...)))
+		if has, err := a.env.Store.Get(weekKey(ref)); err == nil && has != nil {
+			continue
+		}
+		if _, err := a.enterOne(ctx, w, ledger.Salted(ref, []byte("week key")), &ledger.Anchor{Topic: ledger.TopicKeyList, Ref: ref}, nil); err != nil {
+			return fmt.Errorf("anchor a week's keys: %w", err)
+		}
+		if err := a.env.Store.Set(weekKey(ref), []byte{1}); err != nil {
+			return err
+		}
+	}
 	return nil
 }
+
+func weekKey(ref ledger.Hash) []byte { return store.SpaceLedger.Key([]byte("week"), ref[:]) }
 
 func (a *Aggregator) publishMonth(ctx context.Context, w *writer.Writer, epoch uint32) error {
 	known := false
@@ -344,7 +379,12 @@ func (a *Aggregator) settled(id ledger.PartyID) {
 
 // housekeep does what comes with time: closes, lapses, forgetting.
 func (a *Aggregator) housekeep(ctx context.Context, w *writer.Writer) error {
-	return errors.Join(a.close(ctx, w), a.lapse(ctx, w), a.forget(), a.forgetRecords())
+	err := errors.Join(a.close(ctx, w), a.lapse(ctx, w))
+	if now := a.env.Clock.Now(); now.Sub(a.forgot) >= forgetPeriod && time.Since(a.forgotWall) >= forgetPause {
+		a.forgot, a.forgotWall = now, time.Now()
+		err = errors.Join(err, a.forget(), a.forgetRecords(), a.flex.forget(now.UnixMilli()))
+	}
+	return err
 }
 
 // close nets the operators' debts once a period is over.
@@ -413,7 +453,7 @@ func (a *Aggregator) lapse(ctx context.Context, w *writer.Writer) error {
 	return nil
 }
 
-// forget drops what the desk no longer needs, a little each round.
+// forget drops what the desk no longer needs, a little each time.
 func (a *Aggregator) forget() error {
 	a.deskMu.Lock()
 	defer a.deskMu.Unlock()

@@ -28,6 +28,7 @@ import (
 
 // Ops of calls between operators: first byte of a request.
 const (
+	OpRevoke    byte = 9 // ledger.submit: a utility's sealed pseudo.Revocation
 	OpInstruct  byte = 8 // ledger.submit: a grid operator's pool.Instruction
 	OpWish      byte = 1 // ledger.submit: Wish
 	OpSign      byte = 2 // opener: an entry that registers the asked operator

@@ -40,7 +40,9 @@ func (p *Party) watch(ctx context.Context, v *verifier.Verifier) error {
 			continue
 		}
 		tries = 0
-		p.pause(ctx, pullPeriod, p.look)
+		// Whoever asks us to cosign makes us look; a fast clock must not make
+		// this a busy loop.
+		p.pause(ctx, max(pullPeriod, p.env.Host.Lag()), p.look)
 	}
 	return nil
 }

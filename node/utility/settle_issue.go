@@ -52,7 +52,8 @@ func (u *Utility) OpenDriver(lk member.Key, limit uint16) ([16]byte, error) {
 	return u.settlement.openDriver(Driver{LK: lk, Limit: limit, Active: true})
 }
 
-// CloseDriver ends a contract: no further decks are given.
+// CloseDriver ends a contract: no further decks are given, and the pseudonyms at
+// hand open no further session once the aggregator has the list of them.
 func (u *Utility) CloseDriver(lk member.Key) error {
 	s := u.settlement
 	handle := s.handle(lk)
@@ -63,8 +64,14 @@ func (u *Utility) CloseDriver(lk member.Key) error {
 		return errors.New("no such contract")
 	}
 	d.Active = false
-	_, err := s.openDriver(d)
-	return err
+	if _, err := s.openDriver(d); err != nil {
+		return err
+	}
+	if err := s.env.Store.Set(revokeKey, []byte{1}); err != nil {
+		return fmt.Errorf("keep revocation: %w", err)
+	}
+	s.party.Look()
+	return nil
 }
 
 func (s *settlement) handle(lk member.Key) [16]byte {

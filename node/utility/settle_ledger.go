@@ -2,6 +2,7 @@ package utility
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"gridveil/mesh"
 	"gridveil/node/ask"
 	"gridveil/node/clock"
+	"gridveil/node/keys"
 	"gridveil/node/party"
 	"gridveil/node/role"
 	"gridveil/node/web"
@@ -61,6 +63,8 @@ func newSettlement(env *role.Env, homes func() []Contract, openers func() (commi
 	p.OnRefused(s.refused)
 	s.disputes()
 	p.OnRound(s.sendInstructions)
+	p.OnRound(s.sendRevocation)
+	p.OnRound(func(context.Context) error { return s.registerIssuer() })
 	lines := &party.Joiner{Answer: s.lines}
 	env.Host.Handle(mesh.Lines, lines.Handle)
 	return s, nil
@@ -96,6 +100,23 @@ func (s *settlement) serve(ctx context.Context) error {
 		return nil
 	})
 	return g.Wait()
+}
+
+// registerIssuer puts the key that certifies drivers, of this period and the next,
+// on the ledger.
+func (s *settlement) registerIssuer() error {
+	now := s.env.Clock.Now()
+	for _, at := range []time.Time{now, keys.Issuer.Starts(keys.Issuer.Period(now) + 1)} {
+		k, err := s.env.Keys.Signer(keys.Issuer, at)
+		if err != nil {
+			return err
+		}
+		pub := ledger.Hash(k.Public().(ed25519.PublicKey))
+		if err := s.party.Post(ledger.Salted(pub, []byte("issuer key")), &ledger.Key{Add: true, Use: ledger.UsePseudonym, Pub: pub}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // final acts on an entry that is final: it may come again after a crash.
