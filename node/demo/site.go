@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"gridveil/mesh/member"
+	"gridveil/node/aggregator"
 	"gridveil/node/gateway"
 	"gridveil/node/role"
 	"gridveil/node/site"
@@ -198,7 +199,7 @@ const pageRows = 200
 // Ledger is the ledger page.
 func (s *Site) Ledger(_ context.Context, from uint64) web.Ledger {
 	if b, ok := s.book(); ok {
-		return b.Ledger(from)
+		return site.LedgerPage(b, from)
 	}
 	return web.Ledger{Quorum: "nobody yet"}
 }
@@ -206,26 +207,21 @@ func (s *Site) Ledger(_ context.Context, from uint64) web.Ledger {
 // Entry is one entry of the ledger.
 func (s *Site) Entry(_ context.Context, index uint64) (web.Entry, bool) {
 	if b, ok := s.book(); ok {
-		return b.Full(index)
+		return site.EntryPage(b, index)
 	}
 	return web.Entry{}, false
 }
 
-// errNoProof means that nobody keeps a ledger that is far enough.
-var errNoProof = errors.New("the entry is not final yet")
+// errNoProof means that the writer of the ledger is away.
+var errNoProof = errors.New("the aggregator is offline, ask again later")
 
 // Proof writes the .tlog-proof of an entry.
 func (s *Site) Proof(_ context.Context, w io.Writer, index uint64) error {
-	p, ok := s.prover()
+	a, ok := roleOf[*aggregator.Aggregator](s.scene.Get("evagg"))
 	if !ok {
 		return errNoProof
 	}
-	proof, err := p.Proof(index)
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(proof.Encode())
-	return err
+	return site.WriteProof(w, a, index)
 }
 
 // Live gives everything that moves.
@@ -240,6 +236,5 @@ func (s *Site) Live(ctx context.Context) map[string]string {
 		site.LiveFlows(out, id, f)
 	}
 	out["ledger-size"], out["ledger-cosigned"] = site.Count(l.ledger.size), site.Count(l.ledger.final)
-	out["alarms"] = site.Count(l.alarms)
 	return out
 }

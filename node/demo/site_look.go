@@ -58,13 +58,6 @@ type memberLook struct {
 // moved is what a node's counters gained since the look before.
 type moved struct{ report, alarm, relayed, received, calls uint64 }
 
-// ledgerLook is the ledger's size, and how far it is final.
-type ledgerLook struct {
-	size, final uint64
-	sum         int64
-	known       bool
-}
-
 // peek is the running node, nil while it is stopped, starting or stopping: it
 // never waits for one that is.
 func (m *Member) peek() *node.Node {
@@ -103,7 +96,7 @@ func (s *Site) take(old *look) *look {
 	s.takeLedger(l)
 	s.takeSessions(l)
 	s.tell(old, l)
-	l.nodes, l.edges = s.drawMap(l)
+	l.nodes, l.edges = s.drawMap(old, l)
 	l.figures, l.headline = s.figures(l), s.headline(l)
 	l.events = s.events(20)
 	return l
@@ -167,6 +160,7 @@ func (s *Site) tell(old, l *look) {
 			s.log.Add(Happening{l.now, "node", is.title + " is online", "/party/" + m.Name})
 		}
 	}
+	s.tellSessions(old, l)
 	if n := l.alarms - old.alarms; n > 0 && n <= 5 {
 		s.tellAlarms(n)
 	}
@@ -201,16 +195,15 @@ func (s *Site) events(n int) []web.Event {
 	slices.SortStableFunc(all, func(a, b Happening) int { return b.At.Compare(a.At) })
 	var out []web.Event
 	for _, h := range all[:min(n, len(all))] {
-		out = append(out, web.Event{At: h.At, Kind: h.Kind, Text: h.Text, Link: h.Link})
+		out = append(out, web.Event{At: h.At, Kind: h.Kind, Text: strings.ToUpper(h.Text[:1]) + h.Text[1:], Link: h.Link})
 	}
 	return out
 }
 
 // figures are the numbers of the overview.
 func (s *Site) figures(l *look) []web.Figure {
-	metered, grid, sun, charging := 0, 0., 0., 0
+	grid, sun, charging := 0., 0., 0
 	for _, f := range l.flows {
-		metered++
 		grid += f.Meter
 		sun += f.PV
 		if f.EV > carW || f.EV < -carW {
@@ -224,32 +217,20 @@ func (s *Site) figures(l *look) []web.Figure {
 			dropped += n
 		}
 	}
-	return append([]web.Figure{
-		{Key: "homes", Label: "Homes metered", Value: site.Count(metered), Unit: fmt.Sprintf("of %d", s.scene.Homes), Note: site.Count(l.headend.Readings) + " readings billed from"},
-		{Key: "grid", Label: gridLabel(grid), Value: kilowatts(max(grid, -grid)), Unit: "kW", Note: "roofs give " + site.Watts(sun)},
-		{Key: "cars", Label: "Cars at wallboxes", Value: site.Count(charging), Unit: fmt.Sprintf("of %d", wallboxes), Note: l.sessions.note()},
-	}, l.more(relayed, dropped)...)
+	return []web.Figure{
+		{Key: "homes", Label: "Homes metered", Value: site.Count(len(l.flows)), Unit: fmt.Sprintf("of %d", s.scene.Homes), Note: fmt.Sprintf("%s, %s", site.Plural(l.headend.Readings, "reading", "readings"), site.Plural(l.alarms, "alarm", "alarms"))},
+		{Key: "grid", Label: "Net from the grid", Value: kilowatts(grid), Unit: "kW", Note: "roofs give " + site.Watts(sun)},
+		{Key: "cars", Label: "Cars charging", Value: site.Count(charging), Note: l.sessions.note()},
+		{Key: "notes", Label: "Paid in blind notes", Value: site.Amount(l.ledger.notes), Unit: site.Euro, Note: "households hold them"},
+		{Key: "ledger", Label: "Ledger entries", Value: site.Count(l.ledger.size), Note: site.Count(l.ledger.final) + " replayed and signed"},
+		{Key: "onion", Label: "Onion packets", Value: site.Count(relayed), Note: "all of one size, " + site.Count(dropped) + " dropped"},
+	}
 }
 
 // carW is from where on a wallbox counts as busy.
 const carW = 100
 
-func gridLabel(w float64) string {
-	if w < 0 {
-		return "Fed into the grid"
-	}
-	return "Taken from the grid"
-}
-
 func kilowatts(w float64) string { return fmt.Sprintf("%.1f", w/1000) }
-
-func (l *look) more(relayed, dropped uint64) []web.Figure {
-	out := []web.Figure{{Key: "onion", Label: "Onion packets relayed", Value: site.Count(relayed), Note: site.Plural(dropped, "dropped", "dropped")}}
-	if l.ledger.known {
-		out = append(out, web.Figure{Key: "ledger", Label: "Ledger entries", Value: site.Count(l.ledger.size), Note: site.Count(l.ledger.final) + " cosigned"})
-	}
-	return append(out, web.Figure{Key: "alarms", Label: "Alarms", Value: site.Count(l.alarms), Note: "at the utility"})
-}
 
 // headline answers whether all is well.
 func (s *Site) headline(l *look) string {
@@ -268,13 +249,14 @@ func (s *Site) headline(l *look) string {
 	case len(down) > 3:
 		return fmt.Sprintf("%d nodes are offline; the others carry on.", len(down))
 	case len(down) > 1:
-		return strings.Join(down, ", ") + " are offline; the others carry on."
+		last := len(down) - 1
+		return strings.Join(down[:last], ", ") + " and " + down[last] + " are offline; the others carry on."
 	case l.headend.Readings == 0:
 		return "All nodes are up. The first readings arrive within the hour of the clock above."
 	case l.ledger.known && l.ledger.sum != 0:
 		return "The accounts do not sum to zero. Look at the ledger."
 	case l.ledger.known && l.ledger.size > 0:
-		return fmt.Sprintf("All is well: %s metered and masked, every account sums to 0.", site.Plural(len(l.flows), "home", "homes"))
+		return fmt.Sprintf("All is well: %s metered, every account sums to 0.", site.Plural(len(l.flows), "home", "homes"))
 	}
 	return fmt.Sprintf("All is well: %s metered, and nobody outside sees when.", site.Plural(len(l.flows), "home", "homes"))
 }

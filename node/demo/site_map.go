@@ -3,6 +3,7 @@ package demo
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"gridveil/mesh/member"
@@ -27,15 +28,22 @@ var backboneSpots = map[string]spot{
 // Rings of homes around a substation, in px.
 const (
 	wideZoneY = 370.
-	farApart  = 84. // two homes of a ring are not further apart
-	manyHomes = 30  // of one zone: from here on they stand close
+	wideLeast = 190. // width of a zone, however few its homes
+	wideDown  = 120. // half the height of a ring
+	wideRoom  = 46.  // between two homes of a ring
+
+	manyHomes = 30 // of one zone: from here on they stand close, on several rings
+	manyDown  = 150.
+	manyRoom  = 25.
+	manyStep  = 26. // from ring to ring
 
 	tallZoneTop = 190.
-	tallAcross  = 52. // half the width of a zone's ring on the tall map
-	tallDown    = 96. // half its height, more where there are many homes
+	tallLeast   = 84.
+	tallDown    = 96. // half the height of a ring, more where there are many homes
 	tallRoom    = 36.
 
-	opening = math.Pi / 2.6 // of a ring, towards the backbone above
+	farApart = 84.           // two homes of a ring are not further apart
+	opening  = math.Pi / 2.6 // of a ring, towards the backbone above
 )
 
 // arc puts n homes at equal distances on an ellipse around c that is open above;
@@ -62,29 +70,50 @@ func arc(c web.Place, rx, ry float64, n int, room float64) (out []web.Place, ok 
 	return out, gap >= room
 }
 
-// wideRings puts n homes on as many rings as they need.
-func wideRings(c web.Place, n int) (out []web.Place) {
-	r, step, room := 116., 32., 44.
-	if n > manyHomes {
-		r, step, room = 88, 26, 25
+// wideRings puts n homes around c, at most reach to its left and right: on one
+// ring if they fit, else on rings inside each other.
+func wideRings(c web.Place, n int, reach float64) (out []web.Place) {
+	for rx := min(wideDown, reach); n <= manyHomes; rx = min(rx+8, reach) {
+		ring, ok := arc(c, rx, wideDown, n, wideRoom)
+		if ok || rx == reach {
+			return ring
+		}
 	}
-	for ; len(out) < n; r += step {
-		k := min(n-len(out), int((2*math.Pi-opening)*r/room))
-		ring, _ := arc(c, r, r, k, room) // k was chosen to fit
+	for rx, ry := reach, manyDown; len(out) < n; rx, ry = rx-manyStep, ry-manyStep {
+		k, left := 1, n-len(out)
+		for inmost := ry < 2*manyStep; k < left; k++ {
+			if _, ok := arc(c, rx, ry, k+1, manyRoom); !ok && !inmost {
+				break
+			}
+		}
+		ring, _ := arc(c, rx, ry, k, manyRoom) // k was chosen to fit; the inmost ring takes the rest
 		out = append(out, ring...)
 	}
 	return out
 }
 
-// tallReach is half the height of the rings when the largest zone has n homes.
-func tallReach(n int) float64 {
-	ry := tallDown
-	for {
-		if _, ok := arc(web.Place{}, tallAcross, ry, n, tallRoom); ok {
+// tallReach is half the height of a ring of n homes that is rx to each side.
+func tallReach(rx float64, n int) float64 {
+	for ry := tallDown; ; ry += 16 {
+		if _, ok := arc(web.Place{}, rx, ry, n, tallRoom); ok {
 			return ry
 		}
-		ry += 16
 	}
+}
+
+// cells cuts a width into one cell a zone, wider where more homes are: middle
+// and half width of each.
+func cells(homes [][]*Member, width, least float64) (middle, half []float64) {
+	total, left := 0, 0.
+	for _, h := range homes {
+		total += len(h)
+	}
+	for _, h := range homes {
+		w := least + (width-least*float64(len(homes)))*float64(len(h))/float64(max(1, total))
+		middle, half = append(middle, left+w/2), append(half, w/2)
+		left += w
+	}
+	return middle, half
 }
 
 // plots is where everybody stands on the two maps.
@@ -99,19 +128,23 @@ func (s *Scene) plot() plots {
 	for name, at := range backboneSpots {
 		p.at[name] = at
 	}
-	most, homes := 0, map[string][]*Member{}
+	homes := make([][]*Member, len(zones))
 	for _, m := range s.Of(member.RoleGateway) {
-		homes[m.Zone] = append(homes[m.Zone], m)
-		most = max(most, len(homes[m.Zone]))
+		i := slices.Index(zones, m.Zone)
+		homes[i] = append(homes[i], m)
 	}
-	reach := tallReach(most)
+	wideX, wideHalf := cells(homes, web.WideWidth, wideLeast)
+	tallX, tallHalf := cells(homes, web.TallWidth, tallLeast)
+	reach := tallDown
+	for i := range zones {
+		reach = max(reach, tallReach(tallHalf[i]-22, len(homes[i])))
+	}
 	for i, z := range zones {
-		x := (float64(i) + .5) / float64(len(zones))
-		c := spot{web.Place{X: web.WideWidth * x, Y: wideZoneY}, web.Place{X: web.TallWidth * x, Y: tallZoneTop + reach}}
+		c := spot{web.Place{X: wideX[i], Y: wideZoneY}, web.Place{X: tallX[i], Y: tallZoneTop + reach}}
 		p.at["ssn-"+z] = c
-		wide := wideRings(c.wide, len(homes[z]))
-		tall, _ := arc(c.tall, tallAcross, reach, len(homes[z]), tallRoom) // reach was chosen to fit
-		for k, m := range homes[z] {
+		wide := wideRings(c.wide, len(homes[i]), wideHalf[i]-34)
+		tall, _ := arc(c.tall, tallHalf[i]-22, reach, len(homes[i]), tallRoom) // reach was chosen to fit
+		for k, m := range homes[i] {
 			p.at[m.Name] = spot{wide[k], tall[k]}
 		}
 	}
@@ -124,14 +157,14 @@ func (s *Scene) plot() plots {
 }
 
 // drawMap makes the map of a look.
-func (s *Site) drawMap(l *look) (nodes []web.Node, edges []web.Edge) {
+func (s *Site) drawMap(old, l *look) (nodes []web.Node, edges []web.Edge) {
 	for _, m := range s.scene.Members {
 		nodes = append(nodes, s.node(l, m))
 		if m.Role == member.RoleGateway {
 			edges = append(edges, homeEdges(l, m)...)
 		}
 	}
-	return nodes, append(edges, s.backboneEdges(l)...)
+	return nodes, append(edges, s.backboneEdges(old, l)...)
 }
 
 func (s *Site) node(l *look, m *Member) web.Node {
@@ -140,7 +173,7 @@ func (s *Site) node(l *look, m *Member) web.Node {
 	switch m.Role {
 	case member.RoleGateway:
 		n.Label = strings.TrimPrefix(m.Name, "home-")
-		n.Kind, n.State, n.Features = "home", site.HomeState(l.flows[m.Name]), site.Features(s.houseOf(m))
+		n.Kind, n.State, n.Features = "home", l.homeState(m), site.Features(s.houseOf(m))
 	case member.RoleSSN:
 		n.Label = m.Zone
 	case member.RoleWallet:
@@ -150,6 +183,21 @@ func (s *Site) node(l *look, m *Member) web.Node {
 		n.State = "offline"
 	}
 	return n
+}
+
+// homeState is the map's word for what a house does: a car that stands there
+// without drawing power is shown too.
+func (l *look) homeState(m *Member) string {
+	state := site.HomeState(l.flows[m.Name])
+	if state == "charging" || state == "discharging" {
+		return state
+	}
+	for id, host := range l.sessions.host {
+		if host == m && slices.ContainsFunc(l.sessions.rows, func(r web.SessionRow) bool { return r.ID == id && running(r) }) {
+			return "parked"
+		}
+	}
+	return state
 }
 
 // nodeText says in a sentence what a node does now.
@@ -217,31 +265,52 @@ func homeEdges(l *look, m *Member) []web.Edge {
 	}
 	return []web.Edge{
 		{ID: m.Name + "-power", From: ssn, To: m.Name, Kind: "power", Level: level},
-		{ID: m.Name + "-report", From: m.Name, To: ssn, Kind: "report", Level: pulse(ml.moved.report, 200)},
-		{ID: m.Name + "-onion", From: m.Name, To: ssn, Kind: "onion", Level: pulse(ml.moved.calls, 1)},
-		{ID: m.Name + "-alarm", From: m.Name, To: ssn, Kind: "alarm", Level: pulse(ml.moved.alarm, 1) * 3},
+		{ID: m.Name + "-report", From: m.Name, To: ssn, Kind: "report", Quiet: true, Level: pulse(ml.moved.report, 200)},
+		{ID: m.Name + "-onion", From: m.Name, To: ssn, Kind: "onion", Quiet: true, Level: pulse(ml.moved.calls, 1)},
+		{ID: m.Name + "-alarm", From: m.Name, To: ssn, Kind: "alarm", Quiet: true, Level: pulse(ml.moved.alarm, 1) * 3},
 	}
 }
 
 // backboneEdges are those between substations and operators.
-func (s *Site) backboneEdges(l *look) []web.Edge {
+func (s *Site) backboneEdges(old, l *look) []web.Edge {
 	var out []web.Edge
 	for i, z := range zones {
 		ssn := l.members["ssn-"+z]
 		out = append(out, web.Edge{ID: "up-" + z, From: "ssn-" + z, To: "headend", Kind: "report", Level: pulse(ssn.moved.report, 200, 4000, 40_000)},
-			web.Edge{ID: "alarm-" + z, From: "ssn-" + z, To: "headend", Kind: "alarm", Level: pulse(ssn.moved.alarm, 1) * 3})
+			web.Edge{ID: "alarm-" + z, From: "ssn-" + z, To: "headend", Kind: "alarm", Quiet: true, Level: pulse(ssn.moved.alarm, 1) * 3})
 		next := "ssn-" + zones[(i+1)%len(zones)]
-		out = append(out, web.Edge{ID: "onion-" + z, From: "ssn-" + z, To: next, Kind: "onion", Level: pulse(ssn.moved.relayed, 1, 50, 500)})
+		out = append(out, web.Edge{ID: "onion-" + z, From: "ssn-" + z, To: next, Kind: "onion", Quiet: true, Level: pulse(ssn.moved.relayed, 1, 50, 500)})
 		for _, op := range []string{"evagg", "utility-b"} {
 			level := min(pulse(l.members[op].moved.received, 1, 5), pulse(ssn.moved.relayed, 1)*2)
-			out = append(out, web.Edge{ID: "onion-" + z + "-" + op, From: "ssn-" + z, To: op, Kind: "onion", Level: level})
+			out = append(out, web.Edge{ID: "onion-" + z + "-" + op, From: "ssn-" + z, To: op, Kind: "onion", Quiet: true, Level: level})
 		}
 	}
 	h := l.members["headend"]
 	out = append(out, web.Edge{ID: "bill", From: "headend", To: "utility-a", Kind: "report", Level: pulse(h.moved.report, 200, 10_000)},
-		web.Edge{ID: "alarm-up", From: "headend", To: "utility-a", Kind: "alarm", Level: pulse(h.moved.alarm, 1) * 3})
+		web.Edge{ID: "alarm-up", From: "headend", To: "utility-a", Kind: "alarm", Quiet: true, Level: pulse(h.moved.alarm, 1) * 3})
 	for _, v := range []string{"utility-a", "utility-b", "watchdog"} {
-		out = append(out, web.Edge{ID: "cosign-" + v, From: "evagg", To: v, Kind: "ledger", Level: l.cosigning(v)})
+		out = append(out, web.Edge{ID: "cosign-" + v, From: "evagg", To: v, Kind: "ledger", Level: l.cosigning(old, s.scene.Get(v).Operator)})
+	}
+	return append(out, s.carEdges(l)...)
+}
+
+// carEdges lead from each driver to each wallbox; one moves while that driver is
+// there.
+func (s *Site) carEdges(l *look) (out []web.Edge) {
+	at := map[[2]*Member]bool{}
+	for _, r := range l.sessions.rows {
+		if running(r) {
+			at[[2]*Member{l.sessions.driver[r.ID], l.sessions.host[r.ID]}] = true
+		}
+	}
+	for _, d := range s.scene.Of(member.RoleWallet) {
+		for _, h := range s.scene.hosts() {
+			e := web.Edge{ID: d.Name + "-" + h.Name, From: d.Name, To: h.Name, Kind: "car", Quiet: true}
+			if at[[2]*Member{d, h}] {
+				e.Level = 2
+			}
+			out = append(out, e)
+		}
 	}
 	return out
 }

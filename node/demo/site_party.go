@@ -6,10 +6,14 @@ import (
 	"strings"
 
 	"gridveil/mesh/member"
+	"gridveil/node/aggregator"
+	"gridveil/node/gateway"
 	"gridveil/node/headend"
 	"gridveil/node/site"
 	"gridveil/node/ssn"
 	"gridveil/node/utility"
+	"gridveil/node/verifier"
+	"gridveil/node/wallet"
 	"gridveil/node/web"
 )
 
@@ -99,25 +103,19 @@ func (s *Site) sees(l *look, m *Member) []web.Pair {
 		return site.HeadendSees(r.Counters())
 	case *utility.Utility:
 		return s.utilitySees(m, r)
-	}
-	switch m.Role {
-	case member.RoleGateway:
-		return s.homeSees(l, m)
-	case member.RoleAggregator:
-		return s.aggregatorSees(l)
-	case member.RoleVerifier:
-		return s.verifierSees(l)
-	case member.RoleWallet:
-		return s.walletSees(l, m)
+	case *gateway.Gateway:
+		return s.homeSees(l, m, r)
+	case *aggregator.Aggregator:
+		return site.AggregatorSees(r)
+	case *verifier.Verifier:
+		return site.VerifierSees(r)
+	case *wallet.Wallet:
+		return site.WalletSees(r)
 	}
 	return nil
 }
 
-func (s *Site) homeSees(l *look, m *Member) []web.Pair {
-	_, g, _ := s.home(m.Name)
-	if g == nil {
-		return nil
-	}
+func (s *Site) homeSees(l *look, m *Member, g *gateway.Gateway) []web.Pair {
 	f := l.flows[m.Name]
 	view, _ := g.Left(l.now)
 	left := 0
@@ -126,9 +124,9 @@ func (s *Site) homeSees(l *look, m *Member) []web.Pair {
 	}
 	out := []web.Pair{
 		{Name: "its own load", Value: fmt.Sprintf("every minute of the last day; %s now, while the meter shows %s", site.Watts(f.Load), site.Watts(f.Meter))},
-		{Name: "its journal", Value: fmt.Sprintf("%s left today, %s at most of them tell anything", site.Plural(left, "message", "messages"), fmt.Sprintf("%.0f bits", view.Bits))},
+		{Name: "its journal", Value: fmt.Sprintf("%s left today; together they tell at most %.0f bits", site.Plural(left, "message", "messages"), view.Bits)},
 	}
-	return append(out, s.guests(m)...)
+	return append(append(out, s.guests(l, m)...), site.Neighbourhood(g)...)
 }
 
 func (s *Site) utilitySees(m *Member, u *utility.Utility) []web.Pair {

@@ -19,69 +19,76 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"gridveil/mesh/member"
-	"gridveil/node/utility"
 	"gridveil/node/web"
 )
 
-// smallScene runs the metering part of a scene with homes homes until the test
-// ends, at least past noon of its first day.
-func smallScene(t *testing.T, homes int, speed float64) *Scene {
+// reachWait bounds a wait in wall time: seconds on an idle machine, more on one
+// that runs everybody's tests at once.
+const reachWait = 150 * time.Second
+
+// reach waits until a condition of the site holds. It does not end the test: a
+// running scene must be stopped first.
+func reach(t *testing.T, what string, ok func() bool) bool {
 	t.Helper()
-	s, err := Build(Options{Homes: homes, Speed: speed, Seed: 7, Dir: t.TempDir() + "/scene"})
+	for deadline := time.Now().Add(reachWait); !ok(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Errorf("%s: not within %v", what, reachWait)
+			return false
+		}
+	}
+	return true
+}
+
+// TestDashboardOfARunningNeighbourhood plays the beginning of a small scene's day
+// and looks at it, as a person would.
+func TestDashboardOfARunningNeighbourhood(t *testing.T) {
+	s, err := Build(Options{Homes: 6, Speed: 1500, Seed: 7, Dir: t.TempDir() + "/scene"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ticking := make(chan error, 1)
-	go func() { ticking <- s.Clock.Run(ctx) }()
-	s.Clock.SetSpeed(1) // nothing is missed while the nodes open
-	t.Cleanup(func() {
-		if err := s.StopAll(); err != nil {
-			t.Error(err)
+	err = s.run(t.Context(), func(ctx context.Context, st *Story) error {
+		ctx, cancel := context.WithCancel(ctx)
+		day := make(chan error, 1)
+		go func() { day <- st.Day(ctx) }()
+		defer func() { cancel(); <-day }()
+		site := NewSite(s, st)
+		if !reach(t, "a car has charged and the homes have bills", func() bool {
+			e, _ := site.Energy(ctx, "home-1")
+			rows := site.Sessions(ctx)
+			return len(e.Times) > 200 && len(e.Bill) > 0 && len(rows) > 0 && !running(rows[0]) && rows[0].KWhIn > 0
+		}) {
+			return nil
 		}
-		cancel()
-		<-ticking
+		srv := server(t, site)
+		t.Run("it moves", func(t *testing.T) { testMoves(t, site) })
+		t.Run("a session tells who learned what", func(t *testing.T) { testSession(t, site) })
+		t.Run("a stopping substation is shown and nothing waits for it", func(t *testing.T) { testStopped(t, s, site) })
+		t.Run("in a browser", func(t *testing.T) { testBrowser(t, srv.URL, site) })
+		return nil
 	})
-	for _, m := range s.Members {
-		if err := s.Run(ctx, m); err != nil {
-			if strings.Contains(err.Error(), "unknown role") {
-				continue
-			}
-			t.Fatal(err)
-		}
-	}
-	u := s.Get("utility-a").Node().Role.(*utility.Utility)
-	for _, m := range s.Of(member.RoleGateway) {
-		if _, err := u.Open(utility.NewContract{Gateway: m.Node().Host.Self().Key, Plan: utility.PlanDayNight, Masked: m.Home.BatteryWh > 0}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s.Clock.SetSpeed(speed)
-	return s
-}
-
-// reach waits until a condition of the site holds.
-func reach(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(40 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 40 s", what)
-		}
+	if err != nil {
+		t.Error(err)
 	}
 }
 
-func TestDashboardOfARunningNeighbourhood(t *testing.T) {
-	s := smallScene(t, 6, 1500)
-	site := NewSite(s, newStory(s))
-	bg := context.Background()
-	reach(t, "six homes with six hours of readings", func() bool {
-		e, _ := site.Energy(bg, "home-1")
-		return len(e.Times) > 300 && len(e.Bill) > 0
-	})
-	srv := server(t, site)
-	t.Run("it moves", func(t *testing.T) { testMoves(t, site) })
-	t.Run("a stopped substation is shown and nothing waits for it", func(t *testing.T) { testStopped(t, s, site) })
-	t.Run("in a browser", func(t *testing.T) { testBrowser(t, srv.URL) })
+// testSession looks at the first car's session and at the ledger beside it.
+func testSession(t *testing.T, site *Site) {
+	ctx := context.Background()
+	row := site.Sessions(ctx)[0]
+	v, ok := site.Session(ctx, row.ID)
+	if !ok || len(v.Steps) == 0 || len(v.Payees) == 0 || len(v.Intervals) == 0 || len(v.OCMF) == 0 || len(v.Parties) < 6 {
+		t.Fatalf("session %s: %+v", row.ID, v)
+	}
+	if !strings.HasPrefix(v.Host, "Home ") || v.Ref == "" {
+		t.Errorf("a demonstration's viewer sees host and name on the ledger: %q %q", v.Host, v.Ref)
+	}
+	l := site.Ledger(ctx, math.MaxInt64)
+	if l.Size == 0 || len(l.Entries) == 0 || len(l.Cosigners) != 3 || l.SumMicro != 0 {
+		t.Errorf("ledger: %d entries, %d cosigners, sum %d", l.Size, len(l.Cosigners), l.SumMicro)
+	}
+	if e, ok := site.Entry(ctx, 0); !ok || e.Kind != "genesis" {
+		t.Errorf("entry 0: %+v", e.EntryRow)
+	}
 }
 
 func server(t *testing.T, site web.Site) *httptest.Server {
@@ -118,7 +125,7 @@ func TestNodesOfTheMapKeepApart(t *testing.T) {
 	for _, homes := range []int{6, 7, 25, 40, 100, 200} {
 		s := &Scene{}
 		for i := range homes {
-			s.Members = append(s.Members, &Member{Name: fmt.Sprintf("home-%d", i+1), Role: member.RoleGateway, Zone: zones[i%len(zones)]})
+			s.Members = append(s.Members, &Member{Name: fmt.Sprintf("home-%d", i+1), Role: member.RoleGateway, Zone: zoneOf(i, homes)})
 		}
 		for i := range drivers {
 			s.Members = append(s.Members, &Member{Name: fmt.Sprintf("driver-%d", i+1), Role: member.RoleWallet})
@@ -186,7 +193,7 @@ func browser(t *testing.T) context.Context {
 	return ctx
 }
 
-func testBrowser(t *testing.T, url string) {
+func testBrowser(t *testing.T, url string, site *Site) {
 	ctx := browser(t)
 	complaints := listen(ctx)
 	var before, after, party string
@@ -204,7 +211,7 @@ func testBrowser(t *testing.T, url string) {
 		t.Fatalf("chart: %v", err)
 	}
 	if dir := os.Getenv("GRIDVEIL_SHOTS"); dir != "" {
-		shoot(t, ctx, url, dir)
+		shoot(t, ctx, url, dir, "/sessions/"+site.Sessions(ctx)[0].ID)
 	}
 	for _, c := range *complaints {
 		t.Errorf("console: %s", c)
@@ -227,7 +234,7 @@ func listen(ctx context.Context) *[]string {
 }
 
 // shoot keeps pictures of every page in dir, for people to look at.
-func shoot(t *testing.T, ctx context.Context, url, dir string) {
+func shoot(t *testing.T, ctx context.Context, url, dir, session string) {
 	t.Helper()
 	for _, v := range []struct {
 		name   string
@@ -235,7 +242,7 @@ func shoot(t *testing.T, ctx context.Context, url, dir string) {
 		scheme string
 	}{{"wide-light", 1280, "light"}, {"phone-dark", 360, "dark"}, {"wide-dark", 1280, "dark"}, {"phone-light", 360, "light"}} {
 		media := emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: v.scheme}})
-		for _, path := range []string{"/", "/energy?home=home-1", "/sessions", "/ledger", "/alarms", "/privacy?home=home-1", "/party/ssn-elm", "/party/home-2"} {
+		for _, path := range []string{"/", "/energy?home=home-1", "/sessions", session, "/ledger", "/ledger/0", "/alarms", "/privacy?home=home-1", "/party/ssn-elm", "/party/home-2"} {
 			var shot []byte
 			var overflow bool
 			err := chromedp.Run(ctx, media, chromedp.EmulateViewport(v.width, 900), chromedp.Navigate(url+path), chromedp.WaitReady("main[data-ready]"), chromedp.WaitReady("body[data-live=on]"),

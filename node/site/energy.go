@@ -157,7 +157,7 @@ func Bill(e *web.Energy, b bill.Bill) {
 
 func lineText(l bill.Line) string {
 	s := channelText(l.Channel.IsExport())
-	if !l.Channel.IsExport() && l.Register.String() != "flat" {
+	if l.Register.String() != "flat" {
 		s += ", " + l.Register.String()
 	}
 	if l.Critical {

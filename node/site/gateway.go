@@ -3,6 +3,7 @@ package site
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"gridveil/node/gateway"
 	"gridveil/node/role"
@@ -21,6 +22,9 @@ type Gateway struct {
 // and sessions.
 func ForGateway(env *role.Env, g *gateway.Gateway) *Gateway {
 	s := &Gateway{common: common{env, []string{"overview", "energy", "alarms", "privacy"}}, g: g, house: HouseOf(env.Config)}
+	if s.house.Hosts {
+		s.pages = []string{"overview", "energy", "sessions", "alarms", "privacy"}
+	}
 	return s
 }
 
@@ -54,6 +58,12 @@ func (s *Gateway) Left(_ context.Context, home string) (web.Left, bool) {
 	return Left(s.ref(), s.g, s.env.Clock.Now(), names, Stays(s.house)), true
 }
 
+// Sessions are the cars at this house.
+func (s *Gateway) Sessions(context.Context) []web.SessionRow { return s.g.Sessions() }
+
+// Session is one car's visit in full.
+func (s *Gateway) Session(_ context.Context, id string) (web.Session, bool) { return s.g.Session(id) }
+
 // pageAlarms is how many alarms a page lists.
 const pageAlarms = 200
 
@@ -78,14 +88,24 @@ func (s *Gateway) Overview(context.Context) web.Overview {
 		left += l.Messages
 	}
 	o.Figures = append(o.Figures, web.Figure{Key: "left", Label: "Messages that left today", Value: Count(left), Note: "each is listed under Privacy"})
-	o.Headline = s.headline(f)
-	for i, a := range newest(s.g, 20) {
-		if i < 20 {
-			o.Events = append(o.Events, web.Event{At: a.At, Kind: "alarm", Text: title(a.Kind) + ": " + a.Text, Link: "/alarms"})
-		}
-	}
+	o.Headline, o.Events = s.headline(f), s.events()
 	return o
 }
+
+// events are the newest alarms and cars, newest first.
+func (s *Gateway) events() (out []web.Event) {
+	for _, a := range newest(s.g, pageEvents) {
+		out = append(out, web.Event{At: a.At, Kind: "alarm", Text: title(a.Kind) + ": " + a.Text, Link: "/alarms"})
+	}
+	for _, r := range s.g.Sessions() {
+		out = append(out, web.Event{At: r.Begin, Kind: "session", Text: "A car comes, session " + r.ID, Link: "/sessions/" + r.ID})
+	}
+	slices.SortStableFunc(out, func(a, b web.Event) int { return b.At.Compare(a.At) })
+	return out[:min(pageEvents, len(out))]
+}
+
+// pageEvents is how many events an overview lists.
+const pageEvents = 20
 
 // power is the flow between the house and its own substation.
 func (s *Gateway) power(o web.Overview, f web.Flows) []web.Edge {
@@ -119,6 +139,7 @@ func (s *Gateway) Party(ctx context.Context, id string) (web.Party, bool) {
 	if ok && id == "self" {
 		p.Links = []web.Pair{{Name: "Its load", Value: "/energy"}, {Name: "What left it today", Value: "/privacy"}}
 		p.Sees = []web.Pair{{Name: "own load", Value: "every minute of it, kept for a day"}, {Name: "own journal", Value: "every message that left, for 62 days"}}
+		p.Sees = append(p.Sees, Neighbourhood(s.g)...)
 	}
 	return p, ok
 }
@@ -188,4 +209,16 @@ func PowerLevel(w float64) int {
 		}
 	}
 	return 0
+}
+
+// Neighbourhood says what the zone learned of its homes together.
+func Neighbourhood(g *gateway.Gateway) (out []web.Pair) {
+	sums, err := g.Neighbourhood()
+	if err != nil {
+		return nil // the store's own warning tells why
+	}
+	for _, n := range sums {
+		out = append(out, web.Pair{Name: "the zone's sum", Value: n.Text})
+	}
+	return out
 }

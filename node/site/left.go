@@ -24,6 +24,12 @@ type Names func(leak.Role) string
 // Left tells what left the house of g on the day of now, from its own journal.
 func Left(ref web.HomeRef, g *gateway.Gateway, now time.Time, names Names, stays []string) web.Left {
 	view, entries := g.Left(now)
+	return LeftView(ref, view, entries, names, stays)
+}
+
+// LeftView is Left of a journal's day; entries may be missing, then no line says
+// when its last message left.
+func LeftView(ref web.HomeRef, view leak.View, entries []leak.Entry, names Names, stays []string) web.Left {
 	type pair struct {
 		m  leak.Message
 		to leak.Role
@@ -32,7 +38,7 @@ func Left(ref web.HomeRef, g *gateway.Gateway, now time.Time, names Names, stays
 	for _, e := range entries {
 		last[pair{e.Message, e.To}] = e
 	}
-	out := web.Left{Home: ref, Day: now.UTC().Format("2 January 2006"), Stays: stays}
+	out := web.Left{Home: ref, Day: view.Day.Format("2 January 2006"), Stays: stays}
 	for _, l := range view.Lines {
 		e := last[pair{l.Row.Message, l.Row.To}]
 		out.Lines = append(out.Lines, web.LeftLine{What: l.Row.Message.String(), Why: l.Row.Why, To: recipient(l.Row.To, names), As: alias(l, e),

@@ -17,11 +17,14 @@ import (
 	"io"
 	"strconv"
 
+	"gridveil/node/aggregator"
 	"gridveil/node/gateway"
 	"gridveil/node/headend"
 	"gridveil/node/role"
 	"gridveil/node/ssn"
 	"gridveil/node/utility"
+	"gridveil/node/verifier"
+	"gridveil/node/wallet"
 	"gridveil/node/web"
 )
 
@@ -36,6 +39,12 @@ func For(env *role.Env, r role.Role) (s web.Site, ok bool) {
 		return ForHeadend(env, r), true
 	case *utility.Utility:
 		return ForUtility(env, r), true
+	case *aggregator.Aggregator:
+		return ForAggregator(env, r), true
+	case *verifier.Verifier:
+		return ForVerifier(env, r), true
+	case *wallet.Wallet:
+		return ForWallet(env, r), true
 	}
 	return nil, false
 }

@@ -14,13 +14,14 @@ import (
 // Utility is the dashboard of a utility.
 type Utility struct {
 	common
+	book
 	u *utility.Utility
 }
 
-// ForUtility shows contracts by usage point, what the meters reported, bills and
-// alarms.
+// ForUtility shows contracts by usage point, what the meters reported, bills,
+// alarms, and the ledger as this utility replayed it.
 func ForUtility(env *role.Env, u *utility.Utility) *Utility {
-	return &Utility{common{env, []string{"overview", "energy", "alarms"}}, u}
+	return &Utility{common{env, []string{"overview", "energy", "ledger", "alarms"}}, book{u.Party()}, u}
 }
 
 // Homes are the usage points under contract.
@@ -145,13 +146,26 @@ func (s *Utility) Overview(ctx context.Context) web.Overview {
 		o.Headline = fmt.Sprintf("%d of %s known to the head-end; the others are tried again each minute.", placed, Plural(len(contracts), "contract", "contracts"))
 	}
 	o.Figures = []web.Figure{{Key: "contracts", Label: "Contracts", Value: Count(len(contracts))}, {Key: "alarms", Label: "Alarms", Value: Count(len(alarms))}}
-	for i, a := range alarms {
-		if i < 20 {
-			o.Events = append(o.Events, web.Event{At: a.At, Kind: "alarm", Text: title(a.Kind) + " at " + a.Device + ": " + a.Text, Link: "/alarms"})
-		}
+	o.Figures = append(o.Figures, s.figures()...)
+	for _, a := range alarms[:min(pageEvents, len(alarms))] {
+		o.Events = append(o.Events, web.Event{At: a.At, Kind: "alarm", Text: title(a.Kind) + " at " + a.Device + ": " + a.Text, Link: "/alarms"})
 	}
 	return o
 }
 
+// Ledger is the ledger page.
+func (s *Utility) Ledger(ctx context.Context, from uint64) web.Ledger {
+	return s.book.Ledger(ctx, from)
+}
+
+// Entry is one entry in full.
+func (s *Utility) Entry(ctx context.Context, index uint64) (web.Entry, bool) {
+	return s.book.Entry(ctx, index)
+}
+
 // Live keeps the pages current.
-func (s *Utility) Live(ctx context.Context) map[string]string { return s.live(s.Overview(ctx)) }
+func (s *Utility) Live(ctx context.Context) map[string]string {
+	out := s.common.live(s.Overview(ctx))
+	s.book.live(out)
+	return out
+}

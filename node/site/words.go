@@ -17,9 +17,12 @@ const (
 // Euro is the currency of the plans that this version knows.
 const Euro = "EUR"
 
-// Money writes millionths as people read money, "1.81 EUR". What is less than a
-// cent is rounded half away from zero; the evidence holds the millionths.
-func Money(micro int64, currency string) string {
+// Money writes millionths as people read money, "EUR 1.81".
+func Money(micro int64, currency string) string { return currency + " " + Amount(micro) }
+
+// Amount is Money without its currency. What is less than a cent is rounded half
+// away from zero; the evidence holds the millionths.
+func Amount(micro int64) string {
 	sign := ""
 	if micro < 0 {
 		sign, micro = "-", -micro
@@ -28,17 +31,17 @@ func Money(micro int64, currency string) string {
 	if cents == 0 {
 		sign = ""
 	}
-	return fmt.Sprintf("%s%d.%02d %s", sign, cents/100, cents%100, currency)
+	return fmt.Sprintf("%s%d.%02d", sign, cents/100, cents%100)
 }
 
-// Rate writes a price per kWh, given in millionths, with its millionths cut at
-// the tenth of a cent.
+// Rate writes a price per kWh, given in millionths, "EUR 0.3200 per kWh"; what is
+// less than a hundredth of a cent is cut.
 func Rate(micro int64, currency string) string {
 	sign := ""
 	if micro < 0 {
 		sign, micro = "-", -micro
 	}
-	return fmt.Sprintf("%s%d.%03d %s/kWh", sign, micro/microPerUnit, micro%microPerUnit/1000, currency)
+	return fmt.Sprintf("%s %s%d.%04d per kWh", currency, sign, micro/microPerUnit, micro%microPerUnit/100)
 }
 
 // Energy writes mWh in kWh with three places.
@@ -59,7 +62,7 @@ func Watts(w float64) string {
 	if w >= 1000 || w <= -1000 {
 		return fmt.Sprintf("%.2f kW", w/1000)
 	}
-	if w > -.5 && w < 0 {
+	if w > -.5 && w < .5 {
 		w = 0 // not "-0 W"
 	}
 	return fmt.Sprintf("%.0f W", w)

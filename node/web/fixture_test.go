@@ -44,14 +44,14 @@ func (f fixture) Overview(context.Context) Overview {
 				n.Features = append(n.Features, "evse")
 			}
 			o.Nodes = append(o.Nodes, n)
-			o.Edges = append(o.Edges, Edge{id, id, "ssn-" + name, "report", i % 3})
+			o.Edges = append(o.Edges, Edge{ID: id, From: id, To: "ssn-" + name, Kind: "report", Level: i % 3})
 		}
-		o.Edges = append(o.Edges, Edge{"up-" + name, "ssn-" + name, "headend", "report", 2})
+		o.Edges = append(o.Edges, Edge{ID: "up-" + name, From: "ssn-" + name, To: "headend", Kind: "report", Level: 2})
 	}
 	o.Nodes = append(o.Nodes, Node{ID: "headend", Kind: "headend", Name: "head-end", Label: "head-end", Wide: Place{280, 192}, Tall: Place{120, 130}, Text: "Collects"},
 		Node{ID: "uta", Kind: "utility", Name: "utility A", Label: "utility A", Wide: Place{120, 72}, Tall: Place{60, 50}, Text: "Bills the homes"}, Node{ID: "utb", Kind: "utility", Name: "utility B", Label: "utility B", Wide: Place{380, 60}, Tall: Place{200, 50}, Text: "Bills the drivers"},
 		Node{ID: "evagg", Kind: "aggregator", Name: "EVAGG", Label: "EVAGG", Wide: Place{680, 132}, Tall: Place{300, 130}, State: "offline", Text: "Settles"}, Node{ID: "watch", Kind: "verifier", Name: "watchdog", Label: "watchdog", Wide: Place{900, 72}, Tall: Place{360, 50}, Text: "Replays"})
-	o.Edges = append(o.Edges, Edge{"bill", "headend", "uta", "report", 1}, Edge{"cosign", "evagg", "watch", "ledger", 3}, Edge{"onion1", "ssn-elm", "evagg", "onion", 2}, Edge{"alarm1", "ssn-mill", "headend", "alarm", 4})
+	o.Edges = append(o.Edges, Edge{ID: "bill", From: "headend", To: "uta", Kind: "report", Level: -1}, Edge{ID: "cosign", From: "evagg", To: "watch", Kind: "ledger", Level: 3}, Edge{ID: "onion1", From: "ssn-elm", To: "evagg", Kind: "onion", Quiet: true, Level: 2}, Edge{ID: "alarm1", From: "ssn-mill", To: "headend", Kind: "alarm", Level: 4})
 	o.Events = []Event{{noon, "session", "A car arrives at home 2", "/sessions/7F3A-92"}, {noon.Add(-time.Minute), "refused", "A forged meter record is refused: signature does not verify", "/sessions/0000-01"}, {noon.Add(-2 * time.Minute), "ledger", "Checkpoint 118 signed by 3 of 3", "/ledger"}}
 	return o
 }
@@ -82,9 +82,9 @@ func (f fixture) Energy(_ context.Context, home string) (Energy, bool) {
 	e.TrueKWh, e.MeterKWh = 6.21, 6.48
 	e.Now = Flows{Load: 2143, Meter: 702, PV: 3120, Battery: 1441, SoCPct: 62}
 	e.Masking = Masking{Policy: "veil", BoundBits: 9.3, ExposedMins: 14, Cannot: []string{"Energy: the month's total is exact.", "Peaks above 3 kW."}}
-	e.Bill = []BillLine{{"Taken from the grid, day", "4.120 kWh", "0.320 EUR/kWh", "1.32 EUR", "1318400"}}
+	e.Bill = []BillLine{{"Taken from the grid, day", "4.120 kWh", "EUR 0.3200 per kWh", "EUR 1.32", "1318400"}}
 	e.HasBattery, e.HasRoof, e.Hosts = true, true, true
-	e.BillTotal = "1.32 EUR"
+	e.BillTotal = "EUR 1.32"
 	return e, true
 }
 
@@ -92,7 +92,7 @@ func (f fixture) rows() []SessionRow {
 	if f.empty {
 		return nil
 	}
-	return []SessionRow{{ID: "7F3A-92", Begin: noon, Host: "Home 2", State: "paid", Case: "mixed", KWhIn: 7.345, Total: "1.81 EUR"},
+	return []SessionRow{{ID: "7F3A-92", Begin: noon, Host: "Home 2", State: "paid", Case: "mixed", KWhIn: 7.345, Total: "EUR 1.81"},
 		{ID: "0000-01", Begin: noon, Host: "Home 2", Case: "refused", Refused: "meter signature does not verify"}}
 }
 func (f fixture) Sessions(context.Context) []SessionRow { return f.rows() }
@@ -101,8 +101,8 @@ func (f fixture) Session(_ context.Context, id string) (Session, bool) {
 		if r.ID == id {
 			entry := uint64(17)
 			return Session{SessionRow: r, End: noon, Entry: &entry, Steps: []Event{{noon, "session", "opened by a wallet", ""}, {noon, "session", "authorised", ""}},
-				Intervals: []Interval{{Start: noon, FromPV: .5, FromGrid: .2, Amount: "0.15 EUR"}}, Terms: []Pair{{"solar", "0.180 EUR/kWh"}, {"band", "10 EUR"}},
-				Payees: []Payee{{"host", "solar energy", "830220.66", "0.83 EUR", "notes"}}, OCMF: []Reading{{`OCMF|{"FV":"1.0"}|{"SD":"00"}`, "signature verifies", true, "a1b2-c3d4"}},
+				Intervals: []Interval{{Start: noon, FromPV: .5, FromGrid: .2, Amount: "EUR 0.15"}}, Terms: []Pair{{"solar", "EUR 0.1800 per kWh"}, {"band", "EUR 10"}},
+				Payees: []Payee{{"host", "solar energy", "830220.66", "EUR 0.83", "notes"}}, OCMF: []Reading{{`OCMF|{"FV":"1.0"}|{"SD":"00"}`, "signature verifies", true, "a1b2-c3d4"}},
 				Parties: []Knows{{"Uta", "nothing", "that a car was there", "no message of the session reaches it"}}}, true
 		}
 	}
@@ -115,7 +115,7 @@ func (f fixture) Ledger(context.Context, uint64) Ledger {
 	}
 	older := uint64(10)
 	return Ledger{Origin: "evagg.example/demo", Size: 118, CosignedSize: 118, Quorum: "3 of 3 verifiers", Checkpoint: "evagg.example/demo\n118\nabc=\n\n— evagg sig\n", Older: &older,
-		Cosigners: []Cosigner{{"utility A", 118, noon, true, "replayed"}}, Balances: []Balance{{"utility B", "owed or owes", "-1.81 EUR", "-1.810000"}}, Entries: []EntryRow{{17, "cdr", "evagg", "a session of utility B's customer, sealed", true}}}
+		Cosigners: []Cosigner{{Name: "northgrid.gridveil/utility-a56ed588", Operator: "northgrid", Size: 118, At: noon, OK: true, Text: "replayed and signed"}}, Balances: []Balance{{"utility B", "owed or owes", "EUR -1.81", "-1.810000"}}, Entries: []EntryRow{{17, "cdr", "evagg", "a session of utility B's customer, sealed", true}}}
 }
 func (f fixture) Entry(_ context.Context, i uint64) (Entry, bool) {
 	return Entry{EntryRow: EntryRow{i, "cdr", "evagg", "a sealed session", true}, At: noon, Leaf: "00ff", Fields: []Pair{{"ref", "abcd"}}, Raw: "47564531"}, i == 17

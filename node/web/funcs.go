@@ -1,7 +1,6 @@
 package web
 
 import (
-	"encoding/json"
 	"fmt"
 	"html/template"
 	"math"
@@ -13,34 +12,32 @@ import (
 // funcs are the templates' helpers: formatting only.
 func (s *Server) funcs() template.FuncMap {
 	return template.FuncMap{
-		"asset":     s.asset,
-		"kwh":       func(v float64) string { return fmt.Sprintf("%.2f", v) },
-		"kwh3":      kwh,
-		"watts":     watts,
-		"day":       func(t time.Time) string { return t.UTC().Format("2 Jan 15:04") },
-		"clock":     func(t time.Time) string { return t.UTC().Format("15:04") },
-		"clocks":    func(t time.Time) string { return t.UTC().Format("15:04:05") },
-		"date":      func(t time.Time) string { return t.UTC().Format("2 Jan 2006 15:04") },
-		"iso":       func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-		"zero":      func(t time.Time) bool { return t.IsZero() },
-		"bytes":     byteSize,
-		"series":    series,
-		"curve":     curve,
-		"bits":      func(v float64) string { return fmt.Sprintf("%.1f", v) },
-		"ms":        milliseconds,
-		"lower":     strings.ToLower,
-		"level":     levelClass,
-		"kind":      kindWord,
-		"line":      EventLine,
-		"micro":     func(v int64) string { return fmt.Sprintf("%d", v) },
-		"count":     count,
-		"fast":      func(ms int64, speed float64) string { return milliseconds(int64(float64(ms)/speed + .5)) },
-		"case":      caseWords,
-		"every":     every,
-		"bars":      bars,
-		"div":       func(a int, b float64) float64 { return float64(a) / b },
-		"barsWidth": func(list []Interval) int { return max(1, len(list)) * barStep },
-		"json":      func(v any) (string, error) { b, err := json.MarshalIndent(v, "", "  "); return string(b), err },
+		"asset":  s.asset,
+		"kwh":    func(v float64) string { return fmt.Sprintf("%.2f", v) },
+		"kwh3":   kwh,
+		"watts":  watts,
+		"day":    func(t time.Time) string { return t.UTC().Format("2 Jan 15:04") },
+		"clock":  func(t time.Time) string { return t.UTC().Format("15:04") },
+		"clocks": func(t time.Time) string { return t.UTC().Format("15:04:05") },
+		"date":   func(t time.Time) string { return t.UTC().Format("2 Jan 2006 15:04") },
+		"iso":    func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"zero":   func(t time.Time) bool { return t.IsZero() },
+		"bytes":  byteSize,
+		"charts": charts,
+		"bits":   func(v float64) string { return fmt.Sprintf("%.1f", v) },
+		"ms":     milliseconds,
+		"lower":  strings.ToLower,
+		"level":  levelClass,
+		"kind":   kindWord,
+		"line":   EventLine,
+		"micro":  func(v int64) string { return fmt.Sprintf("%d", v) },
+		"count":  count,
+		"fast":   func(ms int64, speed float64) string { return milliseconds(int64(float64(ms)/speed + .5)) },
+		"case":   caseWords,
+		"every":  every,
+		"bars":   bars,
+		"div":    func(a int, b float64) float64 { return float64(a) / b },
+		"width":  func(list []Interval) int { return max(leastBars, len(list)) * barStep },
 	}
 }
 
@@ -97,51 +94,14 @@ func caseWords(c string) string {
 		return "car to house"
 	case "v2g-grid":
 		return "car to grid"
+	case "v2g":
+		return "out of the car"
+	case "own":
+		return "own car"
+	case "":
+		return "begun"
 	}
 	return c
-}
-
-// series is a chart's data for chart.js: seconds, then one row a curve.
-func series(t []int64, rows ...[]float64) (string, error) {
-	all := []any{t}
-	for _, r := range rows {
-		short := make([]float64, len(r))
-		for i, v := range r {
-			short[i] = math.Round(v)
-		}
-		all = append(all, short)
-	}
-	b, err := json.Marshal(all)
-	return string(b), err
-}
-
-// chartWidth and chartHeight are the units of the drawn curve.
-const (
-	chartWidth  = 1000
-	chartHeight = 240
-)
-
-// curve is an SVG path of v, for readers without script; bounds are shared by
-// all curves of a chart, so that they can be compared.
-func curve(v []float64, all ...[]float64) string {
-	lo, hi := 0., 1.
-	for _, s := range append(all, v) {
-		for _, w := range s {
-			lo, hi = min(lo, w), max(hi, w)
-		}
-	}
-	var b strings.Builder
-	step := max(1, len(v)/500)
-	for i := 0; i < len(v); i += step {
-		x := float64(i) / float64(max(1, len(v)-1)) * chartWidth
-		y := chartHeight - (v[i]-lo)/(hi-lo)*chartHeight
-		op := "L"
-		if i == 0 {
-			op = "M"
-		}
-		fmt.Fprintf(&b, "%s%.1f %.1f", op, x, y)
-	}
-	return b.String()
 }
 
 // tableRows is how many rows the table beside a chart may have: a day stays
@@ -167,36 +127,4 @@ func every(e Energy) []energyRow {
 type energyRow struct {
 	At                             time.Time
 	True, Metered, PV, Battery, EV float64
-}
-
-// bar is one piece of a drawn interval: what came from or went to one place.
-type bar struct {
-	Class   string
-	X, Y, H float64
-}
-
-// barStep is the width of an interval with its gap, in units of the drawing.
-const barStep = 10
-
-// bars stacks the energies of each interval on a zero line, out of the car
-// downwards.
-func bars(list []Interval) []bar {
-	up, down := .001, 0.
-	for _, i := range list {
-		up, down = max(up, i.FromPV+i.FromHouse+i.FromGrid), max(down, i.ToHouse+i.ToGrid)
-	}
-	scale := 100 / (up + down)
-	var out []bar
-	for n, i := range list {
-		x, y := float64(n*barStep+1), up*scale
-		for _, p := range []struct {
-			class string
-			kwh   float64
-		}{{"pv", i.FromPV}, {"house", i.FromHouse}, {"grid", i.FromGrid}} {
-			y -= p.kwh * scale
-			out = append(out, bar{p.class, x, y, p.kwh * scale})
-		}
-		out = append(out, bar{"ev", x, up * scale, (i.ToHouse + i.ToGrid) * scale})
-	}
-	return out
 }

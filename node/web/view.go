@@ -86,16 +86,17 @@ type Node struct {
 	ID, Kind, Name, Zone string
 	Label                string // under its sign; short
 	Wide, Tall           Place
-	State                string   // idle, charging, discharging, solar, offline, alarm
+	State                string   // idle, charging, discharging, parked, solar, offline, alarm
 	Text                 string   // one sentence
 	Features             []string // pv, battery, evse
 }
 
-// Edge of the map. Kind: power, report, onion, ledger, alarm. Live key:
+// Edge of the map. Kind: power, report, onion, ledger, alarm, car. Live key:
 // "edge-"+ID+"-level", a number 0 (still) to 4, negative when it flows from To
 // to From.
 type Edge struct {
 	ID, From, To, Kind string
+	Quiet              bool // not drawn at level 0
 	Level              int
 }
 
@@ -224,11 +225,12 @@ type Ledger struct {
 
 // Cosigner is one verifier with the age of its last signature.
 type Cosigner struct {
-	Name string
-	Size uint64
-	At   time.Time
-	OK   bool
-	Text string
+	Name     string // of its key
+	Operator string // who it is, if that says more
+	Size     uint64
+	At       time.Time
+	OK       bool
+	Text     string
 }
 
 // Balance of one account.

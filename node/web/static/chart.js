@@ -35,7 +35,7 @@
       axes: [Object.assign({ size: 28, space: 72, values: (u, ts) => ts.map(hours) }, axis), Object.assign({ size: 56, values: (u, vs) => vs.map(tick) }, axis)],
       hooks: { draw: [ends(names, colours)], setCursor: [readout(fig)] },
     };
-    if (fig.dataset.fill) opts.bands = [{ series: [1, 2], fill: colour("--house") + "22" }, { series: [2, 1], fill: colour("--grid") + "22" }];
+    if ("fill" in fig.dataset) opts.bands = [{ series: [1, 2], fill: colour("--house") + "22" }, { series: [2, 1], fill: colour("--grid") + "22" }];
     fig.querySelector(":scope > svg")?.remove();
     const plot = new uPlot(opts, data);
     fig.prepend(plot.root);

@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const link = document.querySelector("[data-link]"), list = document.querySelector("[data-events]");
-  const states = ["idle", "charging", "discharging", "solar", "offline", "alarm"];
+  const states = ["idle", "charging", "discharging", "parked", "solar", "offline", "alarm"];
   const index = name => {
     const all = new Map();
     document.querySelectorAll(`[data-${name}]`).forEach(e => {
