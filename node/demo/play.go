@@ -43,7 +43,8 @@ func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
 	}
 	p.session = st.started(ctx, gw, before)
 	if p.kind == "v2g-grid" {
-		if err := gw.SetControl(-6000, -8000, 0, at.Add(5*time.Minute), at.Add(35*time.Minute)); err != nil {
+		// Notes are locked first, and getting them in the right sizes takes a few round trips of class meter.
+		if err := gw.SetControl(-6000, -8000, 0, at.Add(time.Hour), at.Add(3*time.Hour)); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}

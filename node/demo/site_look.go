@@ -278,7 +278,7 @@ func titleOf(m *Member) string {
 	case member.RoleAggregator:
 		return "Aggregator"
 	case member.RoleVerifier:
-		return "Watchdog"
+		return strings.ToUpper(m.Name[:1]) + m.Name[1:]
 	}
 	return m.Name
 }

@@ -22,7 +22,9 @@ var backboneSpots = map[string]spot{
 	"headend":   {web.Place{X: 330, Y: 150}, web.Place{X: 120, Y: 126}},
 	"utility-b": {web.Place{X: 500, Y: 56}, web.Place{X: 210, Y: 44}},
 	"evagg":     {web.Place{X: 670, Y: 150}, web.Place{X: 300, Y: 126}},
-	"watchdog":  {web.Place{X: 860, Y: 56}, web.Place{X: 350, Y: 44}},
+	"watchdog":  {web.Place{X: 800, Y: 56}, web.Place{X: 350, Y: 44}},
+	"consumers": {web.Place{X: 930, Y: 56}, web.Place{X: 350, Y: 92}},
+	"towngrid":  {web.Place{X: 865, Y: 150}, web.Place{X: 350, Y: 140}},
 }
 
 // Rings of homes around a substation, in px.

@@ -41,8 +41,8 @@ var plan = []visit{
 	{name: "a stranger charges while the aggregator is away", kind: "mixed", home: 3, driver: 4, at: 14*time.Hour + 15*time.Minute, stay: 50 * time.Minute, want: 4 * kWh, car: sedan(12, 45, 11_000, 0), offline: true},
 	{name: "a wallbox alters what its meter signed", kind: "forged", home: 5, driver: 5, at: 15*time.Hour + 30*time.Minute, stay: 30 * time.Minute, want: 2 * kWh, car: sedan(20, 50, 7_400, 0), faults: evsim.Faults{Forged: true}},
 	{name: "a wallbox hands in yesterday's record", kind: "replayed", home: 5, driver: 6, at: 16*time.Hour + 30*time.Minute, stay: 30 * time.Minute, want: 2 * kWh, car: sedan(20, 50, 7_400, 0), faults: evsim.Faults{Replayed: true}},
-	{name: "a car feeds the house in the evening", kind: "v2g-house", home: 2, driver: 1, at: 19 * time.Hour, stay: 90 * time.Minute, want: 500_000, car: sedan(45, 60, 11_000, 7_000)},
-	{name: "a car feeds the grid when the operator asks", kind: "v2g-grid", home: 4, driver: 2, at: 21 * time.Hour, stay: 60 * time.Minute, want: 3 * kWh, car: sedan(40, 60, 11_000, 8_000)},
+	{name: "a car feeds the house in the evening", kind: "v2g-house", home: 2, driver: 1, at: 18 * time.Hour, stay: 150 * time.Minute, want: 500_000, car: sedan(45, 60, 11_000, 7_000)},
+	{name: "a car feeds the grid when the operator asks", kind: "v2g-grid", home: 4, driver: 2, at: 20*time.Hour + 15*time.Minute, stay: 195 * time.Minute, want: 3 * kWh, car: sedan(40, 60, 11_000, 8_000)},
 }
 
 func sedan(hasKWh, capacityKWh, chargeW, dischargeW int64) evsim.Car {
