@@ -241,7 +241,7 @@ func TestKilledAggregatorLosesAndPaysNothingTwice(t *testing.T) {
 		t.Errorf("later sessions earn %d and %d", a, b)
 	}
 	n := s.kinds()
-	if n[ledger.KindGenesis] != 1 || n[ledger.KindCDR] != 3 || n[ledger.KindDenoms] != 1 || n[ledger.KindKey] != 1 {
+	if n[ledger.KindGenesis] != 1 || n[ledger.KindCDR] != 3 || n[ledger.KindDenoms] != 1 || n[ledger.KindKey] != 1+2*2 || n[ledger.KindAnchor] != 2 {
 		t.Errorf("entries: %v", n)
 	}
 	s.eventually("the driver's bill", func() bool {
@@ -282,7 +282,7 @@ func TestInstructionIsDispatchedProvedAndPaid(t *testing.T) {
 	if err := refusedWith(lastOf(s.asks("home", evagg, mesh.EVRecord, ask.Flex, forged.Encode()))); err != nil {
 		t.Errorf("an altered offer: %v", err)
 	}
-	s.eventually("the anchored plans", func() bool { return s.kinds()[ledger.KindAnchor] == 1 })
+	s.eventually("the anchored plans", func() bool { return s.kinds()[ledger.KindAnchor] == 2+1 }) // beside the keys of two weeks
 	if bids := must(s.evagg().Bids()); len(bids) != pool.Slots || bids[0].UpW < 1000 {
 		t.Errorf("bids: %+v", bids)
 	}

@@ -52,7 +52,8 @@ type wished struct {
 	Peer mesh.Member
 }
 
-var policyKey = store.SpaceLedger.Key([]byte("policy"))
+// openedKey is set once the ledger was opened with the cosigners of its founders.
+var openedKey = store.SpaceLedger.Key([]byte("opened"))
 
 func bankKey(name string) []byte { return store.SpaceLedger.Key([]byte("bank"), []byte(name)) }
 
@@ -167,12 +168,10 @@ func (a *Aggregator) firstPolicy(ctx context.Context) (*ledger.Policy, error) {
 	if p, err := a.givenPolicy(); p != nil || err != nil {
 		return p, err
 	}
-	b, err := a.env.Store.Get(policyKey)
-	if err == nil {
-		return ledger.ParsePolicy(b)
-	}
-	if !errors.Is(err, store.ErrNotFound) {
-		return nil, fmt.Errorf("stored policy: %w", err)
+	if _, err := a.env.Store.Get(openedKey); err == nil {
+		return party.KnownPolicy(a.env.Store, a.env.Dir)
+	} else if !errors.Is(err, store.ErrNotFound) {
+		return nil, err
 	}
 	w := role.Warning{Code: "ledger-waits", Severity: role.Notice, Title: "The ledger waits for its founders",
 		Text: "The first entry names the utilities and cosigners of this network; some have not published their keys yet.",
@@ -181,7 +180,7 @@ func (a *Aggregator) firstPolicy(ctx context.Context) (*ledger.Policy, error) {
 		p, err := party.Policy(a.env.Dir)
 		if err == nil && (a.allCosign(p) || a.late() && a.hasUtility()) {
 			a.env.Warn.Clear(w.Code)
-			return p, nil
+			return p, errors.Join(party.KeepPolicy(a.env.Store, p), a.env.Store.Set(openedKey, []byte{1}))
 		}
 		a.env.Warn.Raise(w, a.env.Clock.Now())
 		a.pause(ctx, lookPeriod, a.wake)
@@ -251,9 +250,6 @@ func (a *Aggregator) late() bool {
 // serveBook opens the ledger under a policy and serves it until ctx ends or the
 // policy changes; it returns the next one.
 func (a *Aggregator) serveBook(ctx context.Context, policy *ledger.Policy) (next *ledger.Policy, err error) {
-	if err := a.env.Store.Set(policyKey, []byte(policy.String())); err != nil {
-		return nil, fmt.Errorf("keep policy: %w", err)
-	}
 	w, err := a.openBook(policy)
 	if err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
@@ -314,42 +310,18 @@ func (a *Aggregator) openBook(policy *ledger.Policy) (*writer.Writer, error) {
 }
 
 // watchPolicy waits until the network has cosigners that policy does not know.
-// Who disappears stays in it: a cosigner leaves by the operator's policy file.
 func (a *Aggregator) watchPolicy(ctx context.Context, policy *ledger.Policy) *ledger.Policy {
 	for ctx.Err() == nil {
-		if a.env.Config.Ledger.Policy == "" {
-			if next := a.extended(policy); next != nil {
-				return next
-			}
-		}
 		a.pause(ctx, policyPeriod, nil)
+		if a.env.Config.Ledger.Policy != "" {
+			continue
+		}
+		next, err := party.KnownPolicy(a.env.Store, a.env.Dir)
+		if err == nil && next.String() != policy.String() {
+			return next
+		}
 	}
 	return policy
-}
-
-// extended is policy with the cosigners that the directory has beyond it, nil if
-// there are none.
-func (a *Aggregator) extended(policy *ledger.Policy) *ledger.Policy {
-	now, err := party.Policy(a.env.Dir)
-	if err != nil {
-		return nil
-	}
-	list, changed := slices.Clone(policy.Witnesses), false
-	for _, w := range now.Witnesses {
-		i := slices.IndexFunc(list, func(x ledger.Witness) bool { return x.Name == w.Name })
-		switch {
-		case i < 0:
-			list, changed = append(list, w), true
-		case list[i].Key.Pub() != w.Key.Pub() || list[i].URL != w.URL:
-			list[i], changed = w, true
-		}
-	}
-	if !changed {
-		return nil
-	}
-	next := ledger.NewPolicy(policy.Log, list...)
-	next.LogURL = policy.LogURL
-	return next
 }
 
 // watchFinal wakes the settlement loop whenever more of the ledger is final.

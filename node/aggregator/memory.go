@@ -76,7 +76,9 @@ func (m *memory) Get(key []byte) []byte {
 	return out
 }
 
-func (m *memory) read(tx *store.Tx, key []byte) (out []byte, err error) {
+// read joins the pieces of a value, which is not nil even if empty.
+func (m *memory) read(tx *store.Tx, key []byte) ([]byte, error) {
+	out := []byte{}
 	for piece := uint16(0); ; piece++ {
 		v, err := tx.Get(deskKey(key, piece))
 		if errors.Is(err, store.ErrNotFound) && piece > 0 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -132,11 +133,7 @@ func (s *scene) cast(zones []string, extra string) {
 	add := func(p *place, toml string) {
 		listen := ""
 		if p.role != member.RoleGateway && p.role != member.RoleWallet {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			s.must(err)
-			_, port, _ := net.SplitHostPort(l.Addr().String())
-			s.must(l.Close())
-			listen = "/ip4/127.0.0.1/tcp/" + port
+			listen = "/ip4/127.0.0.1/tcp/" + s.freePort()
 			toml = fmt.Sprintf("[mesh]\nlisten = [%q]\n", listen) + toml
 		}
 		p.dir = filepath.Join(s.dir, p.name)
@@ -175,6 +172,22 @@ func (s *scene) cast(zones []string, extra string) {
 			s.must(identity.WriteFile(filepath.Join(dir, party.CommitteeFile), []byte(party.EncodeCommittee(pub))))
 		}
 	}
+}
+
+// freePort finds a loopback port below those that outgoing connections take, so
+// that it is still free when the node listens.
+func (s *scene) freePort() string {
+	for range 100 {
+		n, err := rand.Int(rand.Reader, big.NewInt(10_000))
+		s.must(err)
+		port := fmt.Sprint(20_000 + n.Int64())
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			s.must(l.Close())
+			return port
+		}
+	}
+	s.t.Fatal("no free port")
+	return ""
 }
 
 // preload puts RSA keys that were made once into the aggregator's store.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"gridveil/mesh/member"
 	"gridveil/node/ask"
 	"gridveil/node/keys"
+	"gridveil/node/store"
 )
 
 // Doors are the names of the byte-stream listeners that HTTP travels to.
@@ -86,6 +88,64 @@ func (d *Door) Serve(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("ledger door: %w", err)
 	}
 	return nil
+}
+
+var policyKey = store.SpaceLedger.Key([]byte("policy"))
+
+// KnownPolicy is the network's policy as far as this node ever saw it: a cosigner
+// that is away for a week must not lower the quorum. It is kept in the store; a
+// cosigner leaves by a policy file (ledger.policy).
+func KnownPolicy(st *store.Store, d keys.Directory) (*ledger.Policy, error) {
+	now, err := Policy(d)
+	b, held := st.Get(policyKey)
+	if errors.Is(held, store.ErrNotFound) {
+		if err != nil {
+			return nil, err
+		}
+		return now, KeepPolicy(st, now)
+	}
+	if held != nil {
+		return nil, fmt.Errorf("stored policy: %w", held)
+	}
+	old, held := ledger.ParsePolicy(b)
+	if held != nil {
+		return nil, fmt.Errorf("stored policy: %w", held)
+	}
+	if err != nil || now.Log.Pub() != old.Log.Pub() {
+		return old, nil
+	}
+	if next := extend(old, now); next != nil {
+		return next, KeepPolicy(st, next)
+	}
+	return old, nil
+}
+
+// KeepPolicy makes a policy the one that KnownPolicy goes on from.
+func KeepPolicy(st *store.Store, p *ledger.Policy) error {
+	if err := st.Set(policyKey, []byte(p.String())); err != nil {
+		return fmt.Errorf("keep policy: %w", err)
+	}
+	return nil
+}
+
+// extend is old with the cosigners that now has beyond it, nil if there are none.
+func extend(old, now *ledger.Policy) *ledger.Policy {
+	list, changed := slices.Clone(old.Witnesses), old.LogURL != now.LogURL
+	for _, w := range now.Witnesses {
+		i := slices.IndexFunc(list, func(x ledger.Witness) bool { return x.Name == w.Name })
+		switch {
+		case i < 0:
+			list, changed = append(list, w), true
+		case list[i].Key.Pub() != w.Key.Pub() || list[i].URL != w.URL:
+			list[i], changed = w, true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	next := ledger.NewPolicy(old.Log, list...)
+	next.LogURL = now.LogURL
+	return next
 }
 
 // Policy is the network's policy (ask.Policy) with the doors of log and

@@ -283,7 +283,7 @@ func (p *Party) takeSign(from mesh.Member, b []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := names(e, w, v.Status().Origin); err != nil {
+	if err := agrees(e.Body(), w, v.Status().Origin); err != nil {
 		return nil, err
 	}
 	if err := ledger.Sign(e, v.Status().Origin, p.key); err != nil {
@@ -292,15 +292,15 @@ func (p *Party) takeSign(from mesh.Member, b []byte) ([]byte, error) {
 	return e.Bytes(), nil
 }
 
-// names checks an entry that registers the operator of w.
-func names(e *ledger.Entry, w Wish, origin string) error {
+// agrees checks the body of an entry that registers the operator of w.
+func agrees(body ledger.Body, w Wish, origin string) error {
 	same := func(x ledger.Party) bool {
 		x.Party = 0
 		asked := w.Party
 		asked.Approver = asked.Approver && x.Approver // a seat may be denied: see Config.Opener
 		return x == asked
 	}
-	switch b := e.Body().(type) {
+	switch b := body.(type) {
 	case *ledger.Party:
 		if same(*b) {
 			return nil

@@ -110,21 +110,29 @@ func Call(ctx context.Context, h *mesh.Host, to peer.ID, s mesh.Service, op byte
 	if len(whole) <= partSize {
 		return h.Call(ctx, to, s, whole)
 	}
-	pieces := slices.Collect(slices.Chunk(whole, partSize))
-	if len(pieces) > maxPieces {
+	list := pieces(whole)
+	if len(list) > maxPieces {
 		return nil, fmt.Errorf("%w: %d bytes", ErrCall, len(whole))
 	}
-	hash := sha256.Sum256(whole)
 	var answer []byte
-	for i, piece := range pieces {
-		req := append([]byte{opPart}, hash[:]...)
-		req = append(append(req, byte(i), byte(len(pieces))), piece...)
+	for _, req := range list {
 		var err error
 		if answer, err = h.Call(ctx, to, s, req); err != nil {
 			return nil, err
 		}
 	}
 	return answer, nil
+}
+
+// pieces cuts a call: { opPart | hash 32 | index u8 | count u8 | bytes }.
+func pieces(whole []byte) (list [][]byte) {
+	hash := sha256.Sum256(whole)
+	parts := slices.Collect(slices.Chunk(whole, partSize))
+	for i, part := range parts {
+		req := append([]byte{opPart}, hash[:]...)
+		list = append(list, append(append(req, byte(i), byte(len(parts))), part...))
+	}
+	return list
 }
 
 // Answerer decides one whole call.

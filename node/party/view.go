@@ -35,7 +35,7 @@ func (p *Party) copy() Copy {
 			c.Forked = 1
 		}
 	}
-	c.Policy, _ = Policy(p.env.Dir) // shown without cosigners if the directory is empty
+	c.Policy, _ = KnownPolicy(p.env.Store, p.env.Dir) // shown without cosigners if the directory is empty
 	return c
 }
 

@@ -63,7 +63,7 @@ func (p *Party) learn(ctx context.Context, v *verifier.Verifier) error {
 	if err != nil {
 		return err
 	}
-	policy, err := Policy(p.env.Dir)
+	policy, err := KnownPolicy(p.env.Store, p.env.Dir)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"gridveil/node/ask"
 	"gridveil/node/keys"
 	"gridveil/node/party"
+	"gridveil/node/role"
 	"gridveil/node/store"
 	"gridveil/privacy"
 	"gridveil/privacy/session"
@@ -327,11 +328,12 @@ func billKey(handle [16]byte, bpk [32]byte) []byte {
 func (s *settlement) bill(body *ledger.Settle) error {
 	h := settle.BodyHash(body)
 	day := s.day()
-	n := 0
+	n, unknown := 0, false
 	err := s.env.Store.Update(func(tx *store.Tx) error {
 		p, err := getProposal(tx, h)
 		if errors.Is(err, store.ErrNotFound) {
-			return errors.New("a settlement of ours is final that this node never signed: restore its store from the last copy")
+			unknown = true
+			return nil
 		}
 		if err != nil || p.State == billed {
 			return err
@@ -348,13 +350,18 @@ func (s *settlement) bill(body *ledger.Settle) error {
 	if err == nil && n > 0 {
 		s.env.Log.Info("sessions billed", "lines", n)
 	}
+	if unknown {
+		s.env.Warn.Raise(role.Warning{Code: "settlement-unknown", Severity: role.Problem, Title: "A settlement is final that this node does not know",
+			Text: "This utility's signature stands under a sum on the ledger, but the lines behind it are not in this node's store: drivers cannot be billed for it.",
+			Next: "This happens after a store was lost. Restore it from the last copy, or ask the aggregator for the lines."}, s.env.Clock.Now())
+	}
 	return err
 }
 
 func (s *settlement) billOne(tx *store.Tx, l *session.Line, day int64) error {
 	r, err := getRow(tx, l.BPK)
 	if err != nil {
-		return fmt.Errorf("row of a settled line: %w", err)
+		return fmt.Errorf("row of a settled line: %w", err) // cosign has read it, and rows outlive what may be settled
 	}
 	if r.Billed {
 		return nil

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"gridveil/mesh/member"
 	"gridveil/node/ask"
@@ -226,42 +227,79 @@ func (b issuerBook) HasBillKey(bpk [32]byte) bool {
 	return !errors.Is(err, store.ErrNotFound)
 }
 
-// forgetIssued drops sealed answers after a day and rows 60 days after their
-// epoch; it is called daily.
+// forgetBatch bounds one update, which holds 1024 writes; the rest waits a day.
+const forgetBatch = 400
+
+// forgetIssued drops sealed answers after a day, and rows and settled lines after
+// rowsKept; it is called daily.
 func (s *settlement) forgetIssued() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.env.Clock.Now()
-	return s.env.Store.Update(func(tx *store.Tx) error {
-		err := tx.Each(store.SpacePrivacy.Key([]byte("deck")), func(k, v []byte) error {
-			var x pseudo.Batch
-			if err := json.Unmarshal(v, &x); err != nil || now.Before(x.Until) || len(x.Answer) == 0 {
-				return err
-			}
-			x.Answer = nil // that the batch was issued stays
-			b, err := json.Marshal(x)
-			if err != nil {
-				return err
-			}
-			return tx.Set(k, b)
-		})
+	return errors.Join(s.env.Store.Update(func(tx *store.Tx) error { return dropAnswers(tx, now) }),
+		s.env.Store.Update(func(tx *store.Tx) error { return dropRows(tx, now) }),
+		s.env.Store.Update(func(tx *store.Tx) error { return dropProposals(tx, now) }))
+}
+
+// dropAnswers forgets sealed decks; that a batch was issued stays.
+func dropAnswers(tx *store.Tx, now time.Time) error {
+	n := 0
+	return tx.Each(store.SpacePrivacy.Key([]byte("deck")), func(k, v []byte) error {
+		var x pseudo.Batch
+		if err := json.Unmarshal(v, &x); err != nil {
+			return fmt.Errorf("stored batch: %w", err)
+		}
+		if now.Before(x.Until) || len(x.Answer) == 0 {
+			return nil
+		}
+		if n++; n > forgetBatch {
+			return store.ErrStop
+		}
+		x.Answer = nil
+		b, err := json.Marshal(x)
 		if err != nil {
 			return err
 		}
-		n := 0
-		return tx.Each(store.SpaceBill.Key([]byte("row")), func(k, v []byte) error {
-			var r row
-			if err := json.Unmarshal(v, &r); err != nil {
-				return err
-			}
-			if _, to := pseudo.Window(pseudo.Driver, r.Epoch); now.Before(to.Add(rowsKept)) {
-				return nil
-			}
-			if n++; n > 500 { // an update holds 1024 writes; the rest tomorrow
-				return store.ErrStop
-			}
-			return tx.Delete(k)
-		})
+		return tx.Set(k, b)
+	})
+}
+
+func dropRows(tx *store.Tx, now time.Time) error {
+	n := 0
+	return tx.Each(store.SpaceBill.Key([]byte("row")), func(k, v []byte) error {
+		var r row
+		if err := json.Unmarshal(v, &r); err != nil {
+			return fmt.Errorf("stored row: %w", err)
+		}
+		if _, to := pseudo.Window(pseudo.Driver, r.Epoch); now.Before(to.Add(rowsKept)) {
+			return nil
+		}
+		if n++; n > forgetBatch {
+			return store.ErrStop
+		}
+		return tx.Delete(k)
+	})
+}
+
+// dropProposals forgets sums that are settled, or that were never entered.
+func dropProposals(tx *store.Tx, now time.Time) error {
+	prefix := store.SpaceBill.Key([]byte("prop"))
+	n := 0
+	return tx.Each(prefix, func(k, v []byte) error {
+		var p proposal
+		if err := json.Unmarshal(v, &p); err != nil {
+			return fmt.Errorf("stored proposal: %w", err)
+		}
+		if p.State == signed || now.Before(time.UnixMilli(p.At).Add(rowsKept)) {
+			return nil
+		}
+		if n++; n > forgetBatch/10 {
+			return store.ErrStop
+		}
+		if err := tx.Delete(k); err != nil {
+			return err
+		}
+		return tx.Each(store.SpaceBill.Key([]byte("pline"), k[len(prefix):]), func(k, _ []byte) error { return tx.Delete(k) })
 	})
 }
 

@@ -48,8 +48,8 @@ type Utility struct {
 	mu        sync.Mutex
 	contracts map[member.Key]*Contract
 	byPoint   map[model.UsagePoint]*Contract
-	delivered map[alarm.ID]Delivery
-	order     []alarm.ID // of delivered, oldest first
+	delivered []Delivery // the newest alarms, oldest first
+	places    uint64     // alarms ever delivered
 	placed    chan struct{}
 	peaks     []Peak // critical peaks, oldest first
 	repriced  chan struct{}
@@ -58,9 +58,12 @@ type Utility struct {
 // New loads contracts and registers what the utility answers.
 func New(env *role.Env) (*Utility, error) {
 	u := &Utility{env: env, inbox: alarm.OpenInbox(env.Store), contracts: map[member.Key]*Contract{},
-		byPoint: map[model.UsagePoint]*Contract{}, delivered: map[alarm.ID]Delivery{}, placed: make(chan struct{}, 1), repriced: make(chan struct{}, 1)}
+		byPoint: map[model.UsagePoint]*Contract{}, placed: make(chan struct{}, 1), repriced: make(chan struct{}, 1)}
 	if err := u.loadContracts(); err != nil {
 		return nil, err
+	}
+	if err := u.loadAlarms(); err != nil {
+		return nil, fmt.Errorf("alarms: %w", err)
 	}
 	if err := u.loadPrices(); err != nil {
 		return nil, err

@@ -1,0 +1,190 @@
+package aggregator
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"gridveil/ledger"
+	ledgerstore "gridveil/ledger/store"
+	"gridveil/ledger/writer"
+	"gridveil/node/clock"
+	"gridveil/node/role"
+	"gridveil/node/store"
+	"gridveil/privacy"
+)
+
+// desk is an aggregator with a ledger of its own and nobody else.
+type bench struct {
+	t  *testing.T
+	a  *Aggregator
+	w  *writer.Writer
+	st *store.Store
+}
+
+const benchOrigin = "evagg.gridveil/test"
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	draw := func() ed25519.PrivateKey {
+		k, err := privacy.NewKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	b := &bench{t: t, st: newStore(t)}
+	log := draw()
+	b.a = &Aggregator{env: &role.Env{Store: b.st, Clock: clock.Wall{}, Log: slog.New(slog.DiscardHandler), Warn: role.NewBoard()}, origin: benchOrigin, entry: draw()}
+	var err error
+	b.w, err = writer.Open(writer.Config{Dir: t.TempDir(), Store: ledgerstore.Options{MemTableBytes: 1 << 20, SegmentBytes: 1 << 20}, Machine: ledger.NewMoney(benchOrigin),
+		LogKey: log, ReceiptKey: draw(), Policy: ledger.NewPolicy(ledger.LogKey(benchOrigin, ledger.Hash(log.Public().(ed25519.PublicKey))))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.w.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := errors.Join(<-done, b.w.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	pub := ledger.Hash(b.a.entry.Public().(ed25519.PublicKey))
+	g := &ledger.Genesis{Rules: 1, Origin: benchOrigin, Network: "test", Currencies: currencies(), Params: ledger.DefaultParams(),
+		Parties: []ledger.Party{{Party: 1, Role: ledger.Aggregator, Limit: ownLimit, Name: "evagg", Pub: pub}}}
+	raw, err := b.a.sign(1, g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := b.w.Submit(ctx, [][]byte{raw})[0]; r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	return b
+}
+
+func note32(s string) (h [32]byte) { copy(h[:], s); return h }
+
+func anchors(names ...string) (list []job) {
+	for _, n := range names {
+		list = append(list, job{note32(n), &ledger.Anchor{Topic: ledger.TopicBillRun, Ref: note32(n)}})
+	}
+	return list
+}
+
+func (b *bench) enter(list []job) []outcome {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	out, err := b.a.enter(ctx, b.w, list)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return out
+}
+
+func TestAJobIsEnteredOnceHoweverOftenItIsTried(t *testing.T) {
+	b := newBench(t)
+	first := b.enter(anchors("one", "two"))
+	again := b.enter(anchors("two", "three", "one"))
+	if first[0].index != 1 || first[1].index != 2 || again[0].index != 2 || again[1].index != 3 || again[2].index != 1 || b.w.Size() != 4 {
+		t.Errorf("got %+v then %+v, size %d", first, again, b.w.Size())
+	}
+}
+
+// TestCrashBeforeSubmitRepeatsTheSameBytes stores the signed bytes of two jobs and
+// dies; meanwhile another entry may have taken their number.
+func TestCrashBeforeSubmitRepeatsTheSameBytes(t *testing.T) {
+	for _, taken := range []bool{false, true} {
+		b := newBench(t)
+		list := anchors("one", "two")
+		before, err := b.a.prepare(b.w, list) // and here the process ends
+		if err != nil {
+			t.Fatal(err)
+		}
+		if taken {
+			raw, err := b.a.sign(before[0].Seq(), &ledger.Anchor{Topic: ledger.TopicBillRun, Ref: note32("other")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r := b.w.Submit(t.Context(), [][]byte{raw})[0]; r.Err != nil {
+				t.Fatal(r.Err)
+			}
+		}
+		var out []outcome
+		for range 3 { // a number that is another's is seen, then made anew
+			if out = b.enter(list); out[0].err == nil && out[1].err == nil {
+				break
+			}
+		}
+		if out[0].err != nil || out[1].err != nil {
+			t.Fatalf("taken %v: %+v", taken, out)
+		}
+		after, err := b.w.Entry(out[0].index)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if same := string(after) == string(before[0].Bytes()); same == taken {
+			t.Errorf("taken %v: the same bytes were entered: %v", taken, same)
+		}
+		if want := uint64(3); taken {
+			want++
+			if b.w.Size() != want {
+				t.Errorf("size %d, want %d", b.w.Size(), want)
+			}
+		} else if b.w.Size() != want {
+			t.Errorf("size %d, want %d", b.w.Size(), want)
+		}
+	}
+}
+
+// TestCrashAfterThePayerSubmittedCountsOnce has the other signer hand the complete
+// entry in by itself: the stored bytes lack its signature, and are recognised.
+func TestCrashAfterThePayerSubmittedCountsOnce(t *testing.T) {
+	b := newBench(t)
+	other, err := privacy.NewKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub := ledger.Hash(other.Public().(ed25519.PublicKey))
+	body := &ledger.Party{Party: 2, Role: ledger.Utility, Limit: 1, Name: "payer", Pub: pub}
+	id := note32("payer")
+	died := errors.New("died")
+	_, err = b.a.enterOne(t.Context(), b.w, id, body, func(_ context.Context, e *ledger.Entry) (*ledger.Entry, error) {
+		full, err := ledger.Parse(append([]byte(nil), e.Bytes()...))
+		if err != nil {
+			return nil, err
+		}
+		if err := ledger.Sign(full, benchOrigin, other); err != nil {
+			return nil, err
+		}
+		if r := b.w.Submit(t.Context(), [][]byte{full.Bytes()})[0]; r.Err != nil {
+			return nil, r.Err
+		}
+		return nil, died
+	})
+	if !errors.Is(err, died) {
+		t.Fatal(err)
+	}
+	r, err := b.a.enterOne(t.Context(), b.w, id, body, nil)
+	if err != nil || r.index != 1 || b.w.Size() != 2 {
+		t.Errorf("got %+v, %v, size %d; want entry 1 recognised", r, err, b.w.Size())
+	}
+}
+
+func TestARefusedJobUsesNoNumber(t *testing.T) {
+	b := newBench(t)
+	refused := job{note32("bad"), &ledger.Transfer{From: ledger.OpenAccount(1, 0), To: ledger.OpenAccount(9, 0), X: 1, Purpose: ledger.PurposeFee}}
+	out := b.enter(append([]job{refused}, anchors("one")...))
+	if out[0].err == nil || !out[0].final {
+		t.Errorf("a transfer to nobody: %+v", out[0])
+	}
+	if out = b.enter(anchors("one")); out[0].err != nil || out[0].index != 1 {
+		t.Errorf("the job behind it: %+v", out[0])
+	}
+}
