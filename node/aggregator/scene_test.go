@@ -72,8 +72,10 @@ type scene struct {
 	ctx    context.Context
 }
 
-// fast is the speed of the scene's clock.
-const fast = 240
+const (
+	fast     = 240              // speed of the scene's clock
+	patience = 80 * time.Second // of wall time, on a machine that does much else
+)
 
 func (s *scene) must(err error) {
 	s.t.Helper()
@@ -249,14 +251,14 @@ func (s *scene) operators(name string) ask.Operators {
 // eventually waits for something to become true.
 func (s *scene) eventually(what string, ok func() bool) {
 	s.t.Helper()
-	look, deadline := time.NewTicker(20*time.Millisecond), time.After(40*time.Second)
+	look, deadline := time.NewTicker(20*time.Millisecond), time.After(patience)
 	defer look.Stop()
 	for !ok() {
 		select {
 		case <-look.C:
 		case <-deadline:
 			s.report()
-			s.t.Fatalf("waited 40 s in vain: %s", what)
+			s.t.Fatalf("waited %v in vain: %s", patience, what)
 		}
 	}
 }

@@ -326,7 +326,7 @@ func giving() evsim.Car {
 }
 
 // patience is what a busy machine may take for a step of a test, wall time.
-const patience = 40 * time.Second
+const patience = 80 * time.Second
 
 // eventually waits for a condition.
 func (s *scene) eventually(what string, ok func() bool) {
