@@ -251,7 +251,7 @@ func intervalOf(s ocmf.Signed, p eventPart, x *pool.Instruction, gates []gate) (
 	if !s.TimeOK || s.End <= s.Begin {
 		return is, rest, fmt.Errorf("%w: signed times cannot be trusted", session.ErrEvidence)
 	}
-	base := int64(0)
+	base := int64(0) // W ms, divided once: a session lasts days at most, so 2^63 is far
 	for at := s.Begin; at < s.End; {
 		next := min((at/pool.SlotMS+1)*pool.SlotMS, s.End)
 		w, ok, err := baselineAt(gates, p.Open, at)
@@ -261,9 +261,10 @@ func intervalOf(s ocmf.Signed, p eventPart, x *pool.Instruction, gates []gate) (
 		if !ok {
 			return is, rest, fmt.Errorf("%w: no anchored plan of this session", session.ErrEvidence)
 		}
-		base += w * (next - at) / 3600
+		base += w * (next - at)
 		at = next
 	}
+	base /= 3600
 	metered := s.ImportMWh - s.ExportMWh
 	from, to := max(x.From, s.Begin), min(x.To, s.End)
 	instructed := p.W * max(0, to-from) / 3600

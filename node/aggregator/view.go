@@ -49,6 +49,26 @@ func (a *Aggregator) Proof(index uint64) (*ledger.Proof, error) {
 	return w.Proof(index)
 }
 
+// Notes sums up the notes of all months, millionths: signed, seen again (redeemed
+// at utilities, swapped or locked), and still out.
+func (a *Aggregator) Notes() (issued, returned, outstanding int64) {
+	a.Read(func(s *ledger.State) {
+		for _, epoch := range a.mints.known() {
+			d, _, out, back, ok := s.Denoms(0, epoch)
+			if !ok {
+				continue
+			}
+			for i, k := range d.Keys {
+				unit := int64(k.Minor) * s.Currencies()[0].Minor()
+				issued += int64(out[i]) * unit
+				returned += int64(back[i]) * unit
+			}
+		}
+		outstanding = s.Balance(ledger.NotesAccount(0))
+	})
+	return issued, returned, outstanding
+}
+
 // Counts tells where sessions and claims stand.
 func (a *Aggregator) Counts() (c settle.Counts) {
 	_ = a.withDesk(func(d *settle.Desk) error { c = d.Counts(); return nil }) // it cannot fail

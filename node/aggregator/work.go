@@ -397,8 +397,8 @@ func (a *Aggregator) close(ctx context.Context, w *writer.Writer) error {
 				body = &ledger.Close{Period: period + 1, Cur: uint8(cur), Pays: s.Net(uint8(cur))}
 			}
 		})
-		if body == nil {
-			continue
+		if body == nil || len(body.Pays) == 0 {
+			continue // the period goes on until somebody owes a whole minor unit
 		}
 		// The netting is of the state right before it, so it is made anew for
 		// each try and never kept.
