@@ -5,9 +5,9 @@ import (
 	"time"
 
 	"gridveil/ledger"
+	"gridveil/mesh/member"
 	"gridveil/node/aggregator"
 	"gridveil/node/site"
-	"gridveil/node/utility"
 	"gridveil/node/verifier"
 )
 
@@ -41,11 +41,10 @@ func (s *Site) book() (site.Log, bool) {
 	if a, ok := roleOf[*aggregator.Aggregator](s.scene.Get("evagg")); ok && a.Ledger(1).Size > 0 {
 		return a, true
 	}
-	if v, ok := roleOf[*verifier.Verifier](s.scene.Get("watchdog")); ok {
-		return v, true
-	}
-	if u, ok := roleOf[*utility.Utility](s.scene.Get("utility-a")); ok {
-		return u.Party(), true
+	for _, m := range s.scene.Of(member.RoleVerifier) {
+		if v, ok := roleOf[*verifier.Verifier](m); ok {
+			return v, true
+		}
 	}
 	return nil, false
 }

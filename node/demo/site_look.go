@@ -98,7 +98,7 @@ func (s *Site) take(old *look) *look {
 	s.tell(old, l)
 	l.nodes, l.edges = s.drawMap(old, l)
 	l.figures, l.headline = s.figures(l), s.headline(l)
-	l.events = s.events(20)
+	l.events = s.events(overviewEvents)
 	return l
 }
 
@@ -188,6 +188,9 @@ func (s *Site) tellAlarms(n int) {
 		s.log.Add(Happening{d.At, "alarm", fmt.Sprintf("Alarm at %s: %s", name, row.Kind), "/alarms"})
 	}
 }
+
+// overviewEvents is how many events the overview lists.
+const overviewEvents = 12
 
 // events are the newest of what the story told and what was seen here.
 func (s *Site) events(n int) []web.Event {

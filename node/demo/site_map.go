@@ -16,15 +16,27 @@ import (
 // spot is a place on both maps.
 type spot struct{ wide, tall web.Place }
 
-// backboneSpots are where operators stand: above the zones.
-var backboneSpots = map[string]spot{
-	"utility-a": {web.Place{X: 150, Y: 56}, web.Place{X: 70, Y: 44}},
-	"headend":   {web.Place{X: 330, Y: 150}, web.Place{X: 120, Y: 126}},
-	"utility-b": {web.Place{X: 500, Y: 56}, web.Place{X: 210, Y: 44}},
-	"evagg":     {web.Place{X: 670, Y: 150}, web.Place{X: 300, Y: 126}},
-	"watchdog":  {web.Place{X: 800, Y: 56}, web.Place{X: 350, Y: 44}},
-	"consumers": {web.Place{X: 930, Y: 56}, web.Place{X: 350, Y: 92}},
-	"towngrid":  {web.Place{X: 865, Y: 150}, web.Place{X: 350, Y: 140}},
+// Rows of the backbone above the zones: those who bill and check, and below them
+// those who collect and settle.
+var (
+	upperRow = []member.Role{member.RoleUtility, member.RoleVerifier}
+	lowerRow = []member.Role{member.RoleHeadend, member.RoleAggregator}
+)
+
+// row spreads the members of some roles over the width of both maps.
+func (s *Scene) row(at map[string]spot, roles []member.Role, wideY, tallY, margin float64) {
+	var all []*Member
+	for _, r := range roles {
+		all = append(all, s.Of(r)...)
+	}
+	for i, m := range all {
+		x := margin + (1-2*margin)*(float64(i)+.5)/float64(len(all))
+		stagger := 0.
+		if len(all) > 4 && i%2 == 1 {
+			stagger = 30 // names of a full row do not meet on a phone
+		}
+		at[m.Name] = spot{web.Place{X: web.WideWidth * x, Y: wideY}, web.Place{X: web.TallWidth * x, Y: tallY + stagger}}
+	}
 }
 
 // Rings of homes around a substation, in px.
@@ -39,7 +51,7 @@ const (
 	manyRoom  = 25.
 	manyStep  = 26. // from ring to ring
 
-	tallZoneTop = 190.
+	tallZoneTop = 200.
 	tallLeast   = 84.
 	tallDown    = 96. // half the height of a ring, more where there are many homes
 	tallRoom    = 36.
@@ -127,9 +139,8 @@ type plots struct {
 // plot places the cast once; who is where does not change.
 func (s *Scene) plot() plots {
 	p := plots{at: map[string]spot{}}
-	for name, at := range backboneSpots {
-		p.at[name] = at
-	}
+	s.row(p.at, upperRow, 56, 36, 0)
+	s.row(p.at, lowerRow, 156, 140, .1)
 	homes := make([][]*Member, len(zones))
 	for _, m := range s.Of(member.RoleGateway) {
 		i := slices.Index(zones, m.Zone)
@@ -290,8 +301,8 @@ func (s *Site) backboneEdges(old, l *look) []web.Edge {
 	h := l.members["headend"]
 	out = append(out, web.Edge{ID: "bill", From: "headend", To: "utility-a", Kind: "report", Level: pulse(h.moved.report, 200, 10_000)},
 		web.Edge{ID: "alarm-up", From: "headend", To: "utility-a", Kind: "alarm", Quiet: true, Level: pulse(h.moved.alarm, 1) * 3})
-	for _, v := range []string{"utility-a", "utility-b", "watchdog"} {
-		out = append(out, web.Edge{ID: "cosign-" + v, From: "evagg", To: v, Kind: "ledger", Level: l.cosigning(old, s.scene.Get(v).Operator)})
+	for _, v := range append(s.scene.Of(member.RoleUtility), s.scene.Of(member.RoleVerifier)...) {
+		out = append(out, web.Edge{ID: "cosign-" + v.Name, From: "evagg", To: v.Name, Kind: "ledger", Level: l.cosigning(old, v.Operator)})
 	}
 	return append(out, s.carEdges(l)...)
 }

@@ -76,7 +76,7 @@ func (s *Site) tellSessions(old, l *look) {
 	}
 	for _, r := range l.sessions.rows {
 		if o, known := was[r.ID]; known && o.State != r.State && r.State == "paid" {
-			s.log.Add(Happening{l.now, "ledger", fmt.Sprintf("%s is paid for session %s: %s in blind notes", r.Host, r.ID, r.Total), "/sessions/" + r.ID})
+			s.log.Add(Happening{l.now, "ledger", fmt.Sprintf("%s is paid for session %s, in blind notes", r.Host, r.ID), "/sessions/" + r.ID})
 		}
 	}
 }
@@ -105,8 +105,8 @@ func (s *Site) Session(_ context.Context, id string) (web.Session, bool) {
 		return v, true
 	}
 	s.addDriver(&v, l.sessions.driver[id])
-	learned := site.Learned{Energy: energyWords(v), Amount: v.Total, Zone: host.Zone, Utility: utilityB, Onion: !s.scene.Lab, Shown: v.KWhOut > 0}
-	v.Parties = site.Knows(learned)
+	v.Parties = site.Knows(site.Learned{Energy: energyWords(v), Amount: v.Total, Zone: host.Zone, Utility: utilityB, Onion: !s.scene.Lab,
+		Shown: v.KWhOut > 0, Refused: v.Refused != "", Trusted: slices.ContainsFunc(v.Terms, func(p web.Pair) bool { return p.Name == "began" })})
 	return v, true
 }
 

@@ -130,6 +130,10 @@ func TestNodesOfTheMapKeepApart(t *testing.T) {
 		for i := range drivers {
 			s.Members = append(s.Members, &Member{Name: fmt.Sprintf("driver-%d", i+1), Role: member.RoleWallet})
 		}
+		for _, m := range []*Member{{Name: "utility-a", Role: member.RoleUtility}, {Name: "utility-b", Role: member.RoleUtility}, {Name: "headend", Role: member.RoleHeadend}, {Name: "evagg", Role: member.RoleAggregator},
+			{Name: "watchdog", Role: member.RoleVerifier}, {Name: "second", Role: member.RoleVerifier}, {Name: "third", Role: member.RoleVerifier}} {
+			s.Members = append(s.Members, m)
+		}
 		p := s.plot()
 		apart := func(name string, size web.Place, place func(spot) web.Place, least float64) {
 			for a, x := range p.at {

@@ -17,21 +17,39 @@ type Minute struct {
 	Load, Meter, PV, Battery, Car float64 // W; Load without car
 }
 
-// curve is a ring of the last day's minutes. Safe for concurrent use.
+// curve is a ring of the last day's minutes, each the mean of its meter frames.
+// Safe for concurrent use.
 type curve struct {
-	mu  sync.Mutex
-	all []Minute
+	mu     sync.Mutex
+	all    []Minute
+	frames int    // in the newest minute
+	last   Minute // as it came
 }
 
 func newCurve() *curve { return &curve{} }
 
+// add takes a meter frame's powers: once a second, or once a minute.
 func (c *curve) add(m Minute) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.last = m
+	m.At = m.At.Truncate(time.Minute)
+	if n := len(c.all); n > 0 && c.all[n-1].At.Equal(m.At) {
+		c.frames++
+		c.all[n-1].mix(m, float64(c.frames))
+		return
+	}
 	if len(c.all) == curveMinutes {
 		c.all = append(c.all[:0], c.all[1:]...)
 	}
-	c.all = append(c.all, m)
+	c.all, c.frames = append(c.all, m), 1
+}
+
+// mix adds the nth value of a minute to its mean.
+func (a *Minute) mix(b Minute, n float64) {
+	for _, p := range [][2]*float64{{&a.Load, &b.Load}, {&a.Meter, &b.Meter}, {&a.PV, &b.PV}, {&a.Battery, &b.Battery}, {&a.Car, &b.Car}} {
+		*p[0] += (*p[1] - *p[0]) / n
+	}
 }
 
 // since copies the minutes from t on.

@@ -7,13 +7,11 @@ import (
 	"gridveil/privacy/leak"
 )
 
-// Now is the newest minute of the load curve and what the inverter measured
-// then, for the local page. ok is false before the first reading.
+// Now is what the newest meter frame said and what the inverter measured then,
+// for the local page. ok is false before the first reading.
 func (g *Gateway) Now() (m Minute, h House, ok bool) {
 	g.curve.mu.Lock()
-	if n := len(g.curve.all); n > 0 {
-		m, ok = g.curve.all[n-1], true
-	}
+	m, ok = g.curve.last, len(g.curve.all) > 0
 	g.curve.mu.Unlock()
 	if g.house != nil {
 		h, _ = g.house.House() // without values there is no minute either

@@ -142,7 +142,7 @@ func carSentence(power float64, d Day) string {
 // Bill adds what the utility computed to the page of a home.
 func Bill(e *web.Energy, b bill.Bill) {
 	for _, l := range b.Lines {
-		e.Bill = append(e.Bill, web.BillLine{Text: lineText(l), Energy: Energy(l.Energy), Rate: Rate(l.Rate, Euro), Amount: Money(l.Amount, Euro), Exact: fmt.Sprint(l.Amount)})
+		e.Bill = append(e.Bill, web.BillLine{Text: lineText(l), Energy: Energy(l.Energy), Rate: Rate(l.Rate), Amount: Money(l.Amount, Euro), Exact: fmt.Sprint(l.Amount)})
 	}
 	for _, r := range b.Ends {
 		e.BillEnds = append(e.BillEnds, web.Pair{Name: channelText(r.Channel.IsExport()), Value: Energy(r.Opening) + " to " + Energy(r.Closing)})

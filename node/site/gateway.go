@@ -105,7 +105,7 @@ func (s *Gateway) events() (out []web.Event) {
 }
 
 // pageEvents is how many events an overview lists.
-const pageEvents = 20
+const pageEvents = 12
 
 // power is the flow between the house and its own substation.
 func (s *Gateway) power(o web.Overview, f web.Flows) []web.Edge {

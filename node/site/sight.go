@@ -63,32 +63,47 @@ type Learned struct {
 	Energy, Amount string // as the session page writes them
 	Zone, Utility  string // host's zone, driver's utility; "" where the viewer does not know them
 	Shown          bool   // the signed meter record went to the aggregator
+	Trusted        bool   // it began while the aggregator was away: the house was shown the utility
+	Refused        bool   // the house refused the meter's record, so nothing was settled
 	Onion          bool   // the session travelled by onion
 }
 
 // Knows tells who learned what of one session. Source: the table in
 // doc/design.md on who learns what.
 func Knows(l Learned) []web.Knows {
+	rows := []web.Knows{l.house(), {Party: "The driver", Learned: "prices, each tick, the meter's signed record", NotLearned: "the householder", Because: "the host shows a key made for this session"},
+		{Party: "The house's utility", Learned: "nothing", NotLearned: "that a car was there", Because: "no message is addressed to it; notes look alike for five reasons"}}
+	relays := web.Knows{Party: "Relays", Learned: l.relays(), NotLearned: "sender and content", Because: "three layers, one size, sent as often when nothing is said"}
+	if l.Refused {
+		return append(rows, web.Knows{Party: "The driver's utility" + named(l.Utility), Learned: "nothing", NotLearned: "that its customer tried to charge", Because: "nothing is billed"},
+			web.Knows{Party: "The aggregator", Learned: "the driver's utility, zone" + named(l.Zone) + ", the quarter of an hour in which it was asked", NotLearned: "driver, house, energy", Because: "one-time certificate, blind pass; a refused record is not sent"}, relays)
+	}
+	return append(rows, web.Knows{Party: "The driver's utility" + named(l.Utility), Learned: "contract, day, energy to 100 Wh, amount", NotLearned: "house, zone, hour", Because: "the bill line has no field for them, and it forgot the certificate when it issued it"},
+		l.aggregator(), relays,
+		web.Knows{Party: "Everybody, on the ledger", Learned: "one more session of that utility on that day", NotLearned: "energy, amount, place, people", Because: "a hiding commitment; sums are opened for many sessions at once"})
+}
+
+func (l Learned) house() web.Knows {
+	k := web.Knows{Party: "The house", Learned: "that a guest is allowed, " + l.Energy + ", " + l.Amount + ", the car's power", NotLearned: "the driver, the driver's utility, whether the guest came before",
+		Because: "the certificate is in a box for the aggregator, answers have one size, keys are new"}
+	if l.Trusted {
+		k.Learned += ", and, since the aggregator was away, the driver's utility" + named(l.Utility)
+		k.NotLearned = "the driver, whether the guest came before"
+	}
+	return k
+}
+
+func (l Learned) aggregator() web.Knows {
 	evidence := "the salted hash of the meter's record"
 	if l.Shown {
 		evidence = "the meter's signed record, since it pays for energy fed out or nobody stood by"
 	}
-	return []web.Knows{
-		{Party: "The house", Learned: "that a guest is allowed, " + l.Energy + ", " + l.Amount + ", the car's power", NotLearned: "the driver, the driver's utility, whether the guest came before",
-			Because: "the certificate is in a box for the aggregator, answers have one size, keys are new"},
-		{Party: "The driver", Learned: "prices, each tick, the meter's signed record", NotLearned: "the householder", Because: "the host shows a key made for this session"},
-		{Party: "The house's utility", Learned: "nothing", NotLearned: "that a car was there", Because: "no message is addressed to it; notes look alike for five reasons"},
-		{Party: "The driver's utility" + named(l.Utility), Learned: "contract, day, energy to 100 Wh, amount", NotLearned: "house, zone, hour",
-			Because: "the bill line has no field for them, and it forgot the certificate when it issued it"},
-		{Party: "The aggregator", Learned: "the driver's utility, zone" + named(l.Zone) + ", quarter of an hour, " + l.Energy + ", " + l.Amount + ", " + evidence,
-			NotLearned: "driver, house, whether either came before", Because: "one-time certificate, blind pass, no value is used twice"},
-		{Party: "Relays", Learned: relays(l.Onion), NotLearned: "sender and content", Because: "three layers, one size, sent as often when nothing is said"},
-		{Party: "Everybody, on the ledger", Learned: "one more session of that utility on that day", NotLearned: "energy, amount, place, people", Because: "a hiding commitment; sums are opened for many sessions at once"},
-	}
+	return web.Knows{Party: "The aggregator", Learned: "the driver's utility, zone" + named(l.Zone) + ", quarter of an hour, " + l.Energy + ", " + l.Amount + ", " + evidence,
+		NotLearned: "driver, house, whether either came before", Because: "one-time certificate, blind pass, no value is used twice"}
 }
 
-func relays(onion bool) string {
-	if onion {
+func (l Learned) relays() string {
+	if l.Onion {
 		return "that packets pass"
 	}
 	return "that the house talks to the aggregator: class lab, no onion delays"

@@ -34,14 +34,14 @@ func Amount(micro int64) string {
 	return fmt.Sprintf("%s%d.%02d", sign, cents/100, cents%100)
 }
 
-// Rate writes a price per kWh, given in millionths, "EUR 0.3200 per kWh"; what is
-// less than a hundredth of a cent is cut.
-func Rate(micro int64, currency string) string {
+// Rate writes a price per kWh, given in millionths, with four places, "0.3200";
+// what is less than a hundredth of a cent is cut.
+func Rate(micro int64) string {
 	sign := ""
 	if micro < 0 {
 		sign, micro = "-", -micro
 	}
-	return fmt.Sprintf("%s %s%d.%04d per kWh", currency, sign, micro/microPerUnit, micro%microPerUnit/100)
+	return fmt.Sprintf("%s%d.%04d", sign, micro/microPerUnit, micro%microPerUnit/100)
 }
 
 // Energy writes mWh in kWh with three places.

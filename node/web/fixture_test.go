@@ -82,7 +82,7 @@ func (f fixture) Energy(_ context.Context, home string) (Energy, bool) {
 	e.TrueKWh, e.MeterKWh = 6.21, 6.48
 	e.Now = Flows{Load: 2143, Meter: 702, PV: 3120, Battery: 1441, SoCPct: 62}
 	e.Masking = Masking{Policy: "veil", BoundBits: 9.3, ExposedMins: 14, Cannot: []string{"Energy: the month's total is exact.", "Peaks above 3 kW."}}
-	e.Bill = []BillLine{{"Taken from the grid, day", "4.120 kWh", "EUR 0.3200 per kWh", "EUR 1.32", "1318400"}}
+	e.Bill = []BillLine{{"Taken from the grid, day", "4.120 kWh", "0.3200", "EUR 1.32", "1318400"}}
 	e.HasBattery, e.HasRoof, e.Hosts = true, true, true
 	e.BillTotal = "EUR 1.32"
 	return e, true

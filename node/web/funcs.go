@@ -34,6 +34,7 @@ func (s *Server) funcs() template.FuncMap {
 		"count":  count,
 		"fast":   func(ms int64, speed float64) string { return milliseconds(int64(float64(ms)/speed + .5)) },
 		"case":   caseWords,
+		"state":  stateWords,
 		"every":  every,
 		"bars":   bars,
 		"div":    func(a int, b float64) float64 { return float64(a) / b },
@@ -80,6 +81,21 @@ func milliseconds(ms int64) string {
 		return fmt.Sprintf("%.1f s", float64(ms)/1000)
 	}
 	return fmt.Sprintf("%.0f min", float64(ms)/60_000)
+}
+
+// stateWords explains the states that do not explain themselves.
+func stateWords(s string) string {
+	switch s {
+	case "signed":
+		return "signed by both sides"
+	case "receipted":
+		return "held by the aggregator, to be paid"
+	case "cut":
+		return "cut off: the driver left"
+	case "informational":
+		return "not paid for"
+	}
+	return s
 }
 
 func caseWords(c string) string {

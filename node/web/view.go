@@ -64,7 +64,7 @@ type Overview struct {
 	Nodes    []Node
 	Edges    []Edge
 	Tall     float64 // height of the tall map, 0 for TallHeight
-	Events   []Event // newest first, at most 20; live "events", see EventLines
+	Events   []Event // newest first, at most 12; live "events", see EventLines
 	Verify   string  // "gridveil verify …", for the reader who wants to check
 }
 

@@ -32,7 +32,7 @@
     li.append(time, " ", text);
     list.prepend(li);
     document.querySelector("[data-empty]")?.remove();
-    while (list.children.length > 20) list.lastElementChild.remove();
+    while (list.children.length > 12) list.lastElementChild.remove();
   };
   const show = on => { if (link) { link.hidden = false; link.classList.toggle("off", !on); link.textContent = on ? "live" : "reconnecting"; } };
   let source;
