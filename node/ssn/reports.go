@@ -2,7 +2,6 @@ package ssn
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -11,6 +10,14 @@ import (
 	"gridveil/mesh/member"
 	"gridveil/node/report"
 	"gridveil/node/store"
+)
+
+const (
+	maxHeldReports = 45 * 96 // of one home: 45 days of quarter hours
+	busyRetryMS    = 60_000
+	tellTimeout    = 5 * time.Second // wall time
+	tellQueue      = 256
+	tellers        = 4
 )
 
 // takeReport keeps a home's report unread and acknowledges it as held, or as
@@ -28,8 +35,12 @@ func (s *SSN) takeReport(_ context.Context, from mesh.Member, req []byte) ([]byt
 	if final, ok := s.finalFor(m.Header); ok {
 		return final.Encode(), nil
 	}
+	if !s.reserve(from.Key) {
+		return report.RefusalFor(m.Header, report.Busy, 0, busyRetryMS, now, s.env.ID.Key).Encode(), nil
+	}
 	var head report.Head
 	var verdict report.Verdict
+	fresh := false
 	err = s.env.Store.Update(func(tx *store.Tx) error {
 		if head, err = s.head(tx, m.Header); err != nil {
 			return err
@@ -44,10 +55,14 @@ func (s *SSN) takeReport(_ context.Context, from mesh.Member, req []byte) ([]byt
 				return err
 			}
 		}
-		return s.keepReport(tx, from, m, req)
+		fresh, err = s.keepReport(tx, from, m, req)
+		return err
 	})
+	if err != nil || !fresh {
+		s.release(from.Key)
+	}
 	if err != nil {
-		return report.RefusalFor(m.Header, report.Busy, 0, 1000, now, s.env.ID.Key).Encode(), nil
+		return report.RefusalFor(m.Header, report.Busy, 0, busyRetryMS, now, s.env.ID.Key).Encode(), nil
 	}
 	if verdict.Refuse != 0 {
 		s.mu.Lock()
@@ -73,17 +88,51 @@ func (s *SSN) head(tx *store.Tx, h report.Header) (report.Head, error) {
 }
 
 // keepReport puts the report into the outbox; the newest seal replaces an older
-// one of the same report.
-func (s *SSN) keepReport(tx *store.Tx, from mesh.Member, m report.Message, raw []byte) error {
+// one of the same report. fresh says that no copy waited yet.
+func (s *SSN) keepReport(tx *store.Tx, from mesh.Member, m report.Message, raw []byte) (fresh bool, err error) {
 	msg := store.Message{ID: messageID(m.Header), Kind: "report", To: from.Operator, Body: slices.Concat(from.Key[:], raw)}
-	err := s.reports.PutTx(tx, msg)
-	if errors.Is(err, store.ErrConflict) {
-		if err := s.reports.DoneTx(tx, msg.ID); err != nil {
-			return err
-		}
-		err = s.reports.PutTx(tx, msg)
+	waits, err := s.reports.HasTx(tx, msg.ID)
+	if err != nil {
+		return false, err
 	}
-	return err
+	if waits {
+		if err := s.reports.DoneTx(tx, msg.ID); err != nil {
+			return false, err
+		}
+	}
+	return !waits, s.reports.PutTx(tx, msg)
+}
+
+// reserve counts a report before it is kept, and bounds what one home can make
+// this node keep.
+func (s *SSN) reserve(k member.Key) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held[k] >= maxHeldReports {
+		return false
+	}
+	s.held[k]++
+	return true
+}
+
+// release takes back what reserve counted, when the report left or never came.
+func (s *SSN) release(k member.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held[k]--; s.held[k] <= 0 {
+		delete(s.held, k)
+	}
+}
+
+// countHeld counts what the last run left waiting.
+func (s *SSN) countHeld() error {
+	return eachWaiting(context.Background(), s.reports, func(m store.Message) error {
+		if len(m.Body) < 32 {
+			return fmt.Errorf("%w: waiting report of %d bytes", store.ErrDamaged, len(m.Body))
+		}
+		s.held[member.Key(m.Body[:32])]++
+		return nil
+	})
 }
 
 // finalFor gives the head-end's final acknowledgement that covers h.
@@ -96,36 +145,41 @@ func (s *SSN) finalFor(h report.Header) (report.Ack, bool) {
 	return a, err == nil && a.Seq >= h.Seq
 }
 
-// forwardReports offers waiting reports to the head-ends, oldest first.
+// forwardReports offers waiting reports to the head-ends, oldest first. One
+// operator's head-end that does not answer holds up nobody else's reports.
 func (s *SSN) forwardReports(ctx context.Context) error {
-	waiting, err := s.reports.List(0, forwardBatch)
-	if err != nil {
-		return fmt.Errorf("waiting reports: %w", err)
-	}
-	stuck := map[string]bool{} // operators whose head-end does not answer
-	for _, m := range waiting {
-		if stuck[m.To] || ctx.Err() != nil {
-			continue
+	stuck := map[string]bool{}
+	return eachWaiting(ctx, s.reports, func(m store.Message) error {
+		if stuck[m.To] {
+			return nil
 		}
 		done, err := s.forwardReport(ctx, m)
-		if err != nil {
-			return err
-		}
 		stuck[m.To] = !done
-	}
-	if len(waiting) == forwardBatch && !anyStuck(stuck) {
-		nudge(s.wake)
-	}
-	return nil
+		return err
+	})
 }
 
-func anyStuck(m map[string]bool) bool {
-	for _, v := range m {
-		if v {
-			return true
+// eachWaiting goes once through an outbox, oldest first; fn may remove what it is
+// given.
+func eachWaiting(ctx context.Context, box store.Outbox, fn func(store.Message) error) error {
+	for after := uint64(0); ; {
+		part, err := box.List(after, forwardBatch)
+		if err != nil {
+			return fmt.Errorf("waiting messages: %w", err)
+		}
+		for _, m := range part {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err := fn(m); err != nil {
+				return err
+			}
+			after = m.Seq
+		}
+		if len(part) < forwardBatch {
+			return nil
 		}
 	}
-	return false
 }
 
 // forwardReport sends one report and applies the answer; done says that it needs
@@ -153,8 +207,8 @@ func (s *SSN) settle(ctx context.Context, m store.Message, r report.Reply, h mes
 	if r.Refusal != nil && r.Refusal.Reason == report.Busy {
 		return false, nil
 	}
-	if r.Ack != nil && (r.Ack.Level != report.LevelFinal || r.Ack.Verify(public(h.Key)) != nil) {
-		return false, nil
+	if r.Ack != nil && (r.Ack.Level != report.LevelFinal || r.Ack.Verify(public(h.Key)) != nil) || r.Refusal != nil && r.Refusal.Verify(public(h.Key)) != nil {
+		return false, nil // not an answer of this head-end: the report stays
 	}
 	err := s.env.Store.Update(func(tx *store.Tx) error {
 		if r.Ack != nil {
@@ -174,23 +228,44 @@ func (s *SSN) settle(ctx context.Context, m store.Message, r report.Reply, h mes
 		s.relayed.Refused++
 	}
 	s.mu.Unlock()
-	s.tellHome(ctx, gateway, answer)
+	s.release(gateway)
+	select {
+	case s.tell <- telling{gateway, answer}:
+	default: // a home that is not told asks again
+	}
 	return true, nil
 }
 
-// tellHome passes the head-end's answer to the home if it is connected; if not,
-// the home asks again with its next report.
-func (s *SSN) tellHome(ctx context.Context, gateway member.Key, answer []byte) {
-	id, err := gateway.Peer()
+// telling is a head-end's answer on its way to a home.
+type telling struct {
+	gateway member.Key
+	answer  []byte
+}
+
+// tellHomes passes answers to the homes that are connected, beside forwarding: a
+// home that does not answer holds up nobody.
+func (s *SSN) tellHomes(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case t := <-s.tell:
+			s.tellHome(ctx, t)
+		}
+	}
+}
+
+func (s *SSN) tellHome(ctx context.Context, t telling) {
+	id, err := t.gateway.Peer()
 	if err != nil {
 		return // it was a member's key when it was stored
 	}
 	if _, ok := s.env.Host.Connected(id); !ok {
 		return
 	}
-	call, cancel := context.WithTimeout(ctx, 5*time.Second)
+	call, cancel := context.WithTimeout(ctx, tellTimeout)
 	defer cancel()
-	if _, err := s.env.Host.Call(call, id, mesh.Ack, answer); err != nil {
+	if _, err := s.env.Host.Call(call, id, mesh.Ack, t.answer); err != nil {
 		s.env.Log.Debug("final acknowledgement not passed on", "err", err)
 	}
 }

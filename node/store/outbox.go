@@ -84,6 +84,11 @@ func (o Outbox) nextSeq(tx *Tx) (uint64, error) {
 	return last + 1, tx.Set(key, U64(last+1))
 }
 
+// HasTx says whether a message with the id waits.
+func (o Outbox) HasTx(tx *Tx, id []byte) (bool, error) {
+	return tx.Has(append(o.prefix('i'), id...))
+}
+
 // List returns up to limit messages, oldest first, starting after seq.
 func (o Outbox) List(after uint64, limit int) (out []Message, err error) {
 	err = o.s.View(func(tx *Tx) error {
