@@ -56,9 +56,12 @@ type Headend struct {
 	mu    sync.Mutex
 	refs  map[model.SourceID]*reference
 	days  map[uint16]report.DayKey
-	dirty map[blockID]bool
+	told  map[model.SourceID]time.Time // unlisted sources, when last told of
+	seq   uint64                       // of own events
 	count Counters
 }
+
+var seqKey = store.SpaceCursor.Key([]byte("alarm-seq"))
 
 // Counters are what the head-end's page and the demonstration's summary show.
 type Counters struct {
@@ -75,17 +78,20 @@ type reference struct {
 	version uint32     // newest version made for it
 }
 
+// blockID names a day block. A changed read period begins another one: slots of
+// two lengths do not fit one.
 type blockID struct {
 	up      model.UsagePoint
 	channel model.Channel
 	day     int64
+	period  uint32 // ms
 }
 
 // New loads the list and the day keys and registers what the head-end answers.
 func New(env *role.Env) (*Headend, error) {
 	h := &Headend{env: env, rules: vee.Standard(), inbox: alarm.OpenInbox(env.Store), alarms: env.Store.Outbox("alarm"), blocks: env.Store.Outbox("block"),
 		ring: make(chan struct{}, 1), push: make(chan struct{}, 1), ordered: make(chan struct{}, 1),
-		refs: map[model.SourceID]*reference{}, days: map[uint16]report.DayKey{}, dirty: map[blockID]bool{}}
+		refs: map[model.SourceID]*reference{}, days: map[uint16]report.DayKey{}, told: map[model.SourceID]time.Time{}}
 	if err := h.load(); err != nil {
 		return nil, err
 	}
@@ -164,7 +170,12 @@ func (h *Headend) Counters() Counters {
 
 func (h *Headend) load() error {
 	return h.env.Store.View(func(tx *store.Tx) error {
-		err := tx.Each(store.SpaceOrder.Key([]byte("ref")), func(_, v []byte) error {
+		b, err := tx.Get(seqKey)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("alarm counter: %w", err)
+		}
+		h.seq, _ = store.GetU64(b)
+		err = tx.Each(store.SpaceOrder.Key([]byte("ref")), func(_, v []byte) error {
 			r, err := parseReference(v)
 			if err == nil {
 				h.refs[report.SourceOf(r.Gateway[:])] = r
@@ -232,16 +243,23 @@ func (h *Headend) takeReference(_ context.Context, from mesh.Member, req []byte)
 	if held != nil && held.Reference == ref {
 		return nil, nil
 	}
-	r := &reference{Reference: ref, utility: from.Operator, version: 1}
+	r := &reference{Reference: ref, utility: from.Operator}
 	if held != nil {
-		r.version, r.via = held.version+1, held.via
+		r.version, r.via = held.version, held.via
 	}
+	r.version = h.nextVersion(r.version)
 	if err := h.env.Store.Set(r.key(), r.encode()); err != nil {
 		return nil, errors.New("the list cannot be kept now")
 	}
 	h.refs[id] = r
 	nudge(h.ordered)
 	return nil, nil
+}
+
+// nextVersion numbers orders by the minute, so that a head-end that lost its
+// store does not give a number again under which a gateway holds other terms.
+func (h *Headend) nextVersion(v uint32) uint32 {
+	return max(v+1, uint32(h.env.Clock.Now().Unix()/60))
 }
 
 // renewDays draws the keys of the days ahead, destroys old ones, and makes every
@@ -278,7 +296,7 @@ func (h *Headend) renewDays(now time.Time) error {
 			return nil
 		}
 		for _, r := range h.refs {
-			r.version++
+			r.version = h.nextVersion(r.version)
 			if err := tx.Set(r.key(), r.encode()); err != nil {
 				return err
 			}
@@ -367,7 +385,7 @@ func (h *Headend) confirm(r reference, version uint32) {
 	}
 	held.ordered = version
 	if version > held.version {
-		held.version = version + 1 // the gateway holds an order of before this store's time
+		held.version = h.nextVersion(version) // the gateway holds an order of before this store's time
 		nudge(h.ordered)
 	}
 	if err := h.env.Store.Set(held.key(), held.encode()); err != nil {

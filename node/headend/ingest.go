@@ -1,13 +1,16 @@
 package headend
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
 
 	"gridveil/mesh"
 	"gridveil/mesh/member"
+	"gridveil/node/alarm"
 	"gridveil/node/metering"
 	"gridveil/node/model"
 	"gridveil/node/report"
@@ -33,10 +36,9 @@ func (h *Headend) takeReport(_ context.Context, from mesh.Member, req []byte) ([
 		h.mu.Unlock()
 		return report.RefusalFor(m.Header, reason, want, 1000, now.UnixMilli(), h.env.ID.Key).Encode(), nil
 	}
-	h.mu.Lock()
-	held := h.refs[m.Header.Source]
-	h.mu.Unlock()
-	if held == nil || held.Gateway != gateway {
+	ref, ok := h.referenced(m.Header.Source)
+	if !ok || ref.Gateway != gateway {
+		h.tellUnreferenced(m.Header.Source, now)
 		return refuse(report.Unreferenced, 0)
 	}
 	var head report.Head
@@ -48,9 +50,7 @@ func (h *Headend) takeReport(_ context.Context, from mesh.Member, req []byte) ([
 		return refuse(verdict.Refuse, verdict.WantSeq)
 	}
 	if verdict.Take {
-		h.mu.Lock()
-		day, ok := h.days[m.Day]
-		h.mu.Unlock()
+		day, ok := h.dayKey(m.Day)
 		if !ok {
 			return refuse(report.Reseal, 0)
 		}
@@ -58,14 +58,28 @@ func (h *Headend) takeReport(_ context.Context, from mesh.Member, req []byte) ([
 		if err != nil {
 			return refuse(report.BadBody, 0)
 		}
-		if head, err = h.commit(*held, m.Header, body, now); err != nil {
+		if head, err = h.commit(ref, m.Header, body, now); err != nil {
 			h.env.Log.Error("report could not be stored", "err", err)
 			return refuse(report.Busy, 0)
 		}
 		h.noteVia(m.Header.Source, from.Key)
+		if verdict.Gap {
+			h.tellGap(ref, verdict.GapFrom, m.Header.From, now)
+		}
 		nudge(h.push)
 	}
 	return head.AckFor(m.Header.Class, m.Header.Source, report.LevelFinal, now.UnixMilli(), h.env.ID.Key).Encode(), nil
+}
+
+// referenced gives a copy of a gateway's place on the list.
+func (h *Headend) referenced(source model.SourceID) (reference, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := h.refs[source]
+	if r == nil {
+		return reference{}, false
+	}
+	return *r, true
 }
 
 func (h *Headend) noteVia(source model.SourceID, ssn member.Key) {
@@ -98,8 +112,8 @@ func (h *Headend) commit(r reference, hd report.Header, body report.Body, now ti
 		if head, err = report.LoadHead(tx, hd.Source, hd.Class); err != nil {
 			return err
 		}
-		if hd.Seq <= head.Seq {
-			return nil // a second copy came while this one waited for the update
+		if hd.Seq != head.Seq+1 {
+			return nil // another copy, or another report, came while this one waited for the update
 		}
 		head = head.Advance(hd)
 		if err := report.SaveHead(tx, hd.Source, hd.Class, head); err != nil {
@@ -116,12 +130,17 @@ func (h *Headend) commit(r reference, hd report.Header, body report.Body, now ti
 			if out.Flags.Rejected() {
 				flagged++
 			}
-			id := blockID{r.UsagePoint, rd.Channel, rd.Slot / dayMS * dayMS}
+			id := blockID{r.UsagePoint, rd.Channel, rd.Slot / dayMS * dayMS, hd.Period}
 			if err := h.addToBlock(tx, r, id, hd, rd, out); err != nil {
 				return err
 			}
 			touched[id] = true
 			stored++
+		}
+		for id := range touched {
+			if err := h.oweBlock(tx, id, r.utility); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
@@ -133,9 +152,6 @@ func (h *Headend) commit(r reference, hd report.Header, body report.Body, now ti
 	h.count.Reports++
 	h.count.Readings += stored
 	h.count.Flagged += flagged
-	for id := range touched {
-		h.dirty[id] = true
-	}
 	return head, nil
 }
 
@@ -160,7 +176,7 @@ func (h *Headend) check(tx *store.Tx, r reference, rd model.Reading, hd report.H
 }
 
 func blockKey(id blockID) []byte {
-	return store.SpaceBlock.Key(id.up[:], store.U16(uint16(id.channel)), store.U64(uint64(id.day)))
+	return store.SpaceBlock.Key(id.up[:], store.U16(uint16(id.channel)), store.U64(uint64(id.day)), binary.BigEndian.AppendUint32(nil, id.period))
 }
 
 // addToBlock appends a reading to the day's block, as a new revision.
@@ -198,70 +214,75 @@ func insert(list []model.IntervalReading, r model.IntervalReading) []model.Inter
 	return append([]model.IntervalReading{r}, list...)
 }
 
-// pushBlocks puts changed blocks into the outbox and sends what waits to the
-// utility whose usage points they are.
-func (h *Headend) pushBlocks(ctx context.Context) error {
-	h.mu.Lock()
-	dirty := h.dirty
-	h.dirty = map[blockID]bool{}
-	owner := map[model.UsagePoint]string{}
-	for _, r := range h.refs {
-		owner[r.UsagePoint] = r.utility
+// oweBlock notes, in the update that changed a block, that the utility has not
+// got its newest revision.
+func (h *Headend) oweBlock(tx *store.Tx, id blockID, utility string) error {
+	m := store.Message{ID: blockKey(id), Kind: "block", To: utility}
+	err := h.blocks.PutTx(tx, m)
+	if errors.Is(err, store.ErrConflict) { // owed to another utility before
+		err = errors.Join(h.blocks.DoneTx(tx, m.ID), h.blocks.PutTx(tx, m))
 	}
-	h.mu.Unlock()
-	for id := range dirty {
-		if err := h.queueBlock(id, owner[id.up]); err != nil {
-			return err
-		}
-	}
-	return h.drain(ctx, h.blocks, mesh.Readings, h.push)
+	return err
 }
 
-// queueBlock replaces the waiting revision of a block by the newest.
-func (h *Headend) queueBlock(id blockID, utility string) error {
-	return h.env.Store.Update(func(tx *store.Tx) error {
-		raw, err := tx.Get(blockKey(id))
+// pushBlocks sends the newest revision of every block that is owed.
+func (h *Headend) pushBlocks(ctx context.Context) error {
+	return h.drain(ctx, h.blocks, func(m store.Message) (bool, error) {
+		raw, err := h.env.Store.Get(m.ID)
 		if err != nil {
-			return err
+			return false, fmt.Errorf("day block: %w", err)
 		}
-		msg := store.Message{ID: blockKey(id), Kind: "block", To: utility, Body: raw}
-		if err := h.blocks.DoneTx(tx, msg.ID); err != nil {
-			return err
+		if !h.sendToUtility(ctx, m.To, mesh.Readings, raw) {
+			return false, nil
 		}
-		return h.blocks.PutTx(tx, msg)
+		return true, h.env.Store.Update(func(tx *store.Tx) error {
+			if now, err := tx.Get(m.ID); err != nil || !bytes.Equal(now, raw) {
+				return err // changed meanwhile: the newer revision is still owed
+			}
+			return h.blocks.DoneTx(tx, m.ID)
+		})
 	})
 }
 
-// drain sends waiting messages to the utilities they are for until one cannot be
-// reached.
-func (h *Headend) drain(ctx context.Context, box store.Outbox, service mesh.Service, again chan struct{}) error {
-	waiting, err := box.List(0, pushBatch)
-	if err != nil {
-		return fmt.Errorf("waiting for the utility: %w", err)
-	}
-	stuck := map[string]bool{}
-	for _, m := range waiting {
-		if stuck[m.To] || ctx.Err() != nil {
-			continue
+func (h *Headend) pushAlarms(ctx context.Context) error {
+	return h.drain(ctx, h.alarms, func(m store.Message) (bool, error) {
+		if !h.sendToUtility(ctx, m.To, mesh.AlarmView, m.Body) {
+			return false, nil
 		}
-		if !h.sendToUtility(ctx, m, service) {
-			stuck[m.To] = true
-			continue
-		}
-		if err := box.Done(m.ID); err != nil {
-			return fmt.Errorf("delivered to the utility: %w", err)
-		}
-	}
-	if len(waiting) == pushBatch && len(stuck) == 0 {
-		nudge(again)
-	}
-	return nil
+		return true, h.alarms.Done(m.ID)
+	})
 }
 
-func (h *Headend) sendToUtility(ctx context.Context, m store.Message, service mesh.Service) bool {
-	for _, u := range h.env.Dir.All(member.RoleUtility, m.To) {
+// drain goes once through an outbox; a utility that cannot be reached holds up
+// no other.
+func (h *Headend) drain(ctx context.Context, box store.Outbox, send func(store.Message) (sent bool, err error)) error {
+	stuck := map[string]bool{}
+	for after := uint64(0); ; {
+		waiting, err := box.List(after, pushBatch)
+		if err != nil {
+			return fmt.Errorf("waiting for the utility: %w", err)
+		}
+		for _, m := range waiting {
+			after = m.Seq
+			if stuck[m.To] || ctx.Err() != nil {
+				continue
+			}
+			sent, err := send(m)
+			if err != nil {
+				return err
+			}
+			stuck[m.To] = !sent
+		}
+		if len(waiting) < pushBatch {
+			return nil
+		}
+	}
+}
+
+func (h *Headend) sendToUtility(ctx context.Context, operator string, service mesh.Service, body []byte) bool {
+	for _, u := range h.env.Dir.All(member.RoleUtility, operator) {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
-		_, err := h.env.Host.Call(call, u.Member.Peer, service, m.Body)
+		_, err := h.env.Host.Call(call, u.Member.Peer, service, body)
 		cancel()
 		if err == nil {
 			return true
@@ -280,39 +301,89 @@ func (h *Headend) takeAlarm(_ context.Context, from mesh.Member, req []byte) ([]
 	if err := n.Event.Verify(n.Source[:]); err != nil {
 		return nil, err
 	}
-	h.mu.Lock()
-	ref := h.refs[report.SourceOf(n.Source[:])]
-	h.mu.Unlock()
-	utility, up := from.Operator, model.UsagePoint{}
-	if ref != nil {
-		utility, up = ref.utility, ref.UsagePoint
-	} else if n.Source != from.Key {
+	ref, known := h.referenced(report.SourceOf(n.Source[:]))
+	if !known && n.Source != from.Key {
 		return nil, errors.New("the event's source is on no list here")
+	}
+	if !known { // the substation's own: for whoever runs this head-end
+		ref.utility = h.env.Host.Self().Operator
 	}
 	_, detail, err := n.Event.Open(h.dayKey)
 	if err != nil {
 		detail = "the detail does not open: its key is gone"
 	}
 	now := h.env.Clock.Now()
-	view := metering.View{UsagePoint: up, Source: n.Source, Received: now.UnixMilli(), Detail: detail, Event: n.Raw}
-	id := n.Event.ID()
-	fresh := false
-	err = h.env.Store.Update(func(tx *store.Tx) error {
-		if fresh, err = h.inbox.TakeTx(tx, n.Event, [16]byte(up)); err != nil || !fresh {
+	view := metering.View{UsagePoint: ref.UsagePoint, Source: n.Source, Received: now.UnixMilli(), Detail: detail, Event: n.Raw}
+	if err := h.keepAlarm(n.Event, view, ref.utility); err != nil {
+		return nil, &mesh.BusyError{After: time.Second}
+	}
+	return metering.Acknowledge(n.Event, now, h.env.ID.Key), nil
+}
+
+// keepAlarm makes an event durable, once, here and for the utility.
+func (h *Headend) keepAlarm(e alarm.Event, view metering.View, utility string) error {
+	id, fresh := e.ID(), false
+	err := h.env.Store.Update(func(tx *store.Tx) (err error) {
+		if fresh, err = h.inbox.TakeTx(tx, e, [16]byte(view.UsagePoint)); err != nil || !fresh {
 			return err
 		}
 		return h.alarms.PutTx(tx, store.Message{ID: id[:], Kind: "alarm", To: utility, Body: view.Encode()})
 	})
-	if err != nil {
-		return nil, &mesh.BusyError{After: time.Second}
+	if err != nil || !fresh {
+		return err
 	}
-	if fresh {
-		h.mu.Lock()
-		h.count.Alarms++
+	h.mu.Lock()
+	h.count.Alarms++
+	h.mu.Unlock()
+	nudge(h.ring)
+	return nil
+}
+
+// unreferencedEvery is how often one unlisted source is told of.
+const unreferencedEvery = time.Hour
+
+// maxTold bounds the memory of sources that were told of.
+const maxTold = 1024
+
+// tellUnreferenced raises an event for a source that reports and is on no list.
+func (h *Headend) tellUnreferenced(source model.SourceID, now time.Time) {
+	h.mu.Lock()
+	last, known := h.told[source]
+	if known && now.Sub(last) < unreferencedEvery || !known && len(h.told) >= maxTold {
 		h.mu.Unlock()
-		nudge(h.ring)
+		return
 	}
-	return metering.Acknowledge(n.Event, now, h.env.ID.Key), nil
+	h.told[source] = now
+	h.mu.Unlock()
+	h.raise(alarm.Event{Priority: alarm.Unauthorised.DefaultPriority(), Kind: alarm.Unauthorised, Key: alarm.Key{Profile: 2, Code: alarm.CodeForeign},
+		Detail: []byte("a gateway reports that is on no list here")}, model.UsagePoint{}, h.env.Host.Self().Operator, now)
+}
+
+// tellGap names the readings that a gateway lost before it began a new chain.
+func (h *Headend) tellGap(r reference, from, to int64, now time.Time) {
+	at := func(ms int64) string { return time.UnixMilli(ms).UTC().Format("2006-01-02 15:04") }
+	h.raise(alarm.Event{Priority: alarm.P1, Kind: alarm.Malfunction, Key: alarm.Key{Profile: 2, Code: alarm.CodeStore},
+		Detail: fmt.Appendf(nil, "a gateway began a new chain of reports; none from %s to %s", at(from), at(to))}, r.UsagePoint, r.utility, now)
+}
+
+// raise signs and keeps an event of the head-end itself.
+func (h *Headend) raise(e alarm.Event, up model.UsagePoint, utility string, now time.Time) {
+	h.mu.Lock()
+	h.seq++
+	e.Seq = h.seq
+	h.mu.Unlock()
+	e.At, e.Count = now.UnixMilli(), 1
+	err := h.env.Store.Set(seqKey, store.U64(e.Seq))
+	if err == nil {
+		err = e.Sign(h.env.ID.Key)
+	}
+	raw, eerr := e.Encode()
+	if err = errors.Join(err, eerr); err == nil {
+		err = h.keepAlarm(e, metering.View{UsagePoint: up, Source: h.env.Host.Self().Key, Received: e.At, Detail: string(e.Detail), Event: raw}, utility)
+	}
+	if err != nil {
+		h.env.Log.Error("event could not be stored", "err", err)
+	}
 }
 
 func (h *Headend) dayKey(day uint16) (report.DayKey, bool) {
@@ -320,8 +391,4 @@ func (h *Headend) dayKey(day uint16) (report.DayKey, bool) {
 	defer h.mu.Unlock()
 	k, ok := h.days[day]
 	return k, ok
-}
-
-func (h *Headend) pushAlarms(ctx context.Context) error {
-	return h.drain(ctx, h.alarms, mesh.AlarmView, h.ring)
 }
