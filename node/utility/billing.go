@@ -1,10 +1,13 @@
 package utility
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"gridveil/mesh"
@@ -30,7 +33,7 @@ func (u *Utility) takeBlock(_ context.Context, from mesh.Member, req []byte) ([]
 	if _, ok := u.contractOf(b.UsagePoint); !ok {
 		return nil, errors.New("no contract for this usage point")
 	}
-	key := blockKey(b.UsagePoint, b.Channel, b.Day)
+	key := blockKey(&b)
 	return nil, u.env.Store.Update(func(tx *store.Tx) error {
 		raw, err := tx.Get(key)
 		if err == nil {
@@ -48,11 +51,13 @@ func (u *Utility) takeBlock(_ context.Context, from mesh.Member, req []byte) ([]
 	})
 }
 
-func blockKey(up model.UsagePoint, c model.Channel, day int64) []byte {
-	return store.SpaceBlock.Key(up[:], store.U16(uint16(c)), store.U64(uint64(day)))
+// blockKey: a changed read period begins another block of the day.
+func blockKey(b *model.IntervalBlock) []byte {
+	period := binary.BigEndian.AppendUint32(nil, uint32(b.Period.Milliseconds()))
+	return store.SpaceBlock.Key(b.UsagePoint[:], store.U16(uint16(b.Channel)), store.U64(uint64(b.Day)), period)
 }
 
-// Blocks are the day blocks held of a usage point, by channel and day.
+// Blocks are the day blocks held of a usage point, by channel, day and period.
 func (u *Utility) Blocks(up model.UsagePoint) (out []model.IntervalBlock, err error) {
 	err = u.env.Store.View(func(tx *store.Tx) error {
 		return tx.Each(store.SpaceBlock.Key(up[:]), func(_, v []byte) error {
@@ -80,7 +85,78 @@ func (u *Utility) Bill(up model.UsagePoint, from, to time.Time) (bill.Bill, erro
 	if err != nil {
 		return bill.Bill{}, fmt.Errorf("readings: %w", err)
 	}
-	return bill.Compute(bill.Contract{UsagePoint: up, State: c.State, Calendar: cal, From: from.UnixMilli(), To: to.UnixMilli()}, blocks)
+	days := slices.DeleteFunc(blocks, func(b model.IntervalBlock) bool {
+		return b.Day+dayMS < from.UnixMilli() || b.Day >= to.UnixMilli()
+	})
+	return bill.Compute(bill.Contract{UsagePoint: up, State: c.State, Calendar: cal, From: from.UnixMilli(), To: to.UnixMilli()}, uniform(days))
+}
+
+const dayMS = 86_400_000
+
+// uniform gives one block for each channel and day, all of one period: the
+// shortest that every given period divides. Registers are cumulative, so the
+// readings at its slots' ends hold all the energy between.
+func uniform(blocks []model.IntervalBlock) []model.IntervalBlock {
+	period := int64(1)
+	for _, b := range blocks {
+		ms := b.Period.Milliseconds()
+		period = period / gcd(period, ms) * ms
+	}
+	type key struct {
+		channel model.Channel
+		day     int64
+	}
+	days := map[key]*model.IntervalBlock{}
+	for _, b := range blocks {
+		k := key{b.Channel, b.Day}
+		d := days[k]
+		if d == nil {
+			c := b
+			c.Period, c.Readings = time.Duration(period)*time.Millisecond, nil
+			d = &c
+			days[k] = d
+		}
+		d.Readings = append(d.Readings, coarse(b, period)...)
+	}
+	var out []model.IntervalBlock
+	for _, d := range days {
+		slices.SortFunc(d.Readings, func(a, b model.IntervalReading) int { return cmp.Compare(a.Slot, b.Slot) })
+		d.Readings = slices.CompactFunc(d.Readings, func(a, b model.IntervalReading) bool { return a.Slot == b.Slot })
+		out = append(out, *d)
+	}
+	slices.SortFunc(out, func(a, b model.IntervalBlock) int {
+		return cmp.Or(cmp.Compare(a.Channel, b.Channel), cmp.Compare(a.Day, b.Day))
+	})
+	return out
+}
+
+// coarse gives the readings at the ends of longer slots, with the flags and the
+// worst quality of what lies in each.
+func coarse(b model.IntervalBlock, period int64) (out []model.IntervalReading) {
+	ms := b.Period.Milliseconds()
+	var flags uint32
+	worst := model.QualityValid
+	for _, r := range b.Readings {
+		flags |= r.Flags
+		if r.Quality != model.QualityValid {
+			worst = r.Quality
+		}
+		end := r.Slot + ms
+		if end%period != 0 {
+			continue
+		}
+		r.Slot, r.Flags, r.Quality = end-period, flags, worst
+		out = append(out, r)
+		flags, worst = 0, model.QualityValid
+	}
+	return out
+}
+
+func gcd(a, b int64) int64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
 }
 
 // Covered is the longest stretch, from the first reading on, that a bill can be
@@ -91,7 +167,7 @@ func (u *Utility) Covered(up model.UsagePoint) (from, to time.Time, err error) {
 		return from, to, err
 	}
 	var lo, hi [2]int64
-	for _, b := range blocks {
+	for _, b := range uniform(blocks) {
 		i := 0
 		if b.Channel.IsExport() {
 			i = 1
