@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,11 +57,12 @@ func newAlarms(env *role.Env, j *journal) (*alarms, error) {
 }
 
 // watch starts the detector of the meter.
-func (a *alarms) watch(env *role.Env, simulated bool, sealKey func(uint16) ([32]byte, bool)) {
+func (a *alarms) watch(env *role.Env, src meter.Info, sealKey func(uint16) ([32]byte, bool)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.sealKey, a.simulated = sealKey, simulated
-	a.detector = alarm.NewDetector([16]byte{15: ordinal}, alarm.StandardLimits(heartbeat), env.Clock.Now(), simulated)
+	a.sealKey, a.simulated = sealKey, src.Simulated
+	limits := alarm.StandardLimits(max(heartbeat, src.ShortestPeriod)) // a slow meter is not a dead one
+	a.detector = alarm.NewDetector([16]byte{15: ordinal}, limits, env.Clock.Now(), src.Simulated)
 }
 
 // frame looks at what the meter said.
@@ -108,9 +110,9 @@ func (a *alarms) keep(e alarm.Event) {
 			e.Detail, e.Device = nil, [16]byte{}
 		}
 	}
-	e.Sign(a.env.ID.Key)
-	raw, err := e.Encode()
-	if err != nil {
+	err := e.Sign(a.env.ID.Key)
+	raw, eerr := e.Encode()
+	if err := errors.Join(err, eerr); err != nil {
 		a.env.Log.Error("event does not encode", "err", err)
 		return
 	}
@@ -121,6 +123,12 @@ func (a *alarms) keep(e alarm.Event) {
 		}
 		if err := tx.Set(alarmSeqKey, store.U64(a.seq)); err != nil {
 			return err
+		}
+		for _, to := range []leak.Role{leak.OwnUtility, leak.Substation} {
+			l := leak.Entry{Message: leak.Alarm, To: to, As: [8]byte(a.env.ID.Member.Key[:]), Bytes: uint32(len(raw)), At: a.env.Clock.Now()}
+			if err := a.journal.record(tx, l); err != nil {
+				return err
+			}
 		}
 		return a.outbox.PutTx(tx, store.Message{ID: id[:], Kind: "alarm", Body: raw})
 	})
@@ -136,21 +144,25 @@ func (a *alarms) keep(e alarm.Event) {
 
 // serve sends waiting alarms and notices silence until ctx ends.
 func (a *alarms) serve(ctx context.Context) error {
+	next := a.env.Clock.Now().Add(alarmTick)
 	for {
 		left, err := a.sendAll(ctx)
 		if err != nil {
 			return err
 		}
-		pause := alarmTick
+		pause := next.Sub(a.env.Clock.Now())
 		if left {
-			pause = alarmRetry
+			pause = min(pause, alarmRetry)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-a.wake:
 		case <-a.env.Clock.After(pause):
+		}
+		if now := a.env.Clock.Now(); !now.Before(next) { // even while alarms keep coming
 			a.tick()
+			next = now.Add(alarmTick)
 		}
 	}
 }
@@ -167,14 +179,23 @@ func (a *alarms) tick() {
 	}
 }
 
-// sendAll sends what waits, oldest first; left says that something still waits.
+// maxWaitingAlarms is how many are looked at to find the most urgent.
+const maxWaitingAlarms = 1024
+
+// sendAll sends what waits, the most urgent first; left says that something
+// still waits. A parent that does not answer is not asked again in this round.
 func (a *alarms) sendAll(ctx context.Context) (left bool, err error) {
-	waiting, err := a.outbox.List(0, 32)
+	waiting, err := a.outbox.List(0, maxWaitingAlarms)
 	if err != nil {
 		return false, fmt.Errorf("waiting alarms: %w", err)
 	}
+	slices.SortStableFunc(waiting, func(a, b store.Message) int { return urgency(a.Body) - urgency(b.Body) })
+	parents := substations(a.env)
 	for _, m := range waiting {
-		if !a.send(ctx, m) {
+		for len(parents) > 0 && !a.send(ctx, parents[0], m) {
+			parents = parents[1:]
+		}
+		if len(parents) == 0 {
 			return true, nil
 		}
 		if err := a.outbox.Done(m.ID); err != nil {
@@ -184,28 +205,28 @@ func (a *alarms) sendAll(ctx context.Context) (left bool, err error) {
 	return false, nil
 }
 
-// send tries each parent; true once one holds the alarm durably.
-func (a *alarms) send(ctx context.Context, m store.Message) bool {
-	for _, ssn := range substations(a.env) {
-		call, cancel := context.WithTimeout(ctx, alarmTimeout)
-		answer, err := a.env.Host.Call(call, ssn.Peer, mesh.Alarm, m.Body)
-		cancel()
-		if err != nil {
-			continue // re-routed to the next parent, same id
-		}
-		ack, err := alarm.DecodeAck(answer)
-		if err != nil || ack.Verify(ssn.Key[:]) != nil || string(ack.Event[:]) != string(m.ID) {
-			a.env.Log.Warn("alarm acknowledgement refused")
-			continue
-		}
-		e := leak.Entry{Message: leak.Alarm, To: leak.OwnUtility, Bytes: uint32(len(m.Body)), At: a.env.Clock.Now()}
-		copy(e.As[:], a.env.ID.Member.Key[:])
-		if err := a.journal.note(e); err != nil {
-			a.env.Log.Error("journal of what left is not complete", "err", err)
-		}
-		return true
+func urgency(raw []byte) int {
+	e, err := alarm.Decode(raw)
+	if err != nil {
+		return int(alarm.P3)
 	}
-	return false
+	return int(e.Priority)
+}
+
+// send offers an alarm to one parent; true once it holds the alarm durably.
+func (a *alarms) send(ctx context.Context, ssn mesh.Member, m store.Message) bool {
+	call, cancel := context.WithTimeout(ctx, alarmTimeout)
+	defer cancel()
+	answer, err := a.env.Host.Call(call, ssn.Peer, mesh.Alarm, m.Body)
+	if err != nil {
+		return false // re-routed to the next parent, same id
+	}
+	ack, err := alarm.DecodeAck(answer)
+	if err != nil || ack.Verify(ssn.Key[:]) != nil || string(ack.Event[:]) != string(m.ID) {
+		a.env.Log.Warn("alarm acknowledgement refused")
+		return false
+	}
+	return true
 }
 
 // Alarms are the newest events of this house, for the local page.

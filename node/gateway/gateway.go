@@ -66,6 +66,7 @@ func (g *Gateway) Serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.alarms.serve(ctx) })
 	group.Go(func() error { return g.signals.serve(ctx) })
+	group.Go(func() error { return g.tidy(ctx) })
 	if g.metered != nil {
 		group.Go(func() error { return g.metered.serve(ctx) })
 		group.Go(func() error { return g.sums.serve(ctx) })

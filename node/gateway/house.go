@@ -53,6 +53,8 @@ type house struct {
 	meter  *sim.Meter
 	serial string
 	feeder func(at time.Time, importMWh, exportMWh int64)
+	// readPeriod is how often a reading is kept now; set before serve.
+	readPeriod func() time.Duration
 
 	mu   sync.Mutex
 	home plant.Home
@@ -67,7 +69,7 @@ const houseState = "house"
 // registers of the last run: a meter does not forget.
 func newHouse(env *role.Env, hw Hardware, carWatts func() float64) (*house, error) {
 	c := env.Config
-	h := &house{env: env, feeder: hw.Feeder, home: plant.Home{Load: hw.Load, PV: hw.Roof, Car: hw.Car}}
+	h := &house{env: env, feeder: hw.Feeder, readPeriod: c.Meter.ReadPeriod.D, home: plant.Home{Load: hw.Load, PV: hw.Roof, Car: hw.Car}}
 	seed := houseSeed(env)
 	if h.home.Load == nil {
 		h.home.Load = plant.NewHousehold(seed)
@@ -166,7 +168,7 @@ func (h *house) step(ctx context.Context, end time.Time) error {
 	if h.feeder != nil {
 		h.feeder(end, r.Import, r.Export)
 	}
-	if end.Truncate(h.env.Config.Meter.ReadPeriod.D()).Equal(end) {
+	if end.Truncate(h.readPeriod()).Equal(end) {
 		// Before the reading leaves: a meter never shows less than it showed.
 		if err := h.save(r); err != nil {
 			return err
@@ -189,8 +191,11 @@ func (h *house) restore() (plant.Registers, error) {
 	if errors.Is(err, store.ErrNotFound) {
 		return plant.Registers{}, nil
 	}
-	if err != nil || len(b) != 72 {
-		return plant.Registers{}, fmt.Errorf("registers of the simulated house: %d bytes: %w", len(b), err)
+	if err == nil && len(b) != 72 {
+		err = fmt.Errorf("%w: %d bytes", store.ErrDamaged, len(b))
+	}
+	if err != nil {
+		return plant.Registers{}, fmt.Errorf("registers of the simulated house: %w", err)
 	}
 	v := func(i int) int64 { return int64(binary.BigEndian.Uint64(b[8*i:])) }
 	r := plant.Registers{Import: v(0), Export: v(1), PV: v(2), BattIn: v(3), BattOut: v(4), CarIn: v(5), CarOut: v(6), Load: v(7), BattLevel: v(8)}
@@ -214,4 +219,12 @@ func (g *Gateway) Serial() string {
 		return ""
 	}
 	return g.house.serial
+}
+
+// Registers are what the simulated meter shows now, mWh, for the local page.
+func (g *Gateway) Registers() (importMWh, exportMWh int64) {
+	if g.house == nil {
+		return 0, 0
+	}
+	return g.house.meter.Registers()
 }

@@ -67,21 +67,24 @@ func (j *journal) day(t time.Time) leak.View {
 	return j.j.Day(t)
 }
 
-// forget drops entries that no page shows any more.
-func (j *journal) forget(now time.Time) error {
-	return j.st.Update(func(tx *store.Tx) error {
+// forget drops up to forgetBatch entries that no page shows any more, and says
+// how many.
+func (j *journal) forget(now time.Time) (n int, err error) {
+	err = j.st.Update(func(tx *store.Tx) error {
 		var old [][]byte
 		err := tx.Each([]byte{byte(store.SpaceJournal)}, func(k, v []byte) error {
 			e, err := leak.ParseEntry(v)
-			if err == nil && now.Sub(e.At) < journalKeep || len(old) >= 1000 {
+			if err == nil && now.Sub(e.At) < journalKeep || len(old) >= forgetBatch {
 				return store.ErrStop
 			}
 			old = append(old, k)
 			return nil
 		})
+		n = len(old)
 		for _, k := range old {
 			err = errors.Join(err, tx.Delete(k))
 		}
 		return err
 	})
+	return n, err
 }

@@ -15,6 +15,7 @@ import (
 	"gridveil/battery"
 	"gridveil/mesh"
 	"gridveil/mesh/member"
+	"gridveil/node/alarm"
 	"gridveil/node/clock"
 	"gridveil/node/meter"
 	"gridveil/node/meter/p1"
@@ -51,9 +52,12 @@ type metering struct {
 	rules     uint32 // version of the checks that set the flags
 	onFrame   func(meter.Frame)
 
+	ordering sync.Mutex // one order at a time; mu may be taken under it
+
 	mu     sync.Mutex
 	order  *model.Order           // nil until the head-end sent one
 	nonces map[[16]byte]time.Time // of answered readings on demand
+	asked  time.Time              // the newest of them
 	wake   chan struct{}
 }
 
@@ -73,24 +77,37 @@ func (g *Gateway) openMeter(ctx context.Context, hw Hardware) error {
 	if m.order, err = loadOrder(g.env.Store); err != nil {
 		return err
 	}
-	g.alarms.watch(g.env, src.Info().Simulated, m.sealKey)
+	g.alarms.watch(g.env, src.Info(), m.sealKey)
 	zone, err := time.LoadLocation(g.env.Config.Meter.Zone)
 	if err != nil {
 		return err
 	}
 	c := g.env.Config.Meter
+	read, send := m.periods(c.ReadPeriod.D(), c.ReportPeriod.D())
 	m.collector, err = meter.New(meter.Config{Name: meterName, Source: src, Store: g.env.Store, Clock: g.env.Clock,
-		ReadPeriod: c.ReadPeriod.D(), ReportPeriod: c.ReportPeriod.D(), Channels: []model.Channel{model.ImportTotal, model.ExportTotal},
+		ReadPeriod: read, ReportPeriod: send, Channels: []model.Channel{model.ImportTotal, model.ExportTotal},
 		State: model.ReadImportExport, LimitMW: int64(c.ConnectionLimitW) * 1000, Masked: g.mask != nil, Zone: zone, Log: g.env.Log,
 		OnFrame: m.onFrame, Report: m.pack})
 	if err != nil {
 		return err
+	}
+	if g.house != nil {
+		g.house.readPeriod = func() time.Duration { return m.collector.Status().ReadPeriod }
 	}
 	g.metered = m
 	g.env.Host.Handle(mesh.Order, m.takeOrder)
 	g.env.Host.Handle(mesh.Ack, m.takeAck)
 	g.env.Host.Handle(mesh.ReadNow, m.readNow)
 	return nil
+}
+
+// periods are those of the order in force, else the configuration's.
+func (m *metering) periods(read, send time.Duration) (time.Duration, time.Duration) {
+	if m.order != nil && len(m.order.Groups) > 0 {
+		g := m.order.Groups[0]
+		return g.ReadPeriod, g.ReportPeriod
+	}
+	return read, send
 }
 
 // source opens what configuration or demonstration names.
@@ -285,14 +302,15 @@ func (m *metering) sendDue(ctx context.Context) error {
 // sendOne tries the substations in order until one answers; false when none does.
 func (m *metering) sendOne(ctx context.Context, raw []byte) bool {
 	for _, ssn := range substations(m.env) {
+		if err := m.note(len(raw), leak.OwnUtility, leak.Substation); err != nil {
+			m.env.Log.Error("journal of what left cannot be kept; the report waits", "err", err)
+			return false
+		}
 		call, cancel := context.WithTimeout(ctx, callTimeout)
 		answer, err := m.env.Host.Call(call, ssn.Peer, mesh.Report, raw)
 		cancel()
 		if err != nil {
 			continue // the next parent; the report stays
-		}
-		if err := m.journal.note(leak.Entry{Message: leak.MeterReport, To: leak.OwnUtility, As: m.alias(), Bytes: uint32(len(raw)), At: m.env.Clock.Now()}); err != nil {
-			m.env.Log.Error("journal of what left is not complete", "err", err)
 		}
 		m.answered(answer, ssn.Key[:])
 		return true
@@ -300,9 +318,18 @@ func (m *metering) sendOne(ctx context.Context, raw []byte) bool {
 	return false
 }
 
-func (m *metering) alias() (a [8]byte) {
-	copy(a[:], m.self)
-	return a
+// note writes down who learns of registers that are about to leave.
+func (m *metering) note(size int, to ...leak.Role) error {
+	e := leak.Entry{Message: leak.MeterReport, Bytes: uint32(size), At: m.env.Clock.Now()}
+	copy(e.As[:], m.self)
+	return m.env.Store.Update(func(tx *store.Tx) error {
+		for _, e.To = range to {
+			if err := m.journal.record(tx, e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // answered applies the substation's or the head-end's answer.
@@ -315,8 +342,15 @@ func (m *metering) answered(answer []byte, from ed25519.PublicKey) {
 				return // not ours, or not known yet: the report is offered again
 			}
 		}
-		if _, err := m.queue.OnAck(a, key, now); err != nil {
+		_, err := m.queue.OnAck(a, key, now)
+		switch {
+		case errors.Is(err, report.ErrForked):
+			m.alarms.report(alarm.Malfunction, alarm.CodeStore, "the head-end holds reports that this gateway has lost")
+			m.poke()
+		case err != nil:
 			m.env.Log.Warn("acknowledgement refused", "err", err)
+		case a.Level == report.LevelFinal:
+			m.env.Warn.Clear("report-refused")
 		}
 		return
 	}
@@ -332,8 +366,6 @@ func (m *metering) answered(answer []byte, from ed25519.PublicKey) {
 	if err := m.queue.OnRefusal(r, key, now); err != nil {
 		m.env.Warn.Raise(role.Warning{Code: "report-refused", Severity: role.Problem, Title: "A meter report was refused", Text: err.Error() + ". The readings are kept here.",
 			Next: "Ask your utility whether this gateway is on its list."}, now)
-	} else {
-		m.env.Warn.Clear("report-refused")
 	}
 }
 
@@ -399,25 +431,34 @@ func (m *metering) takeOrder(_ context.Context, _ mesh.Member, req []byte) ([]by
 	if err := o.Verify(key); err != nil {
 		return nil, err
 	}
-	m.mu.Lock()
-	held := m.order
-	m.mu.Unlock()
-	if held != nil && held.Version >= o.Version {
-		return versionAnswer(held.Version), nil
+	version, err := m.install(&o, req)
+	if err != nil {
+		return nil, err
 	}
-	if err := m.env.Store.Set(store.SpaceOrder.Key([]byte(orderState)), bytes.Clone(req)); err != nil {
-		return nil, errors.New("the order cannot be kept now")
+	return versionAnswer(version), nil
+}
+
+// install keeps an order that is newer than the one in force, and gives the
+// version in force. Orders that come at once are taken one after the other.
+func (m *metering) install(o *model.Order, raw []byte) (uint32, error) {
+	m.ordering.Lock()
+	defer m.ordering.Unlock()
+	if held := m.currentOrder(); held != nil && held.Version >= o.Version {
+		return held.Version, nil
+	}
+	if err := m.env.Store.Set(store.SpaceOrder.Key([]byte(orderState)), bytes.Clone(raw)); err != nil {
+		return 0, errors.New("the order cannot be kept now")
 	}
 	m.mu.Lock()
-	m.order = &o
+	m.order = o
 	m.mu.Unlock()
-	for _, g := range o.Groups {
-		if err := m.collector.SetPeriods(g.ReadPeriod, g.ReportPeriod); err != nil {
+	if len(o.Groups) > 0 { // a house has one meter
+		if err := m.collector.SetPeriods(o.Groups[0].ReadPeriod, o.Groups[0].ReportPeriod); err != nil {
 			m.env.Log.Warn("ordered periods refused", "err", err)
 		}
 	}
 	m.poke()
-	return versionAnswer(o.Version), nil
+	return o.Version, nil
 }
 
 func versionAnswer(v uint32) []byte {
@@ -475,23 +516,30 @@ const forgetAfter = 7 * 24 * time.Hour
 // tidy drops what the house no longer needs; it is called daily.
 func (g *Gateway) tidy(ctx context.Context) error {
 	for clock.Sleep(ctx, g.env.Clock, 24*time.Hour) {
-		now := g.env.Clock.Now()
-		if err := g.journal.forget(now); err != nil {
-			return err
-		}
-		for {
-			n := 0
-			err := g.env.Store.Update(func(tx *store.Tx) (err error) {
-				n, err = meter.Forget(tx, meterName, now.Add(-forgetAfter).UnixMilli(), 500)
-				return err
-			})
-			if err != nil {
-				return err
-			}
-			if n < 500 {
-				break
-			}
+		if err := g.forget(g.env.Clock.Now()); err != nil {
+			return fmt.Errorf("forget what is over: %w", err)
 		}
 	}
 	return nil
 }
+
+// forget drops readings and journal entries that nobody looks at any more.
+func (g *Gateway) forget(now time.Time) error {
+	for {
+		n, err := g.journal.forget(now)
+		if err != nil {
+			return err
+		}
+		m := 0
+		err = g.env.Store.Update(func(tx *store.Tx) (err error) {
+			m, err = meter.Forget(tx, meterName, now.Add(-forgetAfter).UnixMilli(), forgetBatch)
+			return err
+		})
+		if err != nil || n < forgetBatch && m < forgetBatch {
+			return err
+		}
+	}
+}
+
+// forgetBatch bounds one update of forget.
+const forgetBatch = 500

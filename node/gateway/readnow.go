@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"gridveil/mesh"
@@ -12,6 +13,7 @@ import (
 	"gridveil/node/model"
 	"gridveil/node/ondemand"
 	"gridveil/node/report"
+	"gridveil/privacy/leak"
 )
 
 // readNow reads the meter at once for the home's own utility. The request is
@@ -27,12 +29,15 @@ func (m *metering) readNow(ctx context.Context, _ mesh.Member, req []byte) ([]by
 	if err != nil {
 		return nil, err
 	}
+	if err := m.permits(q); err != nil {
+		return nil, err
+	}
 	now := m.env.Clock.Now()
 	if q.Expired(now) {
 		return nil, errors.New("the request is older than its deadline")
 	}
-	if !m.fresh(q.Nonce, now) {
-		return nil, errors.New("the request was answered before")
+	if err := m.fresh(q.Nonce, now); err != nil {
+		return nil, err
 	}
 	f, err := m.collector.ReadNow(ctx, q.Channels)
 	if err != nil {
@@ -54,7 +59,29 @@ func (m *metering) readNow(ctx context.Context, _ mesh.Member, req []byte) ([]by
 	if err != nil {
 		return nil, fmt.Errorf("answer on demand: %w", err)
 	}
-	return msg.Encode(), nil
+	raw := msg.Encode()
+	if err := m.note(len(raw), leak.OwnUtility, leak.Substation); err != nil {
+		return nil, errors.New("the answer cannot be noted in the home's journal now")
+	}
+	return raw, nil
+}
+
+// permits checks the request against the order in force: this home's usage
+// point, and registers of a profile that the contract or the law allows.
+func (m *metering) permits(q ondemand.Request) error {
+	o := m.currentOrder()
+	if o == nil {
+		return errors.New("no order allows readings to leave")
+	}
+	if !slices.ContainsFunc(o.Roster.Entries, func(e model.RosterEntry) bool { return e.Ordinal == ordinal && e.UsagePoint == q.UsagePoint }) {
+		return errors.New("the request is for another usage point")
+	}
+	for _, c := range q.Channels {
+		if !slices.ContainsFunc(o.Profiles, func(p model.Profile) bool { return slices.Contains(p.Channels, c) }) {
+			return errors.New("the request is for a channel that no profile holds")
+		}
+	}
+	return nil
 }
 
 // asker finds the utility that signed a request: it must be this home's own.
@@ -70,8 +97,13 @@ func (m *metering) asker(q ondemand.Request) (ondemand.Asker, error) {
 // maxNonces bounds the memory of answered requests.
 const maxNonces = 256
 
-// fresh remembers a nonce until its request is too old anyway.
-func (m *metering) fresh(nonce [16]byte, now time.Time) bool {
+// readEvery is how often a meter may be read on demand: series of single
+// readings would be a load curve.
+const readEvery = time.Minute
+
+// fresh remembers a nonce until its request is too old anyway, and lets one
+// request pass a minute.
+func (m *metering) fresh(nonce [16]byte, now time.Time) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for n, at := range m.nonces {
@@ -80,11 +112,14 @@ func (m *metering) fresh(nonce [16]byte, now time.Time) bool {
 		}
 	}
 	if _, seen := m.nonces[nonce]; seen || len(m.nonces) >= maxNonces {
-		return false
+		return errors.New("the request was answered before")
+	}
+	if !m.asked.IsZero() && now.Sub(m.asked) < readEvery {
+		return errors.New("the meter was read on demand within this minute; ask again in the next")
 	}
 	if m.nonces == nil {
 		m.nonces = make(map[[16]byte]time.Time)
 	}
-	m.nonces[nonce] = now
-	return true
+	m.nonces[nonce], m.asked = now, now
+	return nil
 }
