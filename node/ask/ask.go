@@ -23,7 +23,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
+
+	"gridveil/mesh"
 )
 
 // Op is the first byte of a request.
@@ -67,6 +70,27 @@ type NotYetError struct{ After time.Duration }
 
 func (e *NotYetError) Error() string {
 	return fmt.Sprintf("not yet; ask again in %v", e.After)
+}
+
+// soon is how often to look again for what a node lacks before it can ask at all:
+// nothing leaves it for that.
+const soon = 5 * time.Second
+
+// notReady are the errors of a request that did not leave: the directory does not
+// name the operator, or too few relays, as in a node's first moments.
+var notReady = []error{ErrNoOperator, mesh.ErrOffline, mesh.ErrFewRelays, mesh.ErrStaleDirectory}
+
+// Again is how long to wait after err before the next try, usually usual: less
+// while nothing can leave, and where the operator said itself when.
+func Again(err error, usual time.Duration) time.Duration {
+	var later *NotYetError
+	switch {
+	case slices.ContainsFunc(notReady, func(e error) bool { return errors.Is(err, e) }):
+		return min(soon, usual)
+	case errors.As(err, &later):
+		return min(max(later.After, time.Second), usual)
+	}
+	return usual
 }
 
 // RefusedError is a final no, with a reason that names nobody.

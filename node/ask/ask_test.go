@@ -3,9 +3,12 @@ package ask
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"gridveil/mesh"
 )
 
 func TestAnswersComeBackAsTheyWere(t *testing.T) {
@@ -32,4 +35,20 @@ func FuzzParseAnswer(f *testing.F) {
 			t.Fatalf("%x is not what it decodes to", b)
 		}
 	})
+}
+
+func TestAMissingOperatorIsLookedForSoon(t *testing.T) {
+	usual := 2 * time.Minute
+	for _, c := range []struct {
+		err  error
+		want time.Duration
+	}{
+		{errors.New("refused"), usual}, {fmt.Errorf("utility: %w", ErrNoOperator), 5 * time.Second}, {fmt.Errorf("call: %w", mesh.ErrFewRelays), 5 * time.Second},
+		{fmt.Errorf("call: %w", mesh.ErrUnacked), usual}, {&NotYetError{10 * time.Second}, 10 * time.Second},
+		{&NotYetError{0}, time.Second}, {&NotYetError{time.Hour}, usual},
+	} {
+		if got := Again(c.err, usual); got != c.want {
+			t.Errorf("after %v: %v, want %v", c.err, got, c.want)
+		}
+	}
 }

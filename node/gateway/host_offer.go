@@ -123,7 +123,7 @@ func (h *hosting) servePasses(ctx context.Context) error {
 			err := h.fetchPasses(ctx, w)
 			h.warnPasses(w == week && err != nil && !h.canHost(w))
 			if err != nil {
-				pause = passRetry
+				pause = min(pause, ask.Again(err, passRetry))
 			}
 		}
 		select {

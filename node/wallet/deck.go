@@ -87,7 +87,7 @@ func (w *Wallet) serveDecks(ctx context.Context) error {
 		}
 		pause := deckLook
 		if err != nil {
-			pause = deckRetry
+			pause = ask.Again(err, deckRetry)
 		}
 		if err := w.forgetDecks(week); err != nil {
 			return err
