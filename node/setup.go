@@ -60,6 +60,9 @@ func Found(dir, networkDir, operator, zone string) error {
 	if err != nil {
 		return err
 	}
+	if err := takeCommittee(dir, networkDir); err != nil {
+		return err
+	}
 	return identity.Certify(dir, n, operator, r, zone, nil, true, time.Now(), rand.Reader)
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gridveil/node"
 	"gridveil/node/identity"
 )
 
@@ -40,7 +41,21 @@ func networkCommand() *cobra.Command {
 	founding.Flags().StringVar(&out, "out", "", "new folder for bundle and keys")
 	_ = founding.MarkFlagRequired("plan") // the flags exist
 	_ = founding.MarkFlagRequired("out")
-	return group("network", "Found a network", founding, &cobra.Command{
+	openers := &cobra.Command{
+		Use: "openers FOLDER", Short: "Deal the key with which a quorum can open one disputed pseudonym", Args: oneArg("the network folder that `gridveil network new` made"),
+		Long: `Writes committee.pub, which every utility needs to issue pseudonyms, and one opener-N.share for
+each seat. Hand each share to another organisation, which keeps it as opener.share in the data
+directory of a node with ledger.opener = true; then delete the shares here.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			n, err := node.DealOpeners(args[0])
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.ErrOrStderr(), "dealt %d seats in %s: hand out the shares, then delete them here\n", n, args[0])
+			return nil
+		},
+	}
+	return group("network", "Found a network", founding, openers, &cobra.Command{
 		Use: "plan", Short: "Print an example plan", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			fmt.Fprint(c.OutOrStdout(), identity.Example)

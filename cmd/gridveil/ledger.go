@@ -1,0 +1,54 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"gridveil/node/control"
+	"gridveil/node/web"
+)
+
+func ledgerCommand() *cobra.Command {
+	var asJSON bool
+	show := &cobra.Command{
+		Use: "show", Short: "Show size, quorum and newest entries of the ledger as this node has it", Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var l web.Ledger
+			if err := control.Call(c.Context(), data(c), "ledger", nil, &l); err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), l)
+			}
+			return printLedger(c.OutOrStdout(), l)
+		},
+	}
+	show.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return group("ledger", "The network's ledger", show, &cobra.Command{
+		Use: "export", Short: "Write the ledger into the aggregator's export folder", Args: noArgs,
+		Long: "What is written can be judged anywhere with `gridveil verify`, without this node.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			var r struct {
+				Origin  string
+				Entries uint64
+			}
+			if err := control.Call(c.Context(), data(c), "export", nil, &r); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "exported %d entries of %s\n", r.Entries, r.Origin)
+			return nil
+		},
+	})
+}
+
+func printLedger(w io.Writer, l web.Ledger) error {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintf(t, "ledger\t%s\nentries\t%d, of which %d are final\nquorum\t%s\n", l.Origin, l.Size, l.CosignedSize, l.Quorum)
+	for _, e := range l.Entries {
+		fmt.Fprintf(t, "%d\t%s\t%s\n", e.Index, e.Kind, e.Text)
+	}
+	return t.Flush()
+}
