@@ -6,20 +6,26 @@ import (
 	"testing"
 	"time"
 
+	"gridveil/ev/evsim"
 	"gridveil/node/gateway"
 	"gridveil/node/utility"
 )
 
-// folk is one process per role.
-var folk = []citizen{
-	{name: "utility-a", role: "utility", operator: "northgrid", founder: true},
-	{name: "utility-b", role: "utility", operator: "southpower", founder: true},
-	{name: "ssn-mill", role: "ssn", operator: "towngrid", zone: "mill", founder: true},
-	{name: "ssn-elm", role: "ssn", operator: "northgrid", zone: "elm"},
-	{name: "ssn-oak", role: "ssn", operator: "southpower", zone: "oak"},
-	{name: "headend", role: "headend", operator: "northgrid"},
-	{name: "home", role: "gateway", operator: "northgrid", zone: "elm",
-		toml: "[meter]\nsource = \"sim\"\nread_period = \"1m\"\nreport_period = \"1m\"\n"},
+// folk is one process per role; box is what the gateway must know of its wallbox.
+func folk(box string) []citizen {
+	return []citizen{
+		{name: "utility-a", role: "utility", operator: "northgrid", founder: true},
+		{name: "utility-b", role: "utility", operator: "southpower", founder: true},
+		{name: "ssn-mill", role: "ssn", operator: "towngrid", zone: "mill", founder: true},
+		{name: "evagg", role: "aggregator", operator: "evagg", founder: true, toml: "[ledger]\nbucket = \"1m\"\nfounders = [\"northgrid\", \"southpower\", \"watchdog\"]\n"},
+		{name: "watchdog", role: "verifier", operator: "watchdog", founder: true},
+		{name: "ssn-elm", role: "ssn", operator: "northgrid", zone: "elm"},
+		{name: "ssn-oak", role: "ssn", operator: "southpower", zone: "oak"},
+		{name: "headend", role: "headend", operator: "northgrid"},
+		{name: "home", role: "gateway", operator: "northgrid", zone: "elm",
+			toml: "[meter]\nsource = \"sim\"\nread_period = \"1m\"\nreport_period = \"1m\"\n[pv]\npeak_w = 6000\n" + box},
+		{name: "driver", role: "wallet", operator: "southpower", toml: "[wallet]\nlisten = \"off\"\n"},
+	}
 }
 
 // step is one part of the day. Those marked short run also with -short.
@@ -32,18 +38,26 @@ type step struct {
 // day is the town and what the steps pass on.
 type day struct {
 	*town
-	point string    // usage point of the home
-	since time.Time // first full minute at which the home's meter was read
+	point   string    // usage point of the home
+	since   time.Time // first full minute at which the home's meter was read
+	box     *wallbox
+	car     *evsim.Car
+	session string // as the wallet calls it
 }
 
 var steps = []step{
 	{"a network is founded", true, func(d *day) { d.found() }},
-	{"every role is enrolled and runs", true, func(d *day) { d.settle() }},
+	{"every role is enrolled and runs", true, func(d *day) { d.settle(); d.givePassword() }},
 	{"everybody is connected", true, func(d *day) { d.connected() }},
 	{"the home gets a contract", true, (*day).contract},
 	{"the utility reads the meter now", true, (*day).readNow},
 	{"the home knows prices and follows a limit of the grid", false, (*day).signals},
+	{"the ledger is founded", false, (*day).ledgerFounded},
+	{"a driver gets a contract and pseudonyms", false, (*day).customer},
+	{"a guest's car charges", false, (*day).pay},
 	{"each process is killed and started again", false, (*day).killEach},
+	{"the car leaves and the session is settled", false, (*day).leave},
+	{"it is settled once, and verifies from files", false, (*day).settledOnce},
 	{"readings become a bill without a gap", false, (*day).bill},
 	{"memory and time to ready", true, (*day).footprint},
 	{"every store is sound and everybody stops in order", true, (*day).stopAll},
@@ -51,7 +65,8 @@ var steps = []step{
 
 func TestADayOfRealProcesses(t *testing.T) {
 	began := time.Now()
-	d := &day{town: newTown(t, folk)}
+	box, toml := newWallbox(t)
+	d := &day{town: newTown(t, folk(toml)), box: box}
 	for _, s := range steps {
 		if testing.Short() && !s.short {
 			continue

@@ -100,6 +100,7 @@ func (w *town) found() {
 		w.t.Fatal(err)
 	}
 	cli(w.t, "network", "new", "--plan", file, "--out", w.path("net"))
+	cli(w.t, "network", "openers", w.path("net"))
 }
 
 // settle prepares and starts everybody: founders first, then who joins by code.
