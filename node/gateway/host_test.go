@@ -420,8 +420,10 @@ func TestWalletThatDiesAfterEveryFewStepsSignsAndPaysOnce(t *testing.T) {
 	for settled := false; !settled; {
 		select {
 		case <-again:
+			release := s.clock.Hold() // the host's wait must not pass while a busy machine restarts
 			s.stopNode(s.guest)
 			s.startWallet()
+			release()
 		case <-time.After(patience):
 			s.describe()
 			t.Fatalf("not settled within %v of the last death", patience)
