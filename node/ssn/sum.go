@@ -106,7 +106,19 @@ type Outcome struct {
 	At       time.Time
 }
 
+// openSums goes on where the last run stopped, and registers what is answered.
 func openSums(env *role.Env, alert func(error)) (*sums, error) {
+	s, err := loadSums(env, alert)
+	if err != nil {
+		return nil, err
+	}
+	desk := &ask.Desk{Answer: s.report}
+	env.Onion.Handle(mesh.AggShare, func(_ context.Context, req []byte) ([]byte, error) { return desk.Handle(req), nil })
+	env.Host.Handle(mesh.AggPrep, s.take)
+	return s, nil
+}
+
+func loadSums(env *role.Env, alert func(error)) (*sums, error) {
 	s := &sums{env: env, alert: alert, wake: make(chan struct{}, 1), tasks: map[[16]byte]heldTask{},
 		servers: map[[16]byte]*agg.Server{}, rounds: map[sumID]*round{}, made: map[sumID]time.Time{}, results: map[agg.Quantity]agg.Result{}, shown: map[uint64]time.Time{}, helped: map[sumID]*helpRound{}}
 	err := env.Store.View(func(tx *store.Tx) error {
@@ -119,13 +131,7 @@ func openSums(env *role.Env, alert func(error)) (*sums, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tasks of private sums: %w", err)
 	}
-	if err := s.reload(); err != nil {
-		return nil, err
-	}
-	desk := &ask.Desk{Answer: s.report}
-	env.Onion.Handle(mesh.AggShare, func(_ context.Context, req []byte) ([]byte, error) { return desk.Handle(req), nil })
-	env.Host.Handle(mesh.AggPrep, s.take)
-	return s, nil
+	return s, s.reload()
 }
 
 // serve leads sums, delivers results and shows the zone what concerns it, until
@@ -220,6 +226,8 @@ func (s *sums) takeTask(from mesh.Member, whole []byte) error {
 		return metering.ErrSumLater
 	case m.Operator == self.Operator:
 		return fmt.Errorf("%w: leader and helper are of one operator", agg.ErrTask)
+	case t.Leader == m.Key && m.Zone != zone:
+		return fmt.Errorf("%w: a zone's own substation leads", agg.ErrTask)
 	}
 	return s.keepTask(heldTask{t, from.Key})
 }
