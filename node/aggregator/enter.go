@@ -7,12 +7,9 @@ import (
 
 	"gridveil/ledger"
 	"gridveil/ledger/writer"
-	"gridveil/mesh"
 	"gridveil/node/party"
 	"gridveil/node/store"
 )
-
-const meshLines = mesh.Lines
 
 // job is an own entry that is to be entered exactly once: id names it for ever.
 type job struct {

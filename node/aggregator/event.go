@@ -15,6 +15,7 @@ import (
 	"gridveil/ev/pool"
 	"gridveil/ledger"
 	"gridveil/ledger/writer"
+	"gridveil/mesh"
 	"gridveil/node/party"
 	"gridveil/node/signal"
 	"gridveil/node/store"
@@ -319,7 +320,7 @@ func (a *Aggregator) claimPay(ctx context.Context, e *event) (int64, error) {
 	req = binary.BigEndian.AppendUint64(req, uint64(e.Instructed))
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	b, err := party.Call(call, a.env.Host, h.Member.Peer, meshLines, party.OpDelivered, req)
+	b, err := party.Call(call, a.env.Host, h.Member.Peer, mesh.Lines, party.OpDelivered, req)
 	if err != nil {
 		return 0, err
 	}

@@ -448,20 +448,11 @@ func (a *Aggregator) dispatch(e *event, x *pool.Instruction) error {
 	if err != nil {
 		return err
 	}
-	members := make([]pool.Member, len(offers))
 	first := (x.From - g.From) / pool.SlotMS
 	last := (x.To - 1 - g.From) / pool.SlotMS
+	members := make([]pool.Member, len(offers))
 	for i, o := range offers {
-		limit := int64(1) << 20
-		for slot := first; slot <= last; slot++ {
-			env := o.Envelopes[slot]
-			if x.W > 0 {
-				limit = min(limit, int64(env.UpW))
-			} else {
-				limit = min(limit, int64(env.DownW))
-			}
-		}
-		members[i] = pool.Member{CapW: limit, Weight: pool.WeightOf(limit, fullWeight)}
+		members[i] = memberOf(o.Envelopes[first:last+1], x.W > 0)
 	}
 	parts, shortfall, err := pool.Dispatch(max(x.W, -x.W), members)
 	if err != nil {
@@ -479,6 +470,19 @@ func (a *Aggregator) dispatch(e *event, x *pool.Instruction) error {
 		e.Parts = append(e.Parts, eventPart{Open: o.Open, W: parts[i], SetW: set})
 	}
 	return nil
+}
+
+// memberOf is what a session can give over all slots of an instruction.
+func memberOf(slots []pool.Envelope, up bool) pool.Member {
+	limit := int64(1) << 20
+	for _, e := range slots {
+		if up {
+			limit = min(limit, int64(e.UpW))
+		} else {
+			limit = min(limit, int64(e.DownW))
+		}
+	}
+	return pool.Member{CapW: limit, Weight: pool.WeightOf(limit, fullWeight)}
 }
 
 // controls are what an event's sessions are told, leaves of one anchored root.

@@ -11,6 +11,7 @@ import (
 	"gridveil/ev/settle"
 	"gridveil/ledger"
 	"gridveil/ledger/writer"
+	"gridveil/mesh"
 	"gridveil/mesh/member"
 	"gridveil/node/ask"
 	"gridveil/node/keys"
@@ -20,6 +21,7 @@ import (
 	"gridveil/privacy"
 	"gridveil/privacy/commit"
 	"gridveil/privacy/note"
+	"gridveil/privacy/session"
 )
 
 const (
@@ -285,25 +287,7 @@ func (a *Aggregator) settleWith(ctx context.Context, w *writer.Writer, o settle.
 	if err != nil {
 		return a.waitFor(o.Payer, err)
 	}
-	draft, err := party.Draft(a.entry, body)
-	if err != nil {
-		return err
-	}
-	bill, ok := payer.Sheet.At(keys.Bill, a.env.Clock.Now())
-	if !ok {
-		return a.waitFor(o.Payer, errors.New("the payer publishes no bill key"))
-	}
-	box, _, err := privacy.Seal(a.env.Rand, privacy.SuiteX25519, bill, privacy.KindBillBatch, a.env.Net, o.Batch)
-	if err != nil {
-		return fmt.Errorf("seal bill lines: %w", err)
-	}
-	call, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	answer, err := party.Call(call, a.env.Host, payer.Member.Peer, meshLines, party.OpPropose, party.Proposal(draft, box))
-	if err != nil {
-		return a.waitFor(o.Payer, err)
-	}
-	rejects, err := party.ParseVerdict(answer)
+	rejects, err := a.propose(ctx, payer, body, o.Batch)
 	if err != nil {
 		return a.waitFor(o.Payer, err)
 	}
@@ -313,17 +297,7 @@ func (a *Aggregator) settleWith(ctx context.Context, w *writer.Writer, o settle.
 		return a.withDesk(func(d *settle.Desk) error { return d.Rejected(o.ID, key, rejects) })
 	}
 	r, err := a.enterOne(ctx, w, o.ID, body, func(ctx context.Context, e *ledger.Entry) (*ledger.Entry, error) {
-		ctx, cancel := context.WithTimeout(ctx, callTimeout)
-		defer cancel()
-		b, err := party.Call(ctx, a.env.Host, payer.Member.Peer, meshLines, party.OpCosign, e.Bytes())
-		if err != nil {
-			return nil, err
-		}
-		signed, err := ledger.Parse(b)
-		if err != nil {
-			return nil, err
-		}
-		return party.Merge(e, signed)
+		return a.cosigned(ctx, payer.Member, e)
 	})
 	if err != nil && r.err == nil {
 		return a.waitFor(o.Payer, err)
@@ -331,6 +305,44 @@ func (a *Aggregator) settleWith(ctx context.Context, w *writer.Writer, o settle.
 	a.settled(o.Payer)
 	a.nudge()
 	return a.report(o, r)
+}
+
+// propose shows a payer the lines behind a sum and returns its refusals.
+func (a *Aggregator) propose(ctx context.Context, payer keys.Holder, body *ledger.Settle, batch []byte) ([]session.LineReject, error) {
+	draft, err := party.Draft(a.entry, body)
+	if err != nil {
+		return nil, err
+	}
+	bill, ok := payer.Sheet.At(keys.Bill, a.env.Clock.Now())
+	if !ok {
+		return nil, errors.New("the payer publishes no bill key")
+	}
+	box, _, err := privacy.Seal(a.env.Rand, privacy.SuiteX25519, bill, privacy.KindBillBatch, a.env.Net, batch)
+	if err != nil {
+		return nil, fmt.Errorf("seal bill lines: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	answer, err := party.Call(ctx, a.env.Host, payer.Member.Peer, mesh.Lines, party.OpPropose, party.Proposal(draft, box))
+	if err != nil {
+		return nil, err
+	}
+	return party.ParseVerdict(answer)
+}
+
+// cosigned has a payer add its signature to a numbered entry.
+func (a *Aggregator) cosigned(ctx context.Context, payer mesh.Member, e *ledger.Entry) (*ledger.Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	b, err := party.Call(ctx, a.env.Host, payer.Peer, mesh.Lines, party.OpCosign, e.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	signed, err := ledger.Parse(b)
+	if err != nil {
+		return nil, err
+	}
+	return party.Merge(e, signed)
 }
 
 // payer finds a utility's node and the key it signs with.

@@ -160,6 +160,23 @@ func (d *day) pay() {
 	})
 }
 
+// limit has the grid's operator limit the zone, and sees the car at a stranger's
+// wallbox obey; then the limit ends by itself.
+func (d *day) limit() {
+	power := func(what string, ok func(w int64) bool) {
+		eventually(d.t, 40*time.Second, func() string {
+			if w := d.box.cp.Status().PowerW; !ok(w) {
+				return fmt.Sprintf("%s: the car draws %d W", what, w)
+			}
+			return ""
+		})
+	}
+	power("before the limit", func(w int64) bool { return w > 6000 })
+	cli(d.t, "grid", "limit", "--import", "1000", "--for", "5s", "--data", d.path("ssn-elm"))
+	power("with a limit of 1 kW, of which the law leaves 4.2", func(w int64) bool { return w > 4000 && w <= 4200 })
+	power("after the limit", func(w int64) bool { return w > 6000 })
+}
+
 func (d *day) sessions(name string) (rows []web.SessionRow) {
 	d.t.Helper()
 	if err := control.Call(d.t.Context(), d.path(name), "sessions", nil, &rows); err != nil {
@@ -171,6 +188,9 @@ func (d *day) sessions(name string) (rows []web.SessionRow) {
 // leave lets the car go and waits until both sides are settled.
 func (d *day) leave() {
 	d.box.cp.Unplug(time.Now())
+	for _, name := range []string{"home", "evagg", "driver", "ssn-elm", "utility-b"} {
+		d.cut(name)
+	}
 	eventually(d.t, 150*time.Second, func() string {
 		host, guest := d.sessions("home"), d.sessions("driver")
 		if len(host) == 0 || len(guest) == 0 {
@@ -208,6 +228,9 @@ func (d *day) settledOnce() {
 	host, guest := d.sessions("home"), d.sessions("driver")
 	if len(host) != 1 || len(guest) != 1 {
 		d.t.Errorf("%d sessions at the host, %d at the driver, want one each", len(host), len(guest))
+	}
+	if host[0].Total != guest[0].Total || host[0].KWhIn != guest[0].KWhIn || host[0].Total == "EUR 0.00" {
+		d.t.Errorf("the two sides do not agree: host %+v, driver %+v", host[0], guest[0])
 	}
 	d.t.Logf("host: %s %.3f kWh %s; driver: %s %.3f kWh %s", host[0].State, host[0].KWhIn, host[0].Total, guest[0].State, guest[0].KWhIn, guest[0].Total)
 	cli(d.t, "ledger", "export", "--data", d.path("evagg"))

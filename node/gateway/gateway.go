@@ -57,6 +57,7 @@ func New(ctx context.Context, env *role.Env, hw Hardware) (*Gateway, error) {
 		if g.hosting, err = newHosting(env, g.journal, g.mask.setPlan); err != nil {
 			return nil, fmt.Errorf("wallbox: %w", err)
 		}
+		g.hosting.heed(g.signals)
 	}
 	return g, nil
 }

@@ -54,6 +54,7 @@ type hosting struct {
 	door    *guest.Door // nil unless guests are welcome
 	outbox  store.Outbox
 	onPlan  func(battery.EVState)
+	signals *signals       // nil: nobody outside is heard
 	key     ocmf.PublicKey // pinned meter key, zero if none
 	network [16]byte
 	crash   func() error  // tests: dies between a durable step and what follows from it

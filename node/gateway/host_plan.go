@@ -8,6 +8,7 @@ import (
 	"gridveil/ev"
 	"gridveil/ev/sched"
 	"gridveil/ledger"
+	"gridveil/node/signal"
 	"gridveil/privacy/session"
 )
 
@@ -89,10 +90,46 @@ func (h *hosting) demand(v *visit, now time.Time) ev.Demand {
 	if k := h.control; !now.Before(k.from) && now.Before(k.until) {
 		d.HasControl, d.ControlW, d.EnvelopeLo, d.EnvelopeHi = true, k.setW, k.lo, k.hi
 	}
+	h.heard(now).Fill(&d, v.openHash())
 	if r := len(v.readings); r > 0 && v.readings[r-1].HasSoC {
 		d.HasSoC, d.SoC, d.FloorSoC = true, v.readings[r-1].SoCPermille, socFloor
 	}
 	return d
+}
+
+// heard is what holds now of what grid, utility and aggregator signalled.
+func (h *hosting) heard(now time.Time) signal.Signals {
+	if h.signals == nil {
+		return signal.Signals{}
+	}
+	return h.signals.book.Signals(now)
+}
+
+// heed makes the plan follow signals, at once when one is accepted.
+func (h *hosting) heed(s *signals) {
+	h.signals = s
+	s.OnChange(h.replan)
+}
+
+// replan plans the running session anew.
+func (h *hosting) replan() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if v := h.current; v.s.State.Running() {
+		t := h.turn(v, h.env.Clock.Now())
+		h.plan(t)
+		if err := t.commit(); err != nil {
+			h.env.Log.Warn("plan not renewed; the next minute tries again", "err", err)
+		}
+	}
+}
+
+// openHash is the session's name in controls, H(Open); zero without a guest.
+func (v *visit) openHash() (id [32]byte) {
+	if v.host != nil {
+		id = v.host.Session()
+	}
+	return id
 }
 
 // socFloor is the state of charge below which no house takes energy out of a
@@ -128,13 +165,16 @@ func (h *hosting) charge(v *visit, now time.Time, maxW, surplusW int64) int64 {
 // slots are the steps until departure. The roof is taken to go on as now for an
 // hour: no longer forecast is better without weather.
 func (h *hosting) slots(now, departure time.Time, maxW, surplusW int64) []sched.Slot {
-	c := h.env.Config.Hosting
+	c, heard := h.env.Config.Hosting, h.heard(now)
 	var out []sched.Slot
 	for at := now; at.Before(departure) && len(out) < planSlots; {
 		end := time.UnixMilli((at.UnixMilli()/slotMS + 1) * slotMS)
 		end = earlier(end, departure)
 		ms := end.Sub(at).Milliseconds()
 		s := sched.Slot{MaxMWh: maxW * ms / 3600, FeedIn: c.PExport, Grid: c.PGrid}
+		if price, ok := heard.PriceAt(at); ok {
+			s.Grid = price
+		}
 		if at.Sub(now) < time.Hour {
 			s.SurplusMWh = min(s.MaxMWh, max(0, surplusW)*ms/3600)
 		}
