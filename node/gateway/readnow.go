@@ -41,6 +41,7 @@ func (m *metering) readNow(ctx context.Context, _ mesh.Member, req []byte) ([]by
 	}
 	f, err := m.collector.ReadNow(ctx, q.Channels)
 	if err != nil {
+		m.unread(now)
 		return nil, err
 	}
 	var rows []model.Reading
@@ -122,4 +123,13 @@ func (m *metering) fresh(nonce [16]byte, now time.Time) error {
 	}
 	m.nonces[nonce], m.asked = now, now
 	return nil
+}
+
+// unread gives a turn back that told nobody anything: the meter did not answer.
+func (m *metering) unread(at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.asked.Equal(at) {
+		m.asked = time.Time{}
+	}
 }

@@ -304,6 +304,10 @@ func (m *Meter) telegram(now time.Time) []byte {
 	if _, dead := m.find(Dead); dead || m.dark && wasDark {
 		return nil
 	}
+	return m.encode(now)
+}
+
+func (m *Meter) encode(now time.Time) []byte {
 	raw := m.objects(now).Encode()
 	if _, bad := m.find(BadFrames); bad {
 		raw[len(raw)/2] ^= 0x01
@@ -425,12 +429,37 @@ func (m *Meter) listen(ctx context.Context, in chan delivery, emit func(meter.Fr
 	}
 }
 
-func (m *Meter) take(at time.Time, raw []byte, emit func(meter.Frame) error) error {
+// Read answers on demand with a telegram of the registers as they were at the
+// last step, as a meter's own interface would. It fails while the meter is dark,
+// dead or garbled.
+func (m *Meter) Read(context.Context, []model.Channel) (meter.Frame, error) {
+	m.mu.Lock()
+	at, silent := m.last, m.volts == [3]int64{}
+	_, dead := m.find(Dead)
+	var raw []byte
+	if !at.IsZero() && !dead && !silent {
+		raw = m.encode(at)
+	}
+	m.mu.Unlock()
+	if raw == nil {
+		return meter.Frame{}, errors.New("simulated meter: no answer")
+	}
+	return m.decode(at, raw)
+}
+
+// decode reads a telegram of the meter's own clock.
+func (m *Meter) decode(at time.Time, raw []byte) (meter.Frame, error) {
 	_, offset := at.In(m.zone).Zone()
 	if at.In(m.zone).IsDST() {
 		offset -= 3600
 	}
 	f, err := p1.Decode(raw, p1.Options{Offset: m.winter(offset)})
+	f.At = at.UnixMilli()
+	return f, err
+}
+
+func (m *Meter) take(at time.Time, raw []byte, emit func(meter.Frame) error) error {
+	f, err := m.decode(at, raw)
 	m.mu.Lock()
 	if err != nil {
 		m.link.Bad++
@@ -441,7 +470,6 @@ func (m *Meter) take(at time.Time, raw []byte, emit func(meter.Frame) error) err
 	if err != nil {
 		return nil
 	}
-	f.At = at.UnixMilli()
 	return emit(f)
 }
 

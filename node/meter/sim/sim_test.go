@@ -110,6 +110,31 @@ func TestTwoReadersAreRefused(t *testing.T) {
 	}
 }
 
+func TestReadAnswersOnDemandUnlessTheMeterCannot(t *testing.T) {
+	m := newMeter(t, Config{Decimals: 6})
+	if _, err := m.Read(t.Context(), nil); err == nil {
+		t.Error("a meter that never ran answered")
+	}
+	step(t, m, noon, 0, 0)
+	step(t, m, noon.Add(time.Minute), 1234, 0)
+	f, err := m.Read(t.Context(), nil)
+	if v, _ := f.Get(model.ImportTotal); err != nil || v != 1234 || f.At != noon.Add(time.Minute).UnixMilli() {
+		t.Errorf("register %d at %d, %v", v, f.At, err)
+	}
+	for _, fault := range []Fault{Dead, BadFrames, VoltageLoss} {
+		m.Inject(Event{Fault: fault})
+		step(t, m, m.last.Add(time.Minute), 0, 0)
+		if _, err := m.Read(t.Context(), nil); err == nil {
+			t.Errorf("a meter with fault %v answered", fault)
+		}
+		m.Clear(fault)
+		step(t, m, m.last.Add(time.Minute), 0, 0)
+	}
+	if _, err := m.Read(t.Context(), nil); err != nil {
+		t.Errorf("after the faults: %v", err)
+	}
+}
+
 func TestStepDoesNotHangWhenTheReaderLeaves(t *testing.T) {
 	for range 200 {
 		m := newMeter(t, Config{})
