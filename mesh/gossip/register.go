@@ -338,16 +338,17 @@ func (r *Registers) NextVersion(k Kind, publisher member.Key, key uint64, now ti
 
 // All lists the registers of kind k that have not expired, ordered by id.
 func (r *Registers) All(k Kind, now time.Time) []Envelope {
-	var out []Envelope
-	for _, e := range r.held {
+	var ids []ID
+	for id, e := range r.held {
 		if e.Kind == k && e.Expires.After(now) {
-			out = append(out, *e)
+			ids = append(ids, id)
 		}
 	}
-	slices.SortFunc(out, func(a, b Envelope) int {
-		x, y := a.ID(), b.ID()
-		return bytes.Compare(x[:], y[:])
-	})
+	slices.SortFunc(ids, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+	out := make([]Envelope, len(ids))
+	for i, id := range ids {
+		out[i] = *r.held[id]
+	}
 	return out
 }
 

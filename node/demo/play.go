@@ -12,9 +12,12 @@ import (
 	"gridveil/node/web"
 )
 
-// openWait bounds, in wall time, how long a car's start is waited for with the
-// clock held.
-const openWait = 15 * time.Second
+// Bounds of what is waited for: a wallet's payment, in wall time with the clock
+// held; a car's start and end, in the day's time.
+const (
+	openWait = 15 * time.Second
+	stepWait = 10 * time.Minute
+)
 
 // play lets one car arrive, charge or give, and leave.
 func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
@@ -41,6 +44,7 @@ func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
 		p.err = err
 		st.tell("refused", "/sessions", "%s: %v", p.name, err)
 	}
+	release()
 	p.session = st.started(ctx, gw, before)
 	if p.kind == "v2g-grid" {
 		// Notes are locked first, and getting them in the right sizes takes a few round trips of class meter.
@@ -48,11 +52,9 @@ func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
-	release()
 	if !clock.Until(ctx, st.s.Clock, at.Add(p.stay)) {
 		return nil
 	}
-	release = clock.Hold(st.s.Clock)
 	box.Unplug(st.s.Clock.Now())
 	st.ended(ctx, gw, p)
 	box.SetFaults(evsim.Faults{})
@@ -81,14 +83,14 @@ func (st *Story) begin(ctx context.Context, gw *gateway.Gateway, p *played, at t
 	return err
 }
 
-// started waits, with the clock held, until the house's newest session has left
-// its first states; it gives its name.
+// started waits until the house's newest session has left its first states; it
+// gives its name.
 func (st *Story) started(ctx context.Context, gw *gateway.Gateway, before int) string {
-	for until := time.Now().Add(openWait); time.Now().Before(until) && ctx.Err() == nil; {
+	for until := st.s.Clock.Now().Add(stepWait); st.s.Clock.Now().Before(until); {
 		if rows := gw.Sessions(); len(rows) > before && settled(rows[0], "plugged", "opened", "starting") {
 			return rows[0].ID
 		}
-		if !clock.Sleep(ctx, clock.Wall{}, 20*time.Millisecond) {
+		if !clock.Sleep(ctx, st.s.Clock, 5*time.Second) {
 			break
 		}
 	}
@@ -111,7 +113,7 @@ func settled(r web.SessionRow, states ...string) bool {
 // ended waits until the session is signed or refused, so that the next car at
 // the wallbox finds it free.
 func (st *Story) ended(ctx context.Context, gw *gateway.Gateway, p *played) {
-	for until := time.Now().Add(openWait); time.Now().Before(until) && ctx.Err() == nil; {
+	for until := st.s.Clock.Now().Add(stepWait); st.s.Clock.Now().Before(until); {
 		v, ok := gw.Session(p.session)
 		if !ok {
 			return
@@ -125,7 +127,7 @@ func (st *Story) ended(ctx context.Context, gw *gateway.Gateway, p *played) {
 			st.tell(kind, "/sessions/"+v.ID, "%s", text)
 			return
 		}
-		if !clock.Sleep(ctx, clock.Wall{}, 20*time.Millisecond) {
+		if !clock.Sleep(ctx, st.s.Clock, 5*time.Second) {
 			return
 		}
 	}

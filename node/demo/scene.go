@@ -63,12 +63,18 @@ const (
 	batteryEvery = 4  // homes without battery: one in so many
 )
 
-// Start is the first instant of every demonstration: a Monday in June.
-var Start = time.Date(2026, 6, 15, 0, 0, 0, 0, time.UTC)
+// Start is the first instant of every demonstration: a Tuesday in June, so that
+// the hour before it is of the same week, whose passes and pseudonyms it needs.
+var Start = time.Date(2026, 6, 16, 0, 0, 0, 0, time.UTC)
 
 // warmUp is how long before Start the nodes begin to run: they find each other,
 // relays measure, wallets and hosts equip themselves.
 const warmUp = time.Hour
+
+// hop is the mean hold of a relay. In a town of this size it hides a home among
+// enough others with slots every 30 s; with the usual 30 s of hold homes would
+// have to send every 10 s.
+const hop = 40 * time.Second
 
 var zones = []string{"elm", "oak", "mill"}
 
@@ -211,7 +217,7 @@ func (l *lockedReader) Read(p []byte) (int, error) {
 }
 
 func (s *Scene) found() error {
-	p := identity.Plan{Roots: 3, Threshold: 2, Policy: member.Policy{HomesEnrolled: s.Homes, Lab: s.Lab}}
+	p := identity.Plan{Roots: 3, Threshold: 2, Policy: member.Policy{HomesEnrolled: s.Homes, Lab: s.Lab, HopMS: hop.Milliseconds()}}
 	for _, z := range zones {
 		p.Zones = append(p.Zones, member.Zone{Name: z, Region: 1})
 	}

@@ -27,7 +27,7 @@ func (st *Story) equipped() bool {
 		}
 	}
 	for _, m := range st.s.hosts() {
-		if _, err := st.s.gateway(m).GuestLink("127.0.0.1"); err != nil {
+		if !st.s.gateway(m).CanHost() {
 			return false
 		}
 	}

@@ -42,8 +42,8 @@ func (h *hosting) plan(t *turn) {
 		return
 	}
 	d := ev.Resolve(h.demand(v, t.now))
-	if v.s.Payer == ev.Guest && d.W < 0 && v.s.Locked == 0 {
-		h.lockNotes(t)
+	if v.s.Payer == ev.Guest && v.rec.Want.Give > 0 && h.mayDischarge(v) && v.s.Locked == 0 {
+		h.lockNotes(t) // at once, not when the energy is wanted: change takes minutes to come
 	}
 	t.session(ev.Limit{W: d.W / roundW * roundW})
 	h.informMask(&d)

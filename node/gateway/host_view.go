@@ -10,6 +10,7 @@ import (
 	"gridveil/ev"
 	"gridveil/ev/ocmf"
 	"gridveil/node/web"
+	"gridveil/privacy/pseudo"
 )
 
 // Sessions lists the cars at this house, newest first, for the page.
@@ -326,6 +327,12 @@ func (g *Gateway) GuestLink(gateway string) (string, error) {
 		return "", errNoWallbox
 	}
 	return g.hosting.guestLink(gateway)
+}
+
+// CanHost says whether a paying guest can be taken now: the house has passes of
+// this week left.
+func (g *Gateway) CanHost() bool {
+	return g.hosting != nil && g.hosting.canHost(pseudo.Week(g.env.Clock.Now()))
 }
 
 // Charge starts a session at the house's cost: of the own car, or a gift.

@@ -55,6 +55,7 @@ type sums struct {
 	tasks   map[[16]byte]agg.Task
 	flying  map[string]bool // store keys of reports under way
 	asking  bool            // for a deck
+	calm    time.Time       // no report is due before; zero means unknown
 	results map[agg.Quantity]agg.Result
 }
 
@@ -251,6 +252,9 @@ func (s *sums) make(now time.Time) error {
 			if err != nil {
 				return fmt.Errorf("keep report of a private sum: %w", err)
 			}
+			s.mu.Lock()
+			s.calm = time.Time{}
+			s.mu.Unlock()
 		}
 	}
 	return nil
@@ -412,26 +416,39 @@ func parseSumRecord(b []byte) (sumRecord, error) {
 func (s *sums) due(now time.Time) (out map[string]sumRecord, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if now.Before(s.calm) {
+		return nil, nil
+	}
 	out = map[string]sumRecord{}
+	calm := now.Add(sumKept)
 	err = s.env.Store.View(func(tx *store.Tx) error {
 		return tx.Each(sumSpace(sumReports), func(k, v []byte) error {
 			r, err := parseSumRecord(v)
-			if err != nil {
+			if err != nil || r.state > sumSent || s.flying[string(k)] {
 				return err
 			}
-			if r.state <= sumSent && !now.Before(r.next) && !s.flying[string(k)] {
-				out[string(k)] = r
-			}
 			if len(s.flying)+len(out) >= sumsInFlight {
+				calm = now
 				return store.ErrStop
 			}
+			if now.Before(r.next) {
+				if r.next.Before(calm) {
+					calm = r.next
+				}
+				return nil
+			}
+			out[string(k)] = r
 			return nil
 		})
 	})
+	if err != nil {
+		return nil, err
+	}
+	s.calm = calm
 	for k := range out {
 		s.flying[k] = true
 	}
-	return out, err
+	return out, nil
 }
 
 // sendDue lets reports leave whose time has come. Each call takes minutes in
@@ -448,6 +465,7 @@ func (s *sums) sendDue(ctx context.Context, under *sync.WaitGroup, now time.Time
 			}
 			s.mu.Lock()
 			delete(s.flying, k)
+			s.calm = time.Time{}
 			s.mu.Unlock()
 			s.poke()
 		})
