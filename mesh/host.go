@@ -35,9 +35,11 @@ type Config struct {
 	Announce []ma.Multiaddr  // addresses to publish instead of the listen addresses, behind a NAT
 	Parents  []peer.AddrInfo // kept connected: a leaf's SSNs in order of preference, a backbone node's seeds
 
-	Limits  Limits    // zero fields mean the defaults of the role
-	Enrol   Registrar // nil: strangers are not served
-	DailyMB int       // cap on each direction of a leaf's traffic per UTC day, 0 means 30; see Host.Tight
+	Limits Limits    // zero fields mean the defaults of the role
+	Enrol  Registrar // nil: strangers are not served
+	// SaveChain keeps a renewed certificate, which is Chain of the next start; nil forgets it.
+	SaveChain func(chain [][]byte) error
+	DailyMB   int // cap on each direction of a leaf's traffic per UTC day, 0 means 30; see Host.Tight
 }
 
 // HandlerFunc answers a request of a member whose role the service allows. The returned bytes are the answer.
@@ -155,7 +157,7 @@ func defaultLimits(r member.Role) Limits {
 
 // open wires the protocols and loads state.
 func (h *Host) open() error {
-	if err := errors.Join(h.loadBundle(), h.loadChain()); err != nil {
+	if err := h.loadBundle(); err != nil {
 		return err
 	}
 	regs, err := openRegisters(h)

@@ -92,7 +92,7 @@ func TestARevokedMemberIsGoneWithinAMinuteOfItsList(t *testing.T) {
 
 func TestAMemberIsDisconnectedWhenItsCertificateExpires(t *testing.T) {
 	n := meshtest.Start(t, meshtest.Options{SSNs: 1, Wallets: 1})
-	n.Clock.Jump(member.WalletLife)
+	n.Clock.Jump(member.MemberLife)
 	meshtest.Eventually(t, "the wallet is disconnected", func() bool {
 		_, up := n.SSNs[0].Host.Connected(n.Wallets[0].Member.Peer)
 		return !up
@@ -161,6 +161,18 @@ func TestACertificateIsRenewedOnTheOpenConnection(t *testing.T) {
 	if d := ssn.Host.Metrics().Drops[mesh.DropMembership]; d > 0 {
 		t.Errorf("the substation disconnected %d members, want none", d)
 	}
+	home.Restart()
+	meshtest.Eventually(t, "the home is back with the certificate it was given last", func() bool {
+		_, up := ssn.Host.Connected(home.Member.Peer)
+		return up
+	})
+}
+
+func TestANodeThatCertifiesRenewsItself(t *testing.T) {
+	n, _ := withDesk(t, meshtest.Options{SSNs: 1})
+	old := n.SSNs[0].Host.Self()
+	n.Clock.Jump(member.MemberLife * 7 / 10)
+	meshtest.Eventually(t, "it has the next certificate", func() bool { return n.SSNs[0].Host.Self().NotAfter.After(old.NotAfter) })
 }
 
 func TestALostCAIsReplacedByTheRootsAlone(t *testing.T) {

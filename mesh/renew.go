@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"time"
 
@@ -15,27 +14,7 @@ import (
 	"gridveil/mesh/member"
 )
 
-const (
-	stateChain   = "chain"
-	renewTimeout = 30 * time.Second
-)
-
-// loadChain switches to the certificate that this node renewed last, if it is good and newer than the configured one.
-func (h *Host) loadChain() error {
-	raw, err := h.store.LoadState(stateChain)
-	if err != nil || raw == nil {
-		return err
-	}
-	chains, err := gossip.ParseCerts(raw)
-	if err != nil || len(chains) != 1 {
-		return fmt.Errorf("stored certificate: %w", errors.Join(err, member.ErrCertificate))
-	}
-	m, err := h.Bundle().Verify(chains[0], h.clock.Now())
-	if err == nil && h.sameIdentity(m) && m.NotAfter.After(h.self.NotAfter) {
-		h.self, h.chain = m, chains[0]
-	}
-	return nil // a stored certificate that ran out, or was replaced by hand, is of no use
-}
+const renewTimeout = 30 * time.Second
 
 func (h *Host) sameIdentity(m Member) bool {
 	return m.Peer == h.self.Peer && m.Role == h.self.Role && m.Zone == h.self.Zone
@@ -55,8 +34,10 @@ func (h *Host) SetChain(chain [][]byte) error {
 	if !same {
 		return fmt.Errorf("renewed certificate: %w: other key, role or zone", member.ErrCertificate)
 	}
-	if err := h.store.SaveState(stateChain, encodeChain(chain)); err != nil {
-		return fmt.Errorf("save renewed certificate: %w", err)
+	if h.c.SaveChain != nil {
+		if err := h.c.SaveChain(chain); err != nil {
+			return fmt.Errorf("save renewed certificate: %w", err)
+		}
 	}
 	h.trust.Lock()
 	_, err = h.roll.Add(chain, now)
@@ -84,7 +65,8 @@ func (h *Host) SetChain(chain [][]byte) error {
 	return nil
 }
 
-// renewIfDue asks connected backbone members for the next certificate once 2/3 of this one's life are over.
+// renewIfDue asks the own registrar, or connected backbone members, for the next certificate once 2/3 of this one's
+// life are over.
 func (h *Host) renewIfDue(ctx context.Context) {
 	self := h.Self()
 	if h.clock.Now().Before(self.RenewAt()) {
@@ -97,6 +79,11 @@ func (h *Host) renewIfDue(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
+	if h.c.Enrol != nil {
+		if chain, err := h.c.Enrol.Renew(ctx, self, raw); err == nil && h.SetChain(chain) == nil {
+			return
+		}
+	}
 	for _, p := range h.backbonePeers() {
 		answer, err := h.Call(ctx, p, Renew, raw)
 		if err != nil {

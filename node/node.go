@@ -156,7 +156,8 @@ func (n *Node) openHost() error {
 	if err != nil {
 		return fmt.Errorf("node key: %w", err)
 	}
-	c := mesh.Config{Clock: n.Clock, Log: n.Log, Bundle: n.ID.Bundle, Sig: n.ID.Sig, Chain: n.ID.Chain, DailyMB: n.Config.Mesh.DailyMB}
+	c := mesh.Config{Clock: n.Clock, Log: n.Log, Bundle: n.ID.Bundle, Sig: n.ID.Sig, Chain: n.ID.Chain, DailyMB: n.Config.Mesh.DailyMB,
+		SaveChain: func(chain [][]byte) error { return identity.SaveChain(n.Config.Dir, chain) }}
 	if n.registrar != nil {
 		c.Enrol = n.registrar
 	}

@@ -25,7 +25,6 @@ const (
 	MaxChain       = 3                   // leaf, intermediate, CA
 	MaxCertificate = 2048                // one DER; an Ed25519 leaf is 450 B
 	MemberLife     = 90 * 24 * time.Hour // renewed at 2/3, on the open connection
-	WalletLife     = 24 * time.Hour      // a fresh key each, issued in batches
 	CALife         = 10 * 365 * 24 * time.Hour
 	backdate       = 5 * time.Minute // a new certificate is valid at once on a clock that is a little slow
 )
@@ -166,18 +165,10 @@ func (b *Bundle) readLeaf(c *x509.Certificate) (Member, error) {
 	if m.Role, m.Zone, err = parseName(c.URIs[0].String(), b.Network, m.Peer); err != nil {
 		return Member{}, fmt.Errorf("%w: %w", ErrCertificate, err)
 	}
-	if c.NotAfter.Sub(c.NotBefore) > maxLife(m.Role) {
-		return Member{}, fmt.Errorf("%w: valid for longer than %s", ErrCertificate, maxLife(m.Role))
+	if c.NotAfter.Sub(c.NotBefore) > MemberLife {
+		return Member{}, fmt.Errorf("%w: valid for longer than %s", ErrCertificate, MemberLife)
 	}
 	return m, nil
-}
-
-// maxLife is the longest validity of a certificate of this role.
-func maxLife(r Role) time.Duration {
-	if r == RoleWallet {
-		return WalletLife
-	}
-	return MemberLife
 }
 
 // name builds the URI that a certificate carries.
@@ -284,7 +275,7 @@ func (ca CA) IssueMember(g Grant, now time.Time, rnd io.Reader) ([][]byte, error
 	}
 	from := now.Add(-backdate).UTC().Truncate(time.Second) // X.509 keeps whole seconds
 	leaf := &x509.Certificate{
-		SerialNumber: serial, NotBefore: from, NotAfter: from.Add(maxLife(g.Role)), URIs: []*url.URL{uri},
+		SerialNumber: serial, NotBefore: from, NotAfter: from.Add(MemberLife), URIs: []*url.URL{uri},
 		KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rnd, leaf, issuing, ed25519.PublicKey(g.Key[:]), ca.Key)
@@ -295,7 +286,7 @@ func (ca CA) IssueMember(g Grant, now time.Time, rnd io.Reader) ([][]byte, error
 }
 
 // RenewAt is when a member should ask for its next certificate: at 2/3 of its life.
-func (m Member) RenewAt() time.Time { return m.NotAfter.Add(-maxLife(m.Role) / 3) }
+func (m Member) RenewAt() time.Time { return m.NotAfter.Add(-MemberLife / 3) }
 
 // drawSerial makes a positive serial of 120 random bits (RFC 5280 allows 20 octets).
 func drawSerial(rnd io.Reader) (*big.Int, error) {

@@ -253,7 +253,7 @@ func TestACertificateNamesItsMember(t *testing.T) {
 		{f.uta, "uta", RoleGateway, "north", MemberLife},
 		{f.uta, "uta", RoleSSN, "south", MemberLife},
 		{f.uta, "uta", RoleUtility, "", MemberLife},
-		{f.evagg, "evagg", RoleWallet, "", WalletLife},
+		{f.evagg, "evagg", RoleWallet, "", MemberLife},
 	} {
 		key := newKey(f.rnd)
 		m, err := f.bundle.Verify(f.issue(t, tc.ca, key, tc.role, tc.zone), start)

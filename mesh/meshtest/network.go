@@ -245,6 +245,10 @@ func (d *Node) Start() error {
 			c.Listen = []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/0")}
 		}
 	}
+	c.SaveChain = func(chain [][]byte) error {
+		d.Chain = chain
+		return nil
+	}
 	if n.o.Config != nil {
 		n.o.Config(d, &c)
 	}

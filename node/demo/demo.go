@@ -148,7 +148,7 @@ func (s *Scene) settleIn(ctx context.Context, st *Story) error {
 }
 
 // warmSpeed is that of the clock while the nodes equip themselves.
-const warmSpeed = 120
+const warmSpeed = 400
 
 // warm lets the hour before the first day pass until drivers and hosts are
 // equipped. Where that takes longer the hour is stretched.
