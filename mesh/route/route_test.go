@@ -485,6 +485,11 @@ func TestLeavesSpeedUpBelowTheFloorAndDoNotSwing(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", tc.fact, got, tc.want)
 		}
 	}
+	w := newTown()
+	key := w.node(t, 1, member.RoleSSN, "a", FlagRelay, 20, 200)
+	if got := (Floor{Policy: policy(12)}).SlotMean(30*time.Second, w.dir.Snapshot(start), []Guard{{Node: key}}); got != 30*time.Second {
+		t.Errorf("too few homes: got %s, want slow slots", got)
+	}
 }
 
 func TestKeysRegistersAreChecked(t *testing.T) {

@@ -168,10 +168,11 @@ const FastSlot = 10 * time.Second
 
 // SlotMean is the mean slot that every leaf should use, from published numbers
 // only. current is the mean in use: a leaf goes back to the slow slot only if
-// the numbers would still meet the floor there, so that it does not swing.
+// the numbers would still meet the floor there, so that it does not swing. A
+// network with too few homes stays slow: no rate makes up for them.
 func (f Floor) SlotMean(current time.Duration, s *Snapshot, guards []Guard) time.Duration {
 	slow := f.Policy.Slot()
-	if slow <= FastSlot {
+	if slow <= FastSlot || f.Policy.HomesEnrolled < max(f.MinHomes, f.Policy.MinHomes) {
 		return slow
 	}
 	factor := 1.0
