@@ -51,9 +51,9 @@ func (s *Scene) run(ctx context.Context, act func(context.Context, *Story) error
 	clockCtx, stopClock := context.WithCancel(context.WithoutCancel(ctx))
 	ticking := make(chan error, 1)
 	go func() { ticking <- s.Clock.Run(clockCtx) }() // stopped and awaited below
-	s.Clock.SetSpeed(1)                              // nothing is missed while the nodes open
 	st := newStory(s)
 	err := s.RunAll(ctx)
+	s.Clock.SetSpeed(1)
 	if err == nil {
 		err = s.settleIn(ctx, st)
 	}

@@ -139,11 +139,16 @@ func (s *Scene) judgeBills(st *Story, sum *Summary) error {
 	return nil
 }
 
-// trueEnergy is what the house itself used on the last day before end, in mWh.
+// trueEnergy is what the house itself used on the last day before end, or since
+// Start if that is less, in mWh.
 func (s *Scene) trueEnergy(m *Member, end time.Time) int64 {
+	from := end.Add(-24 * time.Hour)
+	if from.Before(Start) {
+		from = Start
+	}
 	sum := 0.
-	for _, p := range s.gateway(m).Curve(end.Add(-24 * time.Hour)) {
-		if !p.At.After(end) && p.At.After(end.Add(-24*time.Hour)) {
+	for _, p := range s.gateway(m).Curve(from) {
+		if !p.At.After(end) && p.At.After(from) {
 			sum += p.Load * 1000 / 60
 		}
 	}

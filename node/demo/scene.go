@@ -67,6 +67,10 @@ const (
 // the hour before it is of the same week, whose passes and pseudonyms it needs.
 var Start = time.Date(2026, 6, 16, 0, 0, 0, 0, time.UTC)
 
+// openSpeed is that of the clock until every node runs: all houses then begin in
+// the same minute, on a slow machine too.
+const openSpeed = 0.01
+
 // warmUp is how long before Start the nodes begin to run: they find each other,
 // relays measure, wallets and hosts equip themselves.
 const warmUp = time.Hour
@@ -136,7 +140,7 @@ func Build(o Options) (*Scene, error) {
 	if err := o.fill(); err != nil {
 		return nil, err
 	}
-	s := &Scene{Options: o, Clock: clock.NewAccelerated(Start.Add(-warmUp), o.Speed), Lab: o.Homes < floorHomes, rng: rand.New(rand.NewPCG(o.Seed, 0x64656d6f)), feeders: map[string]*plant.Feeder{}, contracts: map[string]string{}}
+	s := &Scene{Options: o, Clock: clock.NewAccelerated(Start.Add(-warmUp), openSpeed), Lab: o.Homes < floorHomes, rng: rand.New(rand.NewPCG(o.Seed, 0x64656d6f)), feeders: map[string]*plant.Feeder{}, contracts: map[string]string{}}
 	for _, z := range zones {
 		s.feeders[z] = plant.NewFeeder()
 	}
