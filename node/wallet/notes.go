@@ -62,7 +62,7 @@ func (c claims) Request(claim purse.Claim, epoch uint32, row note.Row) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	return t.driver.Collect(epoch, row)
+	return t.driver.Collect(claim.Party, epoch, row)
 }
 
 // Open reads the sealed answer.
