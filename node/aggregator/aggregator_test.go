@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"gridveil/ev"
 	"gridveil/ev/ocmf"
 	"gridveil/ev/pool"
 	"gridveil/ev/settle"
@@ -19,6 +20,7 @@ import (
 	"gridveil/node/utility"
 	"gridveil/privacy/committee"
 	"gridveil/privacy/note"
+	"gridveil/privacy/session"
 )
 
 // TestSessionBecomesACosignedEntryAndNotes is the thinnest thread: authorised,
@@ -320,4 +322,43 @@ func TestInstructionIsDispatchedProvedAndPaid(t *testing.T) {
 			t.Errorf("households earned %d, want 0.35 of it", x)
 		}
 	})
+	x.collectShares(v, e.Received-e.Kept)
+}
+
+// collectShares lets the driver ask what its session earned in the pool, check
+// every line against the ledger, and collect it.
+func (x *street) collectShares(v *visit, want int64) {
+	s := x.s
+	s.t.Helper()
+	evagg := must(s.operators("driver").Aggregator()).Key
+	b, err := s.asks("driver", evagg, mesh.EVCollect, ask.Shares, must(v.driver.AskShares()))
+	s.must(err)
+	got := must(v.driver.OpenShares(b))
+	if got.Sum() != want || len(got.List) != 1 {
+		s.t.Fatalf("shares %+v, want %d", got, want)
+	}
+	line := got.List[0]
+	leaf := pool.Line{Open: v.driver.Session(), DeliveredMWh: line.Delivered, Availability: line.Permille, PaidMicro: line.Paid}.Encode()
+	s.must(pool.CheckProof(line.Root, int(line.Size), int(line.Index), leaf, line.Path))
+	entry := must(must(ask.ParseProven(line.Payment)).Open(must(s.operators("driver").Policy())))
+	if pay, ok := entry.Body().(*ledger.Transfer); !ok || pay.Ref != ledger.Salted(line.Salt, line.Root[:]) || pay.To != ledger.EarnedAccount(0) {
+		s.t.Errorf("the entry behind the share: %+v", entry.Body())
+	}
+	x.mintKeys()
+	op := must(x.purse.Collect(x.month.Denoms, uint16(want/ev.MinorEUR)))
+	rows := must(x.purse.Rows(op.ID, x.month.Denoms))
+	ask1 := must(v.driver.Collect(session.PartyPool, x.month.Denoms.Epoch, *rows[0]))
+	b, err = s.asks("driver", evagg, mesh.EVCollect, ask.Collect, ask1)
+	s.must(err)
+	paid := must(v.driver.OpenCollected(b))
+	s.must(settle.VerifyClaim(&paid, uint32(want/ev.MinorEUR), must(s.entryOf(paid.Issue)).Body().(*ledger.Issue)))
+	s.must(x.purse.Finish(op.ID, x.month.Denoms, []*note.Row{&paid.Row}))
+	again, err := s.asks("driver", evagg, mesh.EVCollect, ask.Collect, ask1)
+	if err != nil || string(again) != string(b) {
+		s.t.Errorf("the same request again: %v", err)
+	}
+	second := must(v.driver.Collect(session.PartyPool, x.month.Denoms.Epoch, note.Row{{1}}))
+	if err := refusedWith(lastOf(s.asks("driver", evagg, mesh.EVCollect, ask.Collect, second))); err != nil {
+		s.t.Errorf("another request for the same share: %v", err)
+	}
 }

@@ -53,6 +53,7 @@ type event struct {
 	Received    int64 // millionths
 	Lines       []pool.Line
 	Kept        int64
+	PayIndex    uint64 // the ledger's entry that pays the lines, if they hold anything
 }
 
 type eventPart struct {
@@ -225,11 +226,14 @@ func (a *Aggregator) lineOf(p eventPart, x *pool.Instruction, gates []gate) (lin
 	if err != nil {
 		return line, false, err
 	}
-	var signed ocmf.Signed
-	if err := json.Unmarshal(b, &signed); err != nil {
+	var kept proof
+	if err := json.Unmarshal(b, &kept); err != nil {
 		return line, false, fmt.Errorf("stored proof: %w", err)
 	}
-	is, rest, err := intervalOf(signed, p, x, gates)
+	if kept.Signed == nil {
+		return line, true, nil // it showed nothing, so it delivered nothing
+	}
+	is, rest, err := intervalOf(*kept.Signed, p, x, gates)
 	if err != nil {
 		return line, true, err
 	}
@@ -352,17 +356,14 @@ func (a *Aggregator) payOut(ctx context.Context, w *writer.Writer, e *event, _ *
 	}
 	e.Kept = kept
 	if paid > 0 {
-		leaves := make([][]byte, len(e.Lines))
-		for i, l := range e.Lines {
-			leaves[i] = l.Encode()
-		}
-		root := pool.NewTree(leaves).Root()
-		id := ledger.Salted(e.Hash, []byte("shares"))
-		salt := ledger.Salted(ledger.Hash(a.flex.secret), id[:])
+		root := e.tree().Root()
+		id, salt := a.shareNames(e)
 		body := &ledger.Transfer{From: ledger.OpenAccount(1, 0), To: ledger.EarnedAccount(0), X: paid, Purpose: ledger.PurposeHousehold, Ref: ledger.Salted(salt, root[:])}
-		if _, err := a.enterOne(ctx, w, id, body, nil); err != nil {
+		r, err := a.enterOne(ctx, w, id, body, nil)
+		if err != nil {
 			return err
 		}
+		e.PayIndex = r.index
 	}
 	e.State = eventPaid
 	return nil
@@ -392,31 +393,39 @@ func (a *Aggregator) takeTransfer(t *ledger.Transfer) error {
 	return a.env.Store.Set(receivedKey(t.Ref), store.U64(uint64(t.X)))
 }
 
-// keepProof keeps what a session's meter proves, if it offered flexibility.
+// proof is what a session's meter proves; nil if nothing was shown.
+type proof struct{ Signed *ocmf.Signed }
+
+// keepProof keeps what a settled session's meter proves, if it offered
+// flexibility: from here on no instruction binds it. Records of another meter than
+// was offered prove nothing.
 func (a *Aggregator) keepProof(msg []byte) error {
 	x, err := session.ParseSettle(msg)
-	if err != nil || x.Evidence == nil {
-		return err
-	}
-	list, err := a.events()
 	if err != nil {
 		return err
 	}
-	part := slices.ContainsFunc(list, func(e *event) bool {
-		return slices.ContainsFunc(e.Parts, func(p eventPart) bool { return p.Open == x.Record.Open })
-	})
-	if !part {
+	offered, err := a.env.Store.Get(offeredKey(x.Record.Open))
+	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
-	key, err := ocmf.NewKey(x.Evidence.MeterKey)
-	if err != nil {
-		return err
+	if err != nil || len(offered) != 40 {
+		return errors.Join(errors.New("stored offer of a meter"), err)
 	}
-	signed, err := ocmf.Check(x.Evidence.Records, key, "")
-	if err != nil {
-		return err
+	var p proof
+	if x.Evidence != nil {
+		key, err := ocmf.NewKey(x.Evidence.MeterKey)
+		if err != nil {
+			return err
+		}
+		signed, err := ocmf.Check(x.Evidence.Records, key, "")
+		if err != nil {
+			return err
+		}
+		if key.Hash() == [32]byte(offered) {
+			p.Signed = &signed
+		}
 	}
-	b, err := json.Marshal(signed)
+	b, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ type Share struct {
 	Permille    int64    // availability that weighed it
 	Paid        int64    // millionths, whole minor units
 	Size, Index uint32   // of the list, and this line's place in it
+	Root        [32]byte // of the list
 	Salt        [32]byte // of the payment's ref on the ledger: SHA-256(salt root)
 	Path        [][32]byte
 	Payment     []byte // the ledger's entry with its proof, as the operator of the ledger encodes it
@@ -59,6 +60,7 @@ func (s *Shares) Bytes() []byte {
 		e.i64(x.Paid)
 		e.u32(x.Size)
 		e.u32(x.Index)
+		e.raw(x.Root[:])
 		e.raw(x.Salt[:])
 		e.u8(byte(len(x.Path)))
 		for _, h := range x.Path {
@@ -83,6 +85,7 @@ func ParseShares(b []byte) (Shares, error) {
 		x.Permille = int64(d.u16())
 		x.Paid = d.debt()
 		x.Size, x.Index = d.u32(), d.u32()
+		d.raw(x.Root[:])
 		d.raw(x.Salt[:])
 		x.Path = d.path()
 		x.Payment = d.blob(maxPayment)
