@@ -3,6 +3,7 @@ package aggregator
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"gridveil/ledger"
 	"gridveil/ledger/writer"
 	"gridveil/mesh"
+	"gridveil/node/metering"
 	"gridveil/node/party"
 	"gridveil/node/signal"
 	"gridveil/node/store"
@@ -448,17 +450,22 @@ func (a *Aggregator) delivery() (delivered, instructed int64) {
 	return delivered, instructed
 }
 
-// EventView is a flexibility event as a page shows it.
+// EventView is a flexibility event as pages and `gridveil flexibility` show it.
 type EventView struct {
-	From, To   time.Time
-	W          int64
-	Sessions   int
-	Shortfall  int64 // W
-	Delivered  int64 // mWh
-	Instructed int64
-	Received   int64 // millionths
-	Kept       int64
-	State      string
+	Instruction string    `json:"instruction"` // its hash
+	Zone        string    `json:"zone"`
+	From        time.Time `json:"from"`
+	To          time.Time `json:"to"`
+	W           int64     `json:"w"` // positive: consumption taken back
+	Sessions    int       `json:"sessions"`
+	Shortfall   int64     `json:"shortfall_w"`
+	Delivered   int64     `json:"delivered_mwh"`
+	Instructed  int64     `json:"instructed_mwh"`
+	Received    int64     `json:"paid_micro"` // by the grid operator
+	Shared      int64     `json:"shared_micro"`
+	Kept        int64     `json:"kept_micro"`
+	State       string    `json:"state"`
+	Why         string    `json:"why,omitempty"` // it came to nothing
 }
 
 // Events are the flexibility events, oldest first.
@@ -473,10 +480,12 @@ func (a *Aggregator) Events() ([]EventView, error) {
 		if err != nil {
 			return nil, err
 		}
-		v := EventView{From: time.UnixMilli(x.From).UTC(), To: time.UnixMilli(x.To).UTC(), W: x.W, Sessions: len(e.Parts), Shortfall: e.Shortfall,
-			Delivered: e.Delivered, Instructed: e.Instructed, Received: e.Received, Kept: e.Kept, State: string(e.State)}
-		if e.Cause != "" {
-			v.State += ": " + e.Cause
+		zone, _ := metering.ZoneName(a.env.Host.Bundle(), uint16(x.Zone)) // dispatch refuses others
+		v := EventView{Instruction: hex.EncodeToString(e.Hash[:]), Zone: zone, From: time.UnixMilli(x.From).UTC(), To: time.UnixMilli(x.To).UTC(), W: x.W,
+			Sessions: len(e.Parts), Shortfall: e.Shortfall, Delivered: e.Delivered, Instructed: e.Instructed, Received: e.Received, Kept: e.Kept,
+			State: string(e.State), Why: e.Cause}
+		for _, l := range e.Lines {
+			v.Shared += l.PaidMicro
 		}
 		out = append(out, v)
 	}

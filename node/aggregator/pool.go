@@ -386,9 +386,10 @@ func covering(list []gate, at int64) (gate, bool) {
 
 // Bid is what the pool offers a grid operator for one slot of a zone.
 type Bid struct {
-	Zone       string    `json:"zone"`
-	From       time.Time `json:"from"`
-	UpW, DownW int64     // power it can take back, and add
+	Zone  string    `json:"zone"`
+	From  time.Time `json:"from"`
+	UpW   int64     `json:"up_w"`   // power it can take back
+	DownW int64     `json:"down_w"` // power it can add
 }
 
 // Bids are the offers of the newest gate of each zone, less a reserve from what

@@ -46,9 +46,9 @@ func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
 	}
 	release()
 	p.session = st.started(ctx, gw, before)
+	release()
 	if p.kind == "v2g-grid" {
-		// Notes are locked first, and getting them in the right sizes takes a few round trips of class meter.
-		if err := gw.SetControl(-6000, -8000, 0, at.Add(time.Hour), at.Add(3*time.Hour)); err != nil {
+		if err := st.buy(ctx, host.Zone, at); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
