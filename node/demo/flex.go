@@ -153,7 +153,7 @@ func (st *Story) ancillary() (events int, delivered, received, shared, held int6
 // were played.
 func (st *Story) bought() bool {
 	for _, p := range st.visits() {
-		if p.kind == "v2g-grid" {
+		if p.flex {
 			return true
 		}
 	}

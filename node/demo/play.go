@@ -25,7 +25,7 @@ func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
 		return nil
 	}
 	host := st.s.Get(fmt.Sprintf("home-%d", p.home))
-	gw := st.s.gateway(host)
+	gw := st.s.gateway(host) // as of now: it may be restarted while the car is there
 	box := host.Home.Wallbox.CP
 	release := clock.Hold(st.s.Clock)
 	defer func() { release() }()
@@ -47,7 +47,7 @@ func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
 	release()
 	p.session = st.started(ctx, gw, before)
 	release()
-	if p.kind == "v2g-grid" {
+	if p.flex {
 		if err := st.buy(ctx, host.Zone, at); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
@@ -56,7 +56,7 @@ func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
 		return nil
 	}
 	box.Unplug(st.s.Clock.Now())
-	st.ended(ctx, gw, p)
+	st.ended(ctx, st.s.gateway(host), p)
 	box.SetFaults(evsim.Faults{})
 	return nil
 }

@@ -64,10 +64,11 @@ const (
 
 const (
 	flexLead   = 3 * time.Minute  // a gate closes one minute before its slots; less than two more is not worth a try
-	flexAhead  = 30 * time.Minute // the aggregator takes offers for the next two gates
+	flexAhead  = 20 * time.Minute // later a forecast is better, earlier an answer surer; the aggregator takes the next two gates
 	flexSpread = 8                // minutes over which houses spread their offers, so that they do not all come at once
 	keptOffers = pool.Slots + 2   // whose slots may still count
 	slotW      = pool.SlotMS / 3600
+	flexLook   = 20 * time.Minute // over which the house's draw is averaged for its forecast
 )
 
 var certKey = store.SpaceSettings.Key([]byte("meter-cert"))
@@ -240,6 +241,10 @@ type planned struct {
 func (h *hosting) ownPlan(v *visit, now time.Time, from int64) (p planned, ok bool) {
 	w, e := v.rec.Want, v.s.Energy
 	house := h.houseW(now)
+	draws := max(0, house) // what the car gives to the house: nothing before notes are behind it
+	if v.s.Locked == 0 {
+		draws = 0
+	}
 	p.maxW = min(int64(h.env.Config.EVSE.MaxW), int64(h.cert.MaxW))
 	ampere := int64(volt * h.phases())
 	p.chargeW = min(p.maxW, max(0, int64(h.env.Config.Meter.ConnectionLimitW)-max(0, house))/ampere*ampere)
@@ -269,7 +274,7 @@ func (h *hosting) ownPlan(v *visit, now time.Time, from int64) (p planned, ok bo
 		switch at := max(now.UnixMilli(), (this+i)*pool.SlotMS); {
 		case w.Departure > 0 && at >= w.Departure:
 		case p.gives:
-			energy = -min(give, min(max(0, house), p.maxW)*((this+i+1)*pool.SlotMS-at)/3600)
+			energy = -min(give, min(draws, p.maxW)*((this+i+1)*pool.SlotMS-at)/3600)
 		case i < int64(len(shares)):
 			energy = shares[i].Res + shares[i].Grid
 		}
@@ -283,12 +288,12 @@ func (h *hosting) ownPlan(v *visit, now time.Time, from int64) (p planned, ok bo
 	return p, true
 }
 
-// houseW is what the house draws without the car: the mean of the last hour, as a
-// forecast.
+// houseW is what the house draws without the car: the mean of the last minutes, as
+// a forecast.
 func (h *hosting) houseW(now time.Time) int64 {
 	sum, n := int64(0), int64(0)
 	for _, g := range slices.Backward(h.samples.marks) {
-		if now.Sub(g.At) > time.Hour {
+		if now.Sub(g.At) > flexLook {
 			break
 		}
 		sum, n = sum+g.MeterW-g.CarW, n+1

@@ -279,12 +279,14 @@ func TestEnvelopesAreWhatTheWishesLeave(t *testing.T) {
 		name     string
 		want     want
 		houseW   int64
+		locked   int64
 		none     bool
 		base, up int64 // of the first slot
 		down     int64
 		min, max int64
 	}{
-		{name: "a car that gives what the house draws", want: want{Give: 6_000_000}, houseW: 1_000, base: -1_000, up: 10_000, down: 1_000, min: -5_516_667, max: 0},
+		{name: "a car that gives what the house draws", want: want{Give: 6_000_000}, houseW: 1_000, locked: 1, base: -1_000, up: 10_000, down: 1_000, min: -5_516_667, max: 0},
+		{name: "a car that gives nothing before notes are locked", want: want{Give: 6_000_000}, houseW: 1_000, base: 0, up: 11_000, min: -6_000_000, max: 0},
 		{name: "a car that charges at once", want: wantMWh(11_000_000, now.Add(5*time.Hour)), base: 11_000, up: 11_000, min: 0, max: 5_683_334},
 		{name: "a car without departure", want: wantMWh(11_000_000, time.Time{}), none: true},
 		{name: "a car that leaves before the gate", want: wantMWh(1_000_000, now.Add(20*time.Minute)), none: true},
@@ -296,6 +298,7 @@ func TestEnvelopesAreWhatTheWishesLeave(t *testing.T) {
 			h.samples.marks = []gauges{{At: now, MeterW: c.houseW}}
 			h.cert = &pool.MeterCert{MaxW: 11_000}
 			v := &visit{rec: record{Want: c.want}, host: new(session.Host)}
+			v.s.Locked = c.locked
 			if c.want.Give > 0 {
 				v.rec.Agreed = &agreed{Discharge: true}
 			}
@@ -325,7 +328,7 @@ func TestOffersAreMadeAheadOfTheirGates(t *testing.T) {
 		spread byte
 		want   []int
 	}{
-		{0, 0, []int{15, 30}}, {1, 0, []int{15, 30}}, {12, 0, []int{30}}, {15, 0, []int{30, 45}}, {0, 7, []int{15}}, {7, 7, []int{15, 30}}, {14, 7, []int{30}},
+		{0, 0, []int{15}}, {9, 0, []int{15}}, {10, 0, []int{15, 30}}, {12, 0, []int{30}}, {15, 0, []int{30}}, {0, 7, nil}, {2, 7, []int{15}}, {14, 7, nil}, {17, 7, []int{30}},
 	} {
 		var got []int
 		for _, from := range gatesAhead(at(c.minute), c.spread) {
