@@ -46,7 +46,6 @@ func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
 	}
 	release()
 	p.session = st.started(ctx, gw, before)
-	release()
 	if p.flex {
 		if err := st.buy(ctx, host.Zone, at); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
