@@ -66,7 +66,8 @@ func (st *Story) buy(ctx context.Context, zone string, arrived time.Time) error 
 			break
 		}
 		if now.After(last) {
-			return fmt.Errorf("no flexibility was offered in %s by %s", zone, now.Format("15:04"))
+			st.tell("refused", "/party/evagg", "the grid operator finds no flexibility to buy in zone %s", zone)
+			return nil // the day's judgement says that it is missing
 		}
 		if !clock.Sleep(ctx, st.s.Clock, time.Minute) {
 			return nil
