@@ -39,6 +39,8 @@ const (
 	KindCollectInner                 // the driver's collect and its reply, boxed by exporter
 	KindLock                         // notes locked before a car discharges
 	KindMandate                      // terms of an unattended session
+	KindShareAsk                     // the driver asks what its session earned in the pool, boxed by exporter
+	KindShares                       // the answer, boxed by exporter
 )
 
 // Pseudonyms (package pseudo).
@@ -92,6 +94,7 @@ var kinds = [...]struct {
 	KindLine: {"line", 0}, KindBillBatch: {"bill-batch", 4096}, KindLineReject: {"line-reject", 256},
 	KindCollect: {"collect", 3584}, KindCollectReply: {"collect-reply", 3584}, KindCollectInner: {"collect-inner", 3584},
 	KindLock: {"lock", 4096}, KindMandate: {"mandate", 256},
+	KindShareAsk: {"share-ask", 64}, KindShares: {"shares", 4096},
 
 	KindBatchReq: {"batch-req", 1024}, KindBatchReply: {"batch-reply", 1024}, KindMeterReq: {"meter-req", 1024},
 	KindEnrol: {"enrol", 0}, KindCert: {"cert", 0}, KindRevocation: {"revocation", 2048},

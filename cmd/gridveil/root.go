@@ -34,7 +34,7 @@ Then for real:  gridveil init --role gateway --data DIR --pair LINK
 	}
 	add(groupFirst, demoCommand(), initCommand(), joinCommand(), runCommand(), statusCommand())
 	add(groupDaily, walletCommand(), guestCommand(), alarmCommand(), signalsCommand())
-	add(groupOperate, networkCommand(), inviteCommand(), contractCommand(), meterCommand(), gridCommand(), priceCommand(), ledgerCommand())
+	add(groupOperate, networkCommand(), inviteCommand(), contractCommand(), meterCommand(), gridCommand(), priceCommand(), flexibilityCommand(), ledgerCommand())
 	add(groupTools, configCommand(), storeCommand(), verifyCommand(), batteryCommand(), versionCommand())
 	root.SetHelpCommandGroupID(groupTools)
 	root.SetCompletionCommandGroupID(groupTools)

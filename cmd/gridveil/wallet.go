@@ -22,7 +22,11 @@ func walletPay() *cobra.Command {
 		WantKWh     float64 `json:"want_kwh"`
 		GiveKWh     float64 `json:"give_kwh"`
 		ShowUtility bool    `json:"show_utility"`
+		Fixed       bool    `json:"fixed"`
+		FloorKWh    float64 `json:"floor_kwh"`
+		Departure   int64   `json:"departure"`
 	}
+	var until string
 	c := &cobra.Command{
 		Use: "pay LINK", Short: "Charge at the wallbox of a host's link", Args: oneArg("the link of the host's Guest page"),
 		Long: `Opens a session at the wallbox behind LINK: shows who pays what, burns one pseudonym, and
@@ -30,6 +34,13 @@ goes on by itself until the receipt is there. Nothing can cost more than --band.
 		Example: "  gridveil wallet pay http://192.0.2.7:8480/g/... --band 20 --want 15",
 		RunE: func(c *cobra.Command, args []string) error {
 			q.Link = args[0]
+			if until != "" {
+				at, err := instant("--until", until)
+				if err != nil {
+					return err
+				}
+				q.Departure = at.UnixMilli()
+			}
 			var out struct {
 				Session string `json:"session"`
 			}
@@ -45,6 +56,9 @@ goes on by itself until the receipt is there. Nothing can cost more than --band.
 	f.Uint16Var(&q.Band, "band", 20, "the most that the session may cost, in whole EUR")
 	f.Float64Var(&q.WantKWh, "want", 0, "kWh wanted; 0 charges until the car is full or unplugged")
 	f.Float64Var(&q.GiveKWh, "give", 0, "kWh that the house may take out of the car")
+	f.StringVar(&until, "until", "", "when the car leaves, RFC 3339; until then the cheapest hours are taken, and the aggregator may pay for moving them")
+	f.Float64Var(&q.FloorKWh, "floor", 0, "kWh that must be in by then, whatever they cost")
+	f.BoolVar(&q.Fixed, "fixed", false, "the aggregator may not move the car's power, even for pay")
 	f.BoolVar(&q.ShowUtility, "show-utility", false, "with everybody else away: let the host learn your utility, so that it can trust you")
 	return c
 }

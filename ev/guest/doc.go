@@ -12,7 +12,8 @@
 // signed besides, and a few that only concern the visit: the documents behind
 // an offer (Welcome), what the driver needs (Need), sealed bytes that the host
 // forwards for a wallet without network (Carry, Carried), where things stand
-// (Notice) and the driver's wish to stop (Stop).
+// (Notice), the driver's wish to stop (Stop), and what the session could give to
+// the grid, for the driver to sign (Flex, FlexOK).
 //
 // The door learns nothing about the wallet but its address on the host's own
 // network; nothing of it is logged. It does not protect against what people on

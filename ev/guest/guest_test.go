@@ -16,6 +16,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"gridveil/ev/pool"
 	"gridveil/privacy"
 	"gridveil/privacy/session"
 )
@@ -338,6 +339,16 @@ func TestMessagesRoundTrip(t *testing.T) {
 	if err != nil || back.PowerW != -7360 || len(back.Text) != 254 {
 		t.Errorf("note: got %+v %v", back, err)
 	}
+	signed := FlexMessage(&pool.Flex{DriverSig: [64]byte{1}})
+	if _, err := ParseFlex(signed.Body); !errors.Is(err, ErrMessage) {
+		t.Errorf("an offer that is signed already: %v", err)
+	}
+	if _, err := ParseFlex(FlexMessage(&pool.Flex{From: 1}).Body); !errors.Is(err, ErrMessage) {
+		t.Errorf("an offer beside the quarters of an hour: %v", err)
+	}
+	if _, err := ParseAssent((Assent{From: -1}).Message().Body); !errors.Is(err, ErrMessage) {
+		t.Errorf("an assent to no time: %v", err)
+	}
 	if _, err := ParseNeed((Need{Want: -1}).Message().Body); !errors.Is(err, ErrMessage) {
 		t.Error("a negative need was accepted")
 	}
@@ -366,6 +377,8 @@ func FuzzParseMessage(f *testing.F) {
 	f.Add(w.Bytes())
 	p, _ := Parcel{Body: []byte("b")}.Message(Carry)
 	f.Add(p.Bytes())
+	f.Add(FlexMessage(&pool.Flex{Open: [32]byte{1}}).Bytes())
+	f.Add(Assent{From: 900_000, Sig: [64]byte{2}}.Message().Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := ParseMessage(b)
 		if err != nil {
@@ -400,6 +413,18 @@ func FuzzParseMessage(f *testing.F) {
 			if err != nil {
 				t.Fatal(err)
 			}
+		case Flex:
+			x, err := ParseFlex(m.Body)
+			if err != nil {
+				return
+			}
+			again = FlexMessage(x)
+		case FlexOK:
+			a, err := ParseAssent(m.Body)
+			if err != nil {
+				return
+			}
+			again = a.Message()
 		case Notice:
 			n, err := ParseNote(m.Body)
 			if err != nil {

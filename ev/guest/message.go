@@ -1,11 +1,13 @@
 package guest
 
 import (
+	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"unicode/utf8"
 
+	"gridveil/ev/pool"
 	"gridveil/privacy"
 	"gridveil/privacy/session"
 )
@@ -25,6 +27,8 @@ const (
 	Carried Type = 5 // host: the answer to a Carry, see Parcel
 	Notice  Type = 6 // host: where things stand, see Note
 	Stop    Type = 7 // wallet: the driver ends the session; empty
+	Flex    Type = 8 // host: an offer to the pool, a pool.Flex without the driver's signature
+	FlexOK  Type = 9 // wallet: the driver's signature under it, see Assent
 )
 
 // Limits of bodies, bytes.
@@ -35,6 +39,7 @@ const (
 	maxText               = 255
 	maxMessage            = 1 + 4 + 16 + 1 + maxParcel // the largest of all
 	needSize              = 24
+	assentSize            = 8 + ed25519.SignatureSize
 )
 
 // Message is one websocket message.
@@ -75,6 +80,10 @@ func (m Message) size() (low, high int) {
 		return noteHead, noteHead + maxText
 	case Stop:
 		return 0, 0
+	case Flex:
+		return pool.FlexSize, pool.FlexSize
+	case FlexOK:
+		return assentSize, assentSize
 	}
 	return 1, 0
 }
@@ -193,6 +202,45 @@ func ParseNeed(b []byte) (Need, error) {
 		return Need{}, fmt.Errorf("%w: need out of range", ErrMessage)
 	}
 	return n, nil
+}
+
+// FlexMessage shows the driver an offer that the host has signed.
+func FlexMessage(f *pool.Flex) Message { return Message{Flex, f.Encode()} }
+
+// ParseFlex reads a Flex's body: the driver's signature must be missing. It
+// checks ranges, not the host's signature. Errors wrap ErrMessage.
+func ParseFlex(b []byte) (*pool.Flex, error) {
+	f, err := pool.DecodeFlex(b)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMessage, err)
+	}
+	if f.DriverSig != [64]byte{} {
+		return nil, fmt.Errorf("%w: an offer that is signed already", ErrMessage)
+	}
+	return f, nil
+}
+
+// Assent is the driver's signature under the offer for the slots from From.
+type Assent struct {
+	From int64 // UTC ms
+	Sig  [64]byte
+}
+
+// Message encodes the assent.
+func (a Assent) Message() Message {
+	return Message{FlexOK, append(binary.BigEndian.AppendUint64(make([]byte, 0, assentSize), uint64(a.From)), a.Sig[:]...)}
+}
+
+// ParseAssent reads a FlexOK's body and checks the range of From.
+func ParseAssent(b []byte) (Assent, error) {
+	if len(b) != assentSize {
+		return Assent{}, fmt.Errorf("%w: assent of %d bytes", ErrMessage, len(b))
+	}
+	a := Assent{From: int64(binary.BigEndian.Uint64(b)), Sig: [64]byte(b[8:])}
+	if a.From < 0 || a.From > maxTime {
+		return Assent{}, fmt.Errorf("%w: assent out of range", ErrMessage)
+	}
+	return a, nil
 }
 
 // Parcel is sealed bytes that the host forwards to an operator for a wallet

@@ -69,6 +69,17 @@ func (m MeterCert) Verify(operator ed25519.PublicKey, net [8]byte) error {
 	return verify(operator, "meter-cert", net, m.body(), m.Sig)
 }
 
+// Encode returns key[32] zone:u32 maxW:u32 sig.
+func (m MeterCert) Encode() []byte { return append(m.body(), m.Sig[:]...) }
+
+// DecodeMeterCert reads exactly what Encode writes; it does not check the signature. Errors wrap ErrMessage.
+func DecodeMeterCert(b []byte) (MeterCert, error) {
+	if len(b) != meterCertSize {
+		return MeterCert{}, fmt.Errorf("%w: meter certificate of %d bytes, want %d", ErrMessage, len(b), meterCertSize)
+	}
+	return MeterCert{Key: [32]byte(b), Zone: binary.BigEndian.Uint32(b[32:]), MaxW: binary.BigEndian.Uint32(b[36:]), Sig: [64]byte(b[40:])}, nil
+}
+
 // Envelope is what one session offers for one slot around its baseline, W.
 type Envelope struct {
 	BaselineW int32  // planned power; negative: discharge
@@ -100,7 +111,7 @@ const (
 
 func (f *Flex) body() []byte {
 	b := append(make([]byte, 0, FlexSize), f.Open[:]...)
-	b = append(append(b, f.Meter.body()...), f.Meter.Sig[:]...)
+	b = append(b, f.Meter.Encode()...)
 	b = binary.BigEndian.AppendUint64(b, uint64(f.From))
 	for _, e := range f.Envelopes {
 		b = binary.BigEndian.AppendUint32(b, uint32(e.BaselineW))
@@ -132,7 +143,11 @@ func DecodeFlex(b []byte) (*Flex, error) {
 		return nil, fmt.Errorf("%w: offer of %d bytes, want %d", ErrMessage, len(b), FlexSize)
 	}
 	u32 := binary.BigEndian.Uint32
-	f := &Flex{Open: [32]byte(b), Meter: MeterCert{Key: [32]byte(b[32:]), Zone: u32(b[64:]), MaxW: u32(b[68:]), Sig: [64]byte(b[72:])}}
+	meter, err := DecodeMeterCert(b[32 : 32+meterCertSize])
+	if err != nil {
+		return nil, err
+	}
+	f := &Flex{Open: [32]byte(b), Meter: meter}
 	b = b[32+meterCertSize:]
 	f.From, b = int64(binary.BigEndian.Uint64(b)), b[8:]
 	for i := range f.Envelopes {
@@ -168,13 +183,51 @@ func (f *Flex) Verify(operator, hpk, spk ed25519.PublicKey, net [8]byte) error {
 	if err := f.Meter.Verify(operator, net); err != nil {
 		return fmt.Errorf("meter certificate: %w", err)
 	}
+	if err := f.VerifyHost(hpk, net); err != nil {
+		return err
+	}
+	return f.VerifyDriver(spk, net)
+}
+
+// VerifyHost checks the host's signature alone; it returns ErrSignature.
+func (f *Flex) VerifyHost(hpk ed25519.PublicKey, net [8]byte) error {
 	if err := verify(hpk, "flex", net, f.body(), f.HostSig); err != nil {
 		return fmt.Errorf("offer, host: %w", err)
 	}
+	return nil
+}
+
+// VerifyDriver checks the driver's signature alone; it returns ErrSignature.
+func (f *Flex) VerifyDriver(spk ed25519.PublicKey, net [8]byte) error {
 	if err := verify(spk, "flex", net, f.body(), f.DriverSig); err != nil {
 		return fmt.Errorf("offer, driver: %w", err)
 	}
 	return nil
+}
+
+// EnergyMWh is the planned energy of all slots together.
+func (f *Flex) EnergyMWh() (sum int64) {
+	for _, e := range f.Envelopes {
+		sum += int64(e.BaselineW) * SlotMS / 3600
+	}
+	return sum
+}
+
+// CapW is the most that the session can move from slot first to slot last, in W, the same in all of them: up says less
+// consumption. Neither a slot's envelope nor the energy window is left.
+func (f *Flex) CapW(first, last int, up bool) int64 {
+	limit, spare := int64(maxWatt), f.MaxMWh-f.EnergyMWh()
+	if up {
+		spare = f.EnergyMWh() - f.MinMWh
+	}
+	for _, e := range f.Envelopes[first : last+1] {
+		if up {
+			limit = min(limit, int64(e.UpW))
+		} else {
+			limit = min(limit, int64(e.DownW))
+		}
+	}
+	return min(limit, max(0, spare)*3600/(int64(last-first+1)*SlotMS))
 }
 
 // Instruction is the operator's order to the aggregator, signed and anchored on the ledger.

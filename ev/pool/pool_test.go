@@ -377,6 +377,42 @@ func FuzzDecodeFlex(f *testing.F) {
 	})
 }
 
+func FuzzDecodeMeterCert(f *testing.F) {
+	f.Add(pool.SignMeter(operator, net, [32]byte{1}, 7, 11_000).Encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := pool.DecodeMeterCert(b)
+		if err == nil && !bytes.Equal(m.Encode(), b) {
+			t.Error("decoded bytes encode to others")
+		}
+	})
+}
+
+func TestMovesStayWithinEnvelopeAndEnergyWindow(t *testing.T) {
+	f := &pool.Flex{MinMWh: -4_000_000, MaxMWh: 500_000}
+	for i := range f.Envelopes {
+		f.Envelopes[i] = pool.Envelope{BaselineW: -1000, UpW: 6000, DownW: 1000}
+	}
+	for _, c := range []struct {
+		name        string
+		first, last int
+		up          bool
+		want        int64
+	}{
+		{"one slot: the envelope", 0, 0, true, 6000},
+		{"two slots share the 2 kWh that are left", 2, 3, true, 4000},
+		{"all slots", 0, 7, true, 1000},
+		{"down", 0, 7, false, 1000},
+	} {
+		if got := f.CapW(c.first, c.last, c.up); got != c.want {
+			t.Errorf("%s: %d W, want %d", c.name, got, c.want)
+		}
+	}
+	f.MinMWh = 0
+	if got := f.CapW(0, 0, true); got != 0 {
+		t.Errorf("a plan below its own window: %d W, want 0", got)
+	}
+}
+
 func FuzzDecodeInstruction(f *testing.F) {
 	i := pool.Instruction{To: pool.SlotMS, W: 1, Currency: 978}
 	f.Add(i.Encode())

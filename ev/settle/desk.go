@@ -144,6 +144,8 @@ func (d *Desk) Take(now time.Time, msg []byte) ([]byte, error) {
 		return d.lock(now, msg)
 	case privacy.KindCollect, privacy.KindCollectInner:
 		return d.collect(now, msg)
+	case privacy.KindShareAsk:
+		return d.settler.Shares(msg)
 	case privacy.KindSwap:
 		return d.swap(now, msg)
 	}

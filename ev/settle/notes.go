@@ -275,8 +275,8 @@ func (d *Desk) backed(c *claim) bool {
 	if c.Party == 0 {
 		return c.Backed
 	}
-	if c.Party == session.PartyChange {
-		return true // the lock was final before its receipt
+	if c.Party == session.PartyChange || c.Party == session.PartyPool {
+		return true // the lock was final before its receipt, and shares are named once their payment is
 	}
 	b, ok := d.booking(c.Session)
 	if !ok {

@@ -14,7 +14,7 @@ import (
 // stolen pass or one session cannot keep the desk busy.
 var (
 	perPass    = rate{every: 500 * time.Millisecond, burst: 240} // AuthReq, per zone and week
-	perSession = rate{every: 2 * time.Second, burst: 60}         // Settle, Lock, Collect, per session
+	perSession = rate{every: 2 * time.Second, burst: 60}         // Settle, Lock, Collect, ShareAsk, per session
 	allSwaps   = rate{every: 100 * time.Millisecond, burst: 100} // each costs up to 128 signature checks
 )
 
@@ -75,9 +75,9 @@ func (d *Desk) chargedTo(msg []byte) (key string, r rate, err error) {
 	case privacy.KindCollect:
 		x, err := session.ParseCollect(msg)
 		return "s" + string(x.Session[:]), perSession, err
-	case privacy.KindCollectInner:
+	case privacy.KindCollectInner, privacy.KindShareAsk:
 		if len(msg) < 2+sha256.Size { // kind, version, H(Open)
-			return "", rate{}, fmt.Errorf("%w: boxed collect of %d bytes", session.ErrMalformed, len(msg))
+			return "", rate{}, fmt.Errorf("%w: boxed request of %d bytes", session.ErrMalformed, len(msg))
 		}
 		return "s" + string(msg[2:2+sha256.Size]), perSession, nil
 	case privacy.KindSwap:

@@ -541,7 +541,7 @@ func (s *scene) collect(g visitor, party session.Party) int64 {
 	s.must(err)
 	var msg []byte
 	if party == session.PartyDriver {
-		msg, err = g.driver.Collect(note.Epoch(start), *rows[0])
+		msg, err = g.driver.Collect(party, note.Epoch(start), *rows[0])
 		s.must(err)
 	} else {
 		c, err := g.host.Collect(party, note.Epoch(start), *rows[0])

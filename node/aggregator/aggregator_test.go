@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"gridveil/ev"
 	"gridveil/ev/ocmf"
 	"gridveil/ev/pool"
 	"gridveil/ev/settle"
@@ -19,6 +20,7 @@ import (
 	"gridveil/node/utility"
 	"gridveil/privacy/committee"
 	"gridveil/privacy/note"
+	"gridveil/privacy/session"
 )
 
 // TestSessionBecomesACosignedEntryAndNotes is the thinnest thread: authorised,
@@ -264,15 +266,7 @@ func TestInstructionIsDispatchedProvedAndPaid(t *testing.T) {
 	x := moveIn(s)
 	v := x.open(trip{grid: 1, shown: true})
 	from := s.clock.Now().Add(3 * time.Minute).Truncate(15 * time.Minute).Add(15 * time.Minute)
-	meterKey := must(ocmf.NewKey(v.evidence.MeterKey))
-	cert := must(s.utility("utility-a").CertifyMeter(meterKey.Hash(), "elm", 11_000))
-	flex := &pool.Flex{Open: v.host.Session(), Meter: cert, From: from.UnixMilli(), MinMWh: 1_000_000, MaxMWh: 20_000_000}
-	for i := range flex.Envelopes {
-		flex.Envelopes[i] = pool.Envelope{BaselineW: 4000, UpW: 3000, DownW: 1000}
-	}
-	net := s.places["home"].node.Net
-	flex.SignHost(v.pass.HSK, net)
-	flex.SignDriver(v.me.SSK, net)
+	flex := x.flexOf(v, must(ocmf.NewKey(v.evidence.MeterKey)).Hash(), from)
 	evagg := must(s.operators("home").Aggregator()).Key
 	b, err := s.asks("home", evagg, mesh.EVRecord, ask.Flex, flex.Encode())
 	s.must(err)
@@ -320,4 +314,97 @@ func TestInstructionIsDispatchedProvedAndPaid(t *testing.T) {
 			t.Errorf("households earned %d, want 0.35 of it", x)
 		}
 	})
+	x.collectShares(v, e.Received-e.Kept)
+}
+
+// flexOf is a session's offer behind a meter that the grid's operator certifies.
+func (x *street) flexOf(v *visit, meter [32]byte, from time.Time) *pool.Flex {
+	cert := must(x.s.utility("utility-a").CertifyMeter(meter, "elm", 11_000))
+	flex := &pool.Flex{Open: v.host.Session(), Meter: cert, From: from.UnixMilli(), MinMWh: 1_000_000, MaxMWh: 20_000_000}
+	for i := range flex.Envelopes {
+		flex.Envelopes[i] = pool.Envelope{BaselineW: 4000, UpW: 3000, DownW: 1000}
+	}
+	net := x.s.places["home"].node.Net
+	flex.SignHost(v.pass.HSK, net)
+	flex.SignDriver(v.me.SSK, net)
+	return flex
+}
+
+// TestRecordsOfAnotherMeterProveNothing: a home offers behind a certified meter
+// that the car does not stand at.
+func TestRecordsOfAnotherMeterProveNothing(t *testing.T) {
+	s := newScene(t, "bucket = \"5m\"\n")
+	x := moveIn(s)
+	v := x.open(trip{grid: 1, shown: true})
+	from := s.clock.Now().Add(3 * time.Minute).Truncate(15 * time.Minute).Add(15 * time.Minute)
+	evagg := must(s.operators("home").Aggregator()).Key
+	_, err := s.asks("home", evagg, mesh.EVRecord, ask.Flex, x.flexOf(v, [32]byte{7}, from).Encode())
+	s.must(err)
+	s.eventually("the anchored plan", func() bool { return s.kinds()[ledger.KindAnchor] == 2+1 }) // beside the keys of two weeks
+	release := s.clock.Hold()
+	defer release()
+	_, err = s.utility("utility-a").Instruct("elm", from, from.Add(15*time.Minute), 2000, 400_000)
+	s.must(err)
+	s.eventually("the dispatch", func() bool {
+		e := must(s.evagg().Events())
+		return len(e) == 1 && e[0].State == "sent" && e[0].Sessions == 1
+	})
+	if p := must(s.utility("utility-a").Purchases()); len(p) != 1 || p[0].Zone != "elm" || p[0].Offered != 400_000 || p[0].Paid != 0 {
+		t.Errorf("the operator's own list: %+v", p)
+	}
+	release()
+	s.eventually("the end of the event", func() bool { return s.clock.Now().After(from.Add(16 * time.Minute)) })
+	if _, err := v.driver.AskShares(); err == nil {
+		t.Error("a driver asks for shares of a session that goes on")
+	}
+	x.end(v, trip{grid: 1_000_000})
+	s.eventually("the event to come to nothing", func() bool { e := must(s.evagg().Events())[0]; return e.State == "over" && e.Delivered == 0 })
+	b, err := s.asks("driver", evagg, mesh.EVCollect, ask.Shares, must(v.driver.AskShares()))
+	s.must(err)
+	if got := must(v.driver.OpenShares(b)); len(got.List) != 0 {
+		t.Errorf("shares of nothing: %+v", got)
+	}
+	strange := must(v.driver.AskShares())
+	strange[2] ^= 1
+	if err := refusedWith(lastOf(s.asks("driver", evagg, mesh.EVCollect, ask.Shares, strange))); err != nil {
+		t.Errorf("a question in another session's name: %v", err)
+	}
+}
+
+// collectShares lets the driver ask what its session earned in the pool, check
+// every line against the ledger, and collect it.
+func (x *street) collectShares(v *visit, want int64) {
+	s := x.s
+	s.t.Helper()
+	evagg := must(s.operators("driver").Aggregator()).Key
+	b, err := s.asks("driver", evagg, mesh.EVCollect, ask.Shares, must(v.driver.AskShares()))
+	s.must(err)
+	got := must(v.driver.OpenShares(b))
+	if got.Sum() != want || len(got.List) != 1 {
+		s.t.Fatalf("shares %+v, want %d", got, want)
+	}
+	line := got.List[0]
+	leaf := pool.Line{Open: v.driver.Session(), DeliveredMWh: line.Delivered, Availability: line.Permille, PaidMicro: line.Paid}.Encode()
+	s.must(pool.CheckProof(line.Root, int(line.Size), int(line.Index), leaf, line.Path))
+	entry := must(must(ask.ParseProven(line.Payment)).Open(must(s.operators("driver").Policy())))
+	if pay, ok := entry.Body().(*ledger.Transfer); !ok || pay.Ref != ledger.Salted(line.Salt, line.Root[:]) || pay.To != ledger.EarnedAccount(0) {
+		s.t.Errorf("the entry behind the share: %+v", entry.Body())
+	}
+	x.mintKeys()
+	op := must(x.purse.Collect(x.month.Denoms, uint16(want/ev.MinorEUR)))
+	rows := must(x.purse.Rows(op.ID, x.month.Denoms))
+	request := must(v.driver.Collect(session.PartyPool, x.month.Denoms.Epoch, *rows[0]))
+	b, err = s.asks("driver", evagg, mesh.EVCollect, ask.Collect, request)
+	s.must(err)
+	paid := must(v.driver.OpenCollected(b))
+	s.must(settle.VerifyClaim(&paid, uint32(want/ev.MinorEUR), must(s.entryOf(paid.Issue)).Body().(*ledger.Issue)))
+	s.must(x.purse.Finish(op.ID, x.month.Denoms, []*note.Row{&paid.Row}))
+	again, err := s.asks("driver", evagg, mesh.EVCollect, ask.Collect, request)
+	if err != nil || string(again) != string(b) {
+		s.t.Errorf("the same request again: %v", err)
+	}
+	second := must(v.driver.Collect(session.PartyPool, x.month.Denoms.Epoch, note.Row{{1}}))
+	if err := refusedWith(lastOf(s.asks("driver", evagg, mesh.EVCollect, ask.Collect, second))); err != nil {
+		s.t.Errorf("another request for the same share: %v", err)
+	}
 }

@@ -26,7 +26,7 @@ func (a *Aggregator) answer() {
 	for service, ops := range map[mesh.Service]map[ask.Op]func([]byte) ([]byte, error){
 		mesh.EVAuth:    {ask.Authorise: a.take(privacy.KindAuthReq), ask.Lock: a.take(privacy.KindLock)},
 		mesh.EVRecord:  {ask.Settle: a.take(privacy.KindSettle), ask.Flex: a.takeFlex},
-		mesh.EVCollect: {ask.Collect: a.take(privacy.KindCollect, privacy.KindCollectInner)},
+		mesh.EVCollect: {ask.Collect: a.take(privacy.KindCollect, privacy.KindCollectInner), ask.Shares: a.take(privacy.KindShareAsk)},
 		mesh.Notes:     {ask.Denoms: a.denoms, ask.Swap: a.take(privacy.KindSwap)},
 		mesh.Pass:      {ask.PassKey: a.passKey, ask.Passes: a.passes},
 		mesh.Dispute:   {ask.Cases: a.cases, ask.Statement: a.statement, ask.Booked: a.booked},
@@ -70,7 +70,7 @@ func (a *Aggregator) take(kinds ...privacy.Kind) func([]byte) ([]byte, error) {
 			a.nudge()
 		}
 		switch {
-		case errors.Is(err, settle.ErrWait), errors.Is(err, settle.ErrBusy):
+		case errors.Is(err, settle.ErrWait), errors.Is(err, settle.ErrBusy), errors.Is(err, session.ErrNotYet):
 			return nil, &ask.NotYetError{After: again}
 		case errors.Is(err, session.ErrUnknown) && kinds[0] == privacy.KindSettle:
 			return nil, &ask.NotYetError{After: again} // a host that was offline asks for authority first

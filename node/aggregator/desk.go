@@ -262,7 +262,7 @@ func (a *Aggregator) refreshDesk() error {
 	bucket := a.env.Config.Ledger.Bucket.D()
 	desk, err := settle.Open(settle.Config{
 		Session: session.SettlerConfig{Net: a.env.Net, ID: a.env.Operator(a.env.Host.Self().Operator), Key: m.record, Boxes: m.boxes, Issuers: m.issuers,
-			Revoked: a.revoked, Pass: a.mints.verify,
+			Revoked: a.revoked, Pass: a.mints.verify, Shares: a.shares,
 			Fee:     session.FeeTerms{PerSession: uint32(a.fees.PerSession), PerKWhIn: uint32(a.fees.PerKWhIn), PerKWhOut: uint32(a.fees.PerKWhOut), Sheet: sheet},
 			AuthFor: authFor, Rand: a.env.Rand},
 		Pricer: settle.Pricer{Fees: a.fees}, Currencies: currencies(), Party: a.partyOf, Mint: a.mintFor, Registry: m.registry, Origin: a.origin,

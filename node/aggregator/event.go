@@ -3,6 +3,7 @@ package aggregator
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"gridveil/ledger"
 	"gridveil/ledger/writer"
 	"gridveil/mesh"
+	"gridveil/node/metering"
 	"gridveil/node/party"
 	"gridveil/node/signal"
 	"gridveil/node/store"
@@ -53,6 +55,7 @@ type event struct {
 	Received    int64 // millionths
 	Lines       []pool.Line
 	Kept        int64
+	PayIndex    uint64 // the ledger's entry that pays the lines, if they hold anything
 }
 
 type eventPart struct {
@@ -225,11 +228,14 @@ func (a *Aggregator) lineOf(p eventPart, x *pool.Instruction, gates []gate) (lin
 	if err != nil {
 		return line, false, err
 	}
-	var signed ocmf.Signed
-	if err := json.Unmarshal(b, &signed); err != nil {
+	var kept proof
+	if err := json.Unmarshal(b, &kept); err != nil {
 		return line, false, fmt.Errorf("stored proof: %w", err)
 	}
-	is, rest, err := intervalOf(signed, p, x, gates)
+	if kept.Signed == nil {
+		return line, true, nil // it showed nothing, so it delivered nothing
+	}
+	is, rest, err := intervalOf(*kept.Signed, p, x, gates)
 	if err != nil {
 		return line, true, err
 	}
@@ -352,17 +358,14 @@ func (a *Aggregator) payOut(ctx context.Context, w *writer.Writer, e *event, _ *
 	}
 	e.Kept = kept
 	if paid > 0 {
-		leaves := make([][]byte, len(e.Lines))
-		for i, l := range e.Lines {
-			leaves[i] = l.Encode()
-		}
-		root := pool.NewTree(leaves).Root()
-		id := ledger.Salted(e.Hash, []byte("shares"))
-		salt := ledger.Salted(ledger.Hash(a.flex.secret), id[:])
+		root := e.tree().Root()
+		id, salt := a.shareNames(e)
 		body := &ledger.Transfer{From: ledger.OpenAccount(1, 0), To: ledger.EarnedAccount(0), X: paid, Purpose: ledger.PurposeHousehold, Ref: ledger.Salted(salt, root[:])}
-		if _, err := a.enterOne(ctx, w, id, body, nil); err != nil {
+		r, err := a.enterOne(ctx, w, id, body, nil)
+		if err != nil {
 			return err
 		}
+		e.PayIndex = r.index
 	}
 	e.State = eventPaid
 	return nil
@@ -392,31 +395,39 @@ func (a *Aggregator) takeTransfer(t *ledger.Transfer) error {
 	return a.env.Store.Set(receivedKey(t.Ref), store.U64(uint64(t.X)))
 }
 
-// keepProof keeps what a session's meter proves, if it offered flexibility.
+// proof is what a session's meter proves; nil if nothing was shown.
+type proof struct{ Signed *ocmf.Signed }
+
+// keepProof keeps what a settled session's meter proves, if it offered
+// flexibility: from here on no instruction binds it. Records of another meter than
+// was offered prove nothing.
 func (a *Aggregator) keepProof(msg []byte) error {
 	x, err := session.ParseSettle(msg)
-	if err != nil || x.Evidence == nil {
-		return err
-	}
-	list, err := a.events()
 	if err != nil {
 		return err
 	}
-	part := slices.ContainsFunc(list, func(e *event) bool {
-		return slices.ContainsFunc(e.Parts, func(p eventPart) bool { return p.Open == x.Record.Open })
-	})
-	if !part {
+	offered, err := a.env.Store.Get(offeredKey(x.Record.Open))
+	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
-	key, err := ocmf.NewKey(x.Evidence.MeterKey)
-	if err != nil {
-		return err
+	if err != nil || len(offered) != 40 {
+		return errors.Join(errors.New("stored offer of a meter"), err)
 	}
-	signed, err := ocmf.Check(x.Evidence.Records, key, "")
-	if err != nil {
-		return err
+	var p proof
+	if x.Evidence != nil {
+		key, err := ocmf.NewKey(x.Evidence.MeterKey)
+		if err != nil {
+			return err
+		}
+		signed, err := ocmf.Check(x.Evidence.Records, key, "")
+		if err != nil {
+			return err
+		}
+		if key.Hash() == [32]byte(offered) {
+			p.Signed = &signed
+		}
 	}
-	b, err := json.Marshal(signed)
+	b, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
@@ -439,17 +450,22 @@ func (a *Aggregator) delivery() (delivered, instructed int64) {
 	return delivered, instructed
 }
 
-// EventView is a flexibility event as a page shows it.
+// EventView is a flexibility event as pages and `gridveil flexibility` show it.
 type EventView struct {
-	From, To   time.Time
-	W          int64
-	Sessions   int
-	Shortfall  int64 // W
-	Delivered  int64 // mWh
-	Instructed int64
-	Received   int64 // millionths
-	Kept       int64
-	State      string
+	Instruction string    `json:"instruction"` // its hash
+	Zone        string    `json:"zone"`
+	From        time.Time `json:"from"`
+	To          time.Time `json:"to"`
+	W           int64     `json:"w"` // positive: consumption taken back
+	Sessions    int       `json:"sessions"`
+	Shortfall   int64     `json:"shortfall_w"`
+	Delivered   int64     `json:"delivered_mwh"`
+	Instructed  int64     `json:"instructed_mwh"`
+	Received    int64     `json:"paid_micro"` // by the grid operator
+	Shared      int64     `json:"shared_micro"`
+	Kept        int64     `json:"kept_micro"`
+	State       string    `json:"state"`
+	Why         string    `json:"why,omitempty"` // it came to nothing
 }
 
 // Events are the flexibility events, oldest first.
@@ -464,10 +480,12 @@ func (a *Aggregator) Events() ([]EventView, error) {
 		if err != nil {
 			return nil, err
 		}
-		v := EventView{From: time.UnixMilli(x.From).UTC(), To: time.UnixMilli(x.To).UTC(), W: x.W, Sessions: len(e.Parts), Shortfall: e.Shortfall,
-			Delivered: e.Delivered, Instructed: e.Instructed, Received: e.Received, Kept: e.Kept, State: string(e.State)}
-		if e.Cause != "" {
-			v.State += ": " + e.Cause
+		zone, _ := metering.ZoneName(a.env.Host.Bundle(), uint16(x.Zone)) // dispatch refuses others
+		v := EventView{Instruction: hex.EncodeToString(e.Hash[:]), Zone: zone, From: time.UnixMilli(x.From).UTC(), To: time.UnixMilli(x.To).UTC(), W: x.W,
+			Sessions: len(e.Parts), Shortfall: e.Shortfall, Delivered: e.Delivered, Instructed: e.Instructed, Received: e.Received, Kept: e.Kept,
+			State: string(e.State), Why: e.Cause}
+		for _, l := range e.Lines {
+			v.Shared += l.PaidMicro
 		}
 		out = append(out, v)
 	}

@@ -22,17 +22,19 @@ import (
 	"gridveil/node/metering"
 	"gridveil/node/signal"
 	"gridveil/node/store"
+	"gridveil/privacy/session"
 )
 
 const (
-	gateLead    = time.Minute               // a gate closes that long before its first slot, so that the root stands on the ledger by then
-	gateAhead   = 31 * time.Minute          // offers are taken for the next two gates
-	gateKeeps   = proofsAfter + 3*time.Hour // plans are needed until the last session has handed in what its meter signed
-	flexTries   = 12                        // offers that replace each other, per session and gate
-	flexPerZone = 5000                      // sessions of a zone and gate; each costs three signatures
-	minBidW     = 1000                      // the least that a grid operator buys
-	poolFee     = 125                       // permille of what operators pay that stays here; ev design 4.5, case 6
-	fullWeight  = 1000                      // fairness of a session that has not given lately
+	gateLead     = time.Minute               // a gate closes that long before its first slot, so that the root stands on the ledger by then
+	gateAhead    = 31 * time.Minute          // offers are taken for the next two gates
+	gateKeeps    = proofsAfter + 3*time.Hour // plans are needed until the last session has handed in what its meter signed
+	offeredKeeps = session.LateFor + session.KeepFor
+	flexTries    = 12   // offers that replace each other, per session and gate
+	flexPerZone  = 5000 // sessions of a zone and gate; each costs three signatures
+	minBidW      = 1000 // the least that a grid operator buys
+	poolFee      = 125  // permille of what operators pay that stays here; ev design 4.5, case 6
+	fullWeight   = 1000 // fairness of a session that has not given lately
 )
 
 // gateName is one gate closure: a zone's offers for the slots from From.
@@ -68,6 +70,10 @@ func gateKey(g gateName) []byte {
 }
 
 func proofKey(open [32]byte) []byte { return store.SpaceOrder.Key([]byte("meter-proof"), open[:]) }
+
+// offeredKey leads to the meter that a session offers: its key's hash 32, and the
+// begin of the newest offer u64.
+func offeredKey(open [32]byte) []byte { return store.SpaceOrder.Key([]byte("offered"), open[:]) }
 
 var controlSecretKey = store.SpaceSettings.Key([]byte("control-secret"))
 
@@ -119,7 +125,10 @@ func (a *Aggregator) takeFlex(body []byte) ([]byte, error) {
 	if err := book.Admit(body, s, now.UnixMilli()); err != nil {
 		return nil, err
 	}
-	if err := f.st.Set(offerKey(g, x.Open), body); err != nil {
+	err = f.st.Update(func(tx *store.Tx) error {
+		return errors.Join(tx.Set(offerKey(g, x.Open), body), tx.Set(offeredKey(x.Open), append(x.Meter.Key[:], store.U64(uint64(x.From))...)))
+	})
+	if err != nil {
 		return nil, &ask.NotYetError{After: again}
 	}
 	line, err := f.sender.Line(signal.SessionKey(f.secret, x.Open), x.Open)
@@ -310,6 +319,9 @@ func (f *flexibility) dropOffers(g gateName) error {
 func (f *flexibility) forget(now int64) error {
 	limit := now - gateKeeps.Milliseconds()
 	return f.st.Update(func(tx *store.Tx) error {
+		if err := forgetOffered(tx, now-offeredKeeps.Milliseconds()); err != nil {
+			return err
+		}
 		for _, name := range []string{"flex", "gate"} {
 			prefix := store.SpaceOrder.Key([]byte(name))
 			n := 0
@@ -325,6 +337,23 @@ func (f *flexibility) forget(now int64) error {
 			}
 		}
 		return nil
+	})
+}
+
+// forgetOffered drops sessions, with what their meters proved, that can neither be
+// handed in nor collected any more.
+func forgetOffered(tx *store.Tx, limit int64) error {
+	prefix := store.SpaceOrder.Key([]byte("offered"))
+	n := 0
+	return tx.Each(prefix, func(k, v []byte) error {
+		from, ok := store.GetU64(v[min(32, len(v)):])
+		if ok && int64(from) > limit {
+			return nil
+		}
+		if n++; n > forgetBatch {
+			return store.ErrStop
+		}
+		return errors.Join(tx.Delete(k), tx.Delete(proofKey([32]byte(k[len(prefix):]))))
 	})
 }
 
@@ -357,9 +386,10 @@ func covering(list []gate, at int64) (gate, bool) {
 
 // Bid is what the pool offers a grid operator for one slot of a zone.
 type Bid struct {
-	Zone       string    `json:"zone"`
-	From       time.Time `json:"from"`
-	UpW, DownW int64     // power it can take back, and add
+	Zone  string    `json:"zone"`
+	From  time.Time `json:"from"`
+	UpW   int64     `json:"up_w"`   // power it can take back
+	DownW int64     `json:"down_w"` // power it can add
 }
 
 // Bids are the offers of the newest gate of each zone, less a reserve from what
@@ -448,11 +478,24 @@ func (a *Aggregator) dispatch(e *event, x *pool.Instruction) error {
 	if err != nil {
 		return err
 	}
+	others, err := a.events()
+	if err != nil {
+		return err
+	}
 	first := (x.From - g.From) / pool.SlotMS
 	last := (x.To - 1 - g.From) / pool.SlotMS
 	members := make([]pool.Member, len(offers))
 	for i, o := range offers {
-		members[i] = memberOf(o.Envelopes[first:last+1], x.W > 0)
+		m := pool.Member{Weight: 1}
+		over, err := a.flex.settled(o.Open)
+		if err != nil {
+			return err
+		}
+		if !over && bindBefore(o, e, x, g, others) {
+			m.CapW = o.CapW(int(first), int(last), x.W > 0)
+			m.Weight = pool.WeightOf(m.CapW, fullWeight)
+		}
+		members[i] = m
 	}
 	parts, shortfall, err := pool.Dispatch(max(x.W, -x.W), members)
 	if err != nil {
@@ -472,17 +515,39 @@ func (a *Aggregator) dispatch(e *event, x *pool.Instruction) error {
 	return nil
 }
 
-// memberOf is what a session can give over all slots of an instruction.
-func memberOf(slots []pool.Envelope, up bool) pool.Member {
-	limit := int64(1) << 20
-	for _, e := range slots {
-		if up {
-			limit = min(limit, int64(e.UpW))
+// settled says whether a session is over: nothing can be asked of it any more,
+// and what it earned is decided by the events that it was part of.
+func (f *flexibility) settled(open [32]byte) (over bool, err error) {
+	err = f.st.View(func(tx *store.Tx) (err error) {
+		over, err = tx.Has(proofKey(open))
+		return err
+	})
+	return over, err
+}
+
+// bindBefore takes what other instructions have bought from a session out of its
+// offer; false says that it is bound at the same time, or has had its share of
+// events.
+func bindBefore(o *pool.Flex, e *event, x *pool.Instruction, g gate, others []*event) bool {
+	n := 0
+	for _, other := range others {
+		i := slices.IndexFunc(other.Parts, func(p eventPart) bool { return p.Open == o.Open })
+		if i < 0 || other.Hash == e.Hash {
+			continue
+		}
+		y, err := pool.DecodeInstruction(other.Instruction)
+		if n++; err != nil || n >= session.MaxShares || y.From < x.To && x.From < y.To {
+			return false
+		}
+		from, to := max(y.From, g.From), min(y.To, g.From+pool.Slots*pool.SlotMS)
+		bought := other.Parts[i].W * max(0, to-from) / 3600
+		if y.W > 0 {
+			o.MinMWh += bought
 		} else {
-			limit = min(limit, int64(e.DownW))
+			o.MaxMWh -= bought
 		}
 	}
-	return pool.Member{CapW: limit, Weight: pool.WeightOf(limit, fullWeight)}
+	return true
 }
 
 // controls are what an event's sessions are told, leaves of one anchored root.

@@ -5,8 +5,9 @@
 //	ev.auth      Authorise  body session.AuthReq        answer session.Answer
 //	             Lock       body session.Lock           answer session receipt of the lock
 //	ev.record    Settle     body session.Settle         answer session.Receipt
-//	             Flex       body pool.Flex              answer empty
+//	             Flex       body pool.Flex              answer signal.Line, the session's control line
 //	ev.collect   Collect    body session.Collect (a driver's is boxed)  answer session.Collected
+//	             Shares     body session's sealed question  answer session.Shares, sealed
 //	notes        Denoms     body currency u16 | epoch u32, 0 for today's   answer ledger.Proven denominations entry
 //	             Swap       body note.SwapRequest       answer note.SwapReply
 //	             Redeem     body note.RedeemRequest     answer empty, at the own utility
@@ -49,6 +50,7 @@ const (
 	Cases     Op = 13
 	Statement Op = 14
 	Share     Op = 18 // 15 to 17 stand in parts.go
+	Shares    Op = 19
 )
 
 // Request is op | body.

@@ -132,6 +132,9 @@ func (s *Scene) settleIn(ctx context.Context, st *Story) error {
 	if err := s.enrolDrivers(); err != nil {
 		return err
 	}
+	if err := s.certifyMeters(); err != nil {
+		return err
+	}
 	wait, cancel := context.WithTimeout(ctx, readyWait)
 	defer cancel()
 	for !s.ordered() {

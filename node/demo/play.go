@@ -25,7 +25,7 @@ func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
 		return nil
 	}
 	host := st.s.Get(fmt.Sprintf("home-%d", p.home))
-	gw := st.s.gateway(host)
+	gw := st.s.gateway(host) // as of now: it may be restarted while the car is there
 	box := host.Home.Wallbox.CP
 	release := clock.Hold(st.s.Clock)
 	defer func() { release() }()
@@ -46,9 +46,8 @@ func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
 	}
 	release()
 	p.session = st.started(ctx, gw, before)
-	if p.kind == "v2g-grid" {
-		// Notes are locked first, and getting them in the right sizes takes a few round trips of class meter.
-		if err := gw.SetControl(-6000, -8000, 0, at.Add(time.Hour), at.Add(3*time.Hour)); err != nil {
+	if p.flex {
+		if err := st.buy(ctx, host.Zone, at); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
@@ -56,7 +55,7 @@ func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
 		return nil
 	}
 	box.Unplug(st.s.Clock.Now())
-	st.ended(ctx, gw, p)
+	st.ended(ctx, st.s.gateway(host), p)
 	box.SetFaults(evsim.Faults{})
 	return nil
 }

@@ -66,6 +66,10 @@ func (st *Story) unpaid() (names []string) {
 			names = append(names, p.name+": "+v.State)
 		}
 	}
+	if st.bought() {
+		_, _, _, _, _, pending := st.ancillary()
+		names = append(names, pending...)
+	}
 	return names
 }
 
@@ -114,7 +118,10 @@ func (st *Story) judgeSessions(ctx context.Context, sum *Summary) error {
 	if err := st.judgeCopies(sum, l.Size); err != nil {
 		return err
 	}
-	return st.export(a, sum)
+	if err := st.export(a, sum); err != nil {
+		return err
+	}
+	return st.judgeFlexibility(sum)
 }
 
 // export writes the ledger where `gridveil verify` reads it, and verifies it

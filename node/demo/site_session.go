@@ -106,7 +106,7 @@ func (s *Site) Session(_ context.Context, id string) (web.Session, bool) {
 	}
 	s.addDriver(&v, l.sessions.driver[id])
 	v.Parties = site.Knows(site.Learned{Energy: energyWords(v), Amount: v.Total, Zone: host.Zone, Utility: utilityB, Onion: !s.scene.Lab,
-		Shown: v.KWhOut > 0, Refused: v.Refused != "", Trusted: slices.ContainsFunc(v.Terms, func(p web.Pair) bool { return p.Name == "began" })})
+		Offered: v.Offered, Moved: v.Moved, Refused: v.Refused != "", Trusted: slices.ContainsFunc(v.Terms, func(p web.Pair) bool { return p.Name == "began" })})
 	return v, true
 }
 
@@ -136,6 +136,11 @@ func (s *Site) addDriver(v *web.Session, driver *Member) {
 	for _, e := range d.Steps {
 		if !told[e.Text] { // most steps are told by both sides
 			v.Steps = append(v.Steps, web.Event{At: e.At, Kind: "node", Text: titleOf(driver) + ": " + e.Text})
+		}
+	}
+	for _, p := range d.Payees {
+		if p.Who == wallet.PoolPayee {
+			v.Payees = append(v.Payees, p)
 		}
 	}
 	slices.SortStableFunc(v.Steps, func(a, b web.Event) int { return a.At.Compare(b.At) })

@@ -27,6 +27,7 @@ type visit struct {
 	want    int64 // mWh into the car, or out of it
 	faults  evsim.Faults
 	offline bool // the aggregator is away when it begins
+	flex    bool // the grid's operator buys flexibility in its zone
 }
 
 const kWh = 1_000_000 // mWh
@@ -34,7 +35,7 @@ const kWh = 1_000_000 // mWh
 // plan is the day of every scene. Each case of who pays whom happens once, and
 // so does what a neighbourhood must withstand.
 var plan = []visit{
-	{name: "a commuter tops up in the night", kind: "grid", home: 4, driver: 1, at: 2 * time.Hour, stay: 70 * time.Minute, want: 6 * kWh, car: sedan(20, 60, 11_000, 0)},
+	{name: "a commuter tops up in the night", kind: "grid", home: 4, driver: 1, at: 2 * time.Hour, stay: 70 * time.Minute, want: 9 * kWh, car: sedan(20, 60, 11_000, 0)},
 	{name: "a nurse charges from the roof", kind: "pv", home: 1, driver: 2, at: 9*time.Hour + 30*time.Minute, stay: 150 * time.Minute, want: 3 * kWh, car: sedan(18, 40, 1_400, 0)},
 	{name: "a plumber charges fast at noon", kind: "mixed", home: 2, driver: 3, at: 11*time.Hour + 30*time.Minute, stay: 110 * time.Minute, want: 15 * kWh, car: sedan(15, 60, 11_000, 0)},
 	{name: "a friend charges as a gift", kind: "gift", home: 5, at: 12*time.Hour + 10*time.Minute, stay: 40 * time.Minute, want: 2 * kWh, car: sedan(30, 50, 7_400, 0), faults: evsim.Faults{Unsigned: true}},
@@ -42,7 +43,7 @@ var plan = []visit{
 	{name: "a wallbox alters what its meter signed", kind: "forged", home: 5, driver: 5, at: 15*time.Hour + 30*time.Minute, stay: 30 * time.Minute, want: 2 * kWh, car: sedan(20, 50, 7_400, 0), faults: evsim.Faults{Forged: true}},
 	{name: "a wallbox hands in yesterday's record", kind: "replayed", home: 5, driver: 6, at: 16*time.Hour + 30*time.Minute, stay: 30 * time.Minute, want: 2 * kWh, car: sedan(20, 50, 7_400, 0), faults: evsim.Faults{Replayed: true}},
 	{name: "a car feeds the house in the evening", kind: "v2g-house", home: 2, driver: 1, at: 18 * time.Hour, stay: 150 * time.Minute, want: 500_000, car: sedan(45, 60, 11_000, 7_000)},
-	{name: "a car feeds the grid when the operator asks", kind: "v2g-grid", home: 4, driver: 2, at: 20*time.Hour + 15*time.Minute, stay: 195 * time.Minute, want: 3 * kWh, car: sedan(40, 60, 11_000, 8_000)},
+	{name: "a car feeds the grid when the operator asks", kind: "v2g-grid", home: 4, driver: 2, at: 20*time.Hour + 15*time.Minute, stay: 195 * time.Minute, want: 7 * kWh, car: sedan(40, 60, 11_000, 8_000), flex: true},
 }
 
 func sedan(hasKWh, capacityKWh, chargeW, dischargeW int64) evsim.Car {

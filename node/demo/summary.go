@@ -3,6 +3,8 @@ package demo
 import (
 	"fmt"
 	"strings"
+
+	"gridveil/node/site"
 )
 
 // Summary is what `gridveil demo --once --json` prints. Fields are only ever
@@ -49,6 +51,14 @@ type Summary struct {
 		Redeemed    int64 `json:"redeemed_micro"`
 		Outstanding int64 `json:"outstanding_micro"`
 	} `json:"notes"`
+
+	Flexibility struct {
+		Events       int   `json:"events"`
+		DeliveredMWh int64 `json:"delivered_mwh"`
+		PaidMicro    int64 `json:"paid_micro"`   // by the grid operator
+		SharedMicro  int64 `json:"shared_micro"` // among drivers
+		HeldMicro    int64 `json:"held_micro"`   // in their notes
+	} `json:"flexibility"`
 
 	Detail      []HomeDetail `json:"homes_detail"`
 	Invariants  []Invariant  `json:"invariants"`
@@ -101,6 +111,9 @@ func (s *Summary) String() string {
 	l := s.Ledger
 	line("ledger", "%d entries, %d cosigned by %d of %d, %d contradictions, accounts sum to %d", l.Entries, l.CosignedSize, l.Quorum, s.Verifiers, l.Equivocations, l.SumMicro)
 	line("notes", "%s issued, %s redeemed, %s outstanding", euros(s.Notes.Issued), euros(s.Notes.Redeemed), euros(s.Notes.Outstanding))
+	if f := s.Flexibility; f.Events > 0 {
+		line("flexibility", "%s bought, %.2f kWh delivered, %s paid, %s of it to drivers", site.Plural(f.Events, "instruction", "instructions"), float64(f.DeliveredMWh)/kWh, euros(f.PaidMicro), euros(f.SharedMicro))
+	}
 	for _, i := range s.Invariants {
 		mark := "holds"
 		if !i.Holds {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"gridveil/ev"
 	nodecontrol "gridveil/node/control"
@@ -24,7 +23,7 @@ import (
 //	session     {"id"}             -> one of it in full
 //	notes       {}                 -> the purse
 //	notes-now   {}                 -> {}               collect, swap, redeem without delay
-//	setpoint    {"w","lo","hi","minutes"} -> {}        an instruction within an envelope
+//	meter-cert  {"cert"}           -> {}               the grid operator's certificate over the meter; empty: none
 func (h *hosting) handleControl() {
 	c := h.env.Control
 	if c == nil {
@@ -58,10 +57,7 @@ func (h *hosting) handleControl() {
 	})
 	handle(c, "notes", func(context.Context, struct{}) (any, error) { return h.purse.Standing(), nil })
 	handle(c, "notes-now", func(context.Context, struct{}) (any, error) { return struct{}{}, h.purse.Hurry() })
-	handle(c, "setpoint", func(_ context.Context, in struct{ W, Lo, Hi, Minutes int64 }) (any, error) {
-		now := h.env.Clock.Now()
-		return struct{}{}, h.setControl(in.W, in.Lo, in.Hi, now, now.Add(time.Duration(in.Minutes)*time.Minute))
-	})
+	handle(c, "meter-cert", func(_ context.Context, in struct{ Cert string }) (any, error) { return struct{}{}, h.setCert(in.Cert) })
 }
 
 // handle answers a command whose request decodes into In.

@@ -124,6 +124,8 @@ func (h *hosting) attend(ctx context.Context, c *guest.Conn, line *guestLine) er
 			err = h.fromGuest(line, m.Body, wishOf(wishes))
 		case guest.Stop:
 			err = h.guestStops(line)
+		case guest.FlexOK:
+			err = h.assented(line, m.Body)
 		case guest.Carry:
 			err = h.carry(ctx, line, m)
 		default:

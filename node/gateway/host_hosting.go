@@ -19,6 +19,7 @@ import (
 	"gridveil/ev/ocpp"
 	"gridveil/ev/ocpp/v16"
 	"gridveil/ev/ocpp/v201"
+	"gridveil/ev/pool"
 	"gridveil/node/ask"
 	"gridveil/node/clock"
 	"gridveil/node/role"
@@ -54,7 +55,7 @@ type hosting struct {
 	door    *guest.Door // nil unless guests are welcome
 	outbox  store.Outbox
 	onPlan  func(battery.EVState)
-	signals *signals       // nil: nobody outside is heard
+	signals outside        // nil: nobody outside is heard
 	key     ocmf.PublicKey // pinned meter key, zero if none
 	network [16]byte
 	crash   func() error  // tests: dies between a durable step and what follows from it
@@ -70,9 +71,11 @@ type hosting struct {
 	passes  passes
 	offers  []*standing // newest last
 	orders  []order
-	held    func() // releases the clock, nil while it runs freely
-	v2x     bool   // the wallbox has not refused to discharge
-	control control
+	held    func()          // releases the clock, nil while it runs freely
+	v2x     bool            // the wallbox has not refused to discharge
+	cert    *pool.MeterCert // of the pinned meter, nil while sessions are not offered to the pool
+	// discharging says that the newest order that the wallbox took is a discharge.
+	discharging bool
 }
 
 // newHosting opens the hosting half of the gateway. onPlan is told what the car
@@ -94,7 +97,7 @@ func openHosting(env *role.Env, j *journal, ops operators, onPlan func(battery.E
 		}
 		h.key = key
 	}
-	for _, load := range []func() error{h.openPurse, h.loadSamples, h.loadPasses, h.loadVisits, h.openStation, h.openDoor} {
+	for _, load := range []func() error{h.openPurse, h.loadSamples, h.loadPasses, h.loadCert, h.loadVisits, h.openStation, h.openDoor} {
 		if err := load(); err != nil {
 			return nil, err
 		}

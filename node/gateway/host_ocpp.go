@@ -420,7 +420,7 @@ func (h *hosting) carryOut(ctx context.Context, o order) error {
 		return st.Setpoint(ctx, evse, o.watts)
 	}
 	h.mu.Lock()
-	was := h.control.discharging
+	was := h.discharging
 	h.mu.Unlock()
 	if was {
 		if err := st.Setpoint(ctx, evse, 0); err != nil {
@@ -442,7 +442,7 @@ func (h *hosting) answered(o order, err error) {
 	switch {
 	case err == nil:
 		if o.kind == orderPower {
-			h.control.discharging = o.watts < 0
+			h.discharging = o.watts < 0
 		}
 		h.orders = slices.Delete(h.orders, i, i+1)
 	case errors.As(err, &refused) && o.kind == orderPower && o.watts < 0:

@@ -362,7 +362,7 @@ func (h *hosting) newOffer(now time.Time, pass note.Pass, fees ev.FeeSheet, give
 	if t.Unattended {
 		o.Mode |= session.ModeShown
 	}
-	host, out, err := session.NewHost(h.hostConfig(&s.agreed), pass.HSK, pass.Sig, o)
+	host, out, err := session.NewHost(h.hostConfig(&record{Agreed: &s.agreed}), pass.HSK, pass.Sig, o)
 	if err != nil {
 		return nil, err
 	}

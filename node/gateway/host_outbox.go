@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"gridveil/ev"
+	"gridveil/ev/pool"
 	"gridveil/mesh"
 	"gridveil/node/ask"
 	"gridveil/node/role"
@@ -36,6 +37,9 @@ var outKinds = map[privacy.Kind]outKind{
 	privacy.KindLock:    {"lock", mesh.EVAuth, ask.Lock, leak.Lock, 20 * time.Second, 5 * time.Minute},
 	privacy.KindSettle:  {"settle", mesh.EVRecord, ask.Settle, leak.Settlement, time.Minute, 10 * time.Minute},
 }
+
+// flexKind is an offer to the pool: its gate closes, so it is tried often.
+var flexKind = outKind{"flex", mesh.EVRecord, ask.Flex, leak.Flex, time.Minute, 5 * time.Minute}
 
 const (
 	soonTries  = 6
@@ -114,6 +118,9 @@ type landing struct {
 }
 
 func kindNamed(name string) outKind {
+	if name == flexKind.name {
+		return flexKind
+	}
 	for _, k := range outKinds {
 		if k.name == name {
 			return k
@@ -125,6 +132,9 @@ func kindNamed(name string) outKind {
 // offerMessage sends one message once; what leaves is in the journal before.
 func (h *hosting) offerMessage(ctx context.Context, m store.Message, first bool) ([]byte, error) {
 	k := kindNamed(m.Kind)
+	if x, err := pool.DecodeFlex(m.Body); k.op == ask.Flex && (err != nil || !h.inTime(x, h.env.Clock.Now())) {
+		return nil, &ask.RefusedError{Reason: "its gate has closed"}
+	}
 	agg, err := h.ops.Aggregator()
 	if err != nil {
 		return nil, err
@@ -141,6 +151,9 @@ func (h *hosting) offerMessage(ctx context.Context, m store.Message, first bool)
 func (h *hosting) leaving(k outKind, m store.Message) func(*store.Tx) error {
 	as := [32]byte(m.ID)
 	shown := 0
+	if x, err := pool.DecodeFlex(m.Body); k.op == ask.Flex && err == nil {
+		as = x.Open
+	}
 	if k.op == ask.Settle {
 		if s, err := session.ParseSettle(m.Body); err == nil {
 			as = s.Record.Open
@@ -178,6 +191,8 @@ func (h *hosting) land(l landing, f *flight) (over bool) {
 		return h.refused(l.m, k, no.Reason, now)
 	case l.err != nil:
 		return false
+	case k.op == ask.Flex:
+		return h.flexAnswered(l.m, l.answer, now)
 	}
 	over, err := h.fromAggregator(l.m, l.answer, now)
 	if err != nil {
@@ -238,7 +253,7 @@ func (h *hosting) fromAggregator(m store.Message, answer []byte, now time.Time) 
 // refresh gives the protocol side the aggregator's present keys: they change
 // every quarter, and may have been unknown when the visit was loaded.
 func (h *hosting) refresh(v *visit) error {
-	fresh, err := session.LoadHost(h.hostConfig(v.rec.Agreed), v.rec.Host)
+	fresh, err := session.LoadHost(h.hostConfig(&v.rec), v.rec.Host)
 	if err == nil {
 		v.host = fresh
 	}
@@ -252,7 +267,10 @@ func (h *hosting) refused(m store.Message, k outKind, reason string, now time.Ti
 	v, ok := h.byClaim(m.To)
 	t := h.turn(v, now)
 	t.writes = append(t.writes, func(tx *store.Tx) error { return h.outbox.DoneTx(tx, m.ID) })
-	if ok {
+	switch {
+	case ok && k.op == ask.Flex:
+		h.flexRefusedBy(t, m, reason)
+	case ok:
 		v.tell(now, "refused", "the aggregator refused: "+reason)
 		switch k.op {
 		case ask.Authorise:

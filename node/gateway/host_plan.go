@@ -12,15 +12,6 @@ import (
 	"gridveil/privacy/session"
 )
 
-// control is what is ordered from outside the plan, and what the wallbox was
-// last told.
-type control struct {
-	discharging bool // the newest order is a discharge
-	setW        int64
-	from, until time.Time
-	lo, hi      int64 // the envelope that the owner offered
-}
-
 const (
 	slotMS    = 900_000 // one step of a plan
 	planSlots = 96      // a day: no car stays longer without a new plan
@@ -41,12 +32,15 @@ func (h *hosting) plan(t *turn) {
 	if !v.s.State.Running() {
 		return
 	}
-	d := ev.Resolve(h.demand(v, t.now))
+	demand := h.demand(v, t.now)
+	h.followed(t, demand)
+	d := ev.Resolve(demand)
 	if v.s.Payer == ev.Guest && v.rec.Want.Give > 0 && h.mayDischarge(v) && v.s.Locked == 0 {
 		h.lockNotes(t) // at once, not when the energy is wanted: change takes minutes to come
 	}
 	t.session(ev.Limit{W: d.W / roundW * roundW})
 	h.informMask(&d)
+	h.offerFlex(t)
 }
 
 // firstPower is what a transaction may draw before its first reading.
@@ -87,10 +81,7 @@ func (h *hosting) demand(v *visit, now time.Time) ev.Demand {
 		d.PlanW = -min(max(house, 0), maxW) // what the house itself draws; more only by control
 		d.HasDeparture = false
 	}
-	if k := h.control; !now.Before(k.from) && now.Before(k.until) {
-		d.HasControl, d.ControlW, d.EnvelopeLo, d.EnvelopeHi = true, k.setW, k.lo, k.hi
-	}
-	h.heard(now).Fill(&d, v.openHash())
+	h.heard().Fill(&d, v.openHash())
 	if r := len(v.readings); r > 0 && v.readings[r-1].HasSoC {
 		d.HasSoC, d.SoC, d.FloorSoC = true, v.readings[r-1].SoCPermille, socFloor
 	}
@@ -98,17 +89,11 @@ func (h *hosting) demand(v *visit, now time.Time) ev.Demand {
 }
 
 // heard is what holds now of what grid, utility and aggregator signalled.
-func (h *hosting) heard(now time.Time) signal.Signals {
+func (h *hosting) heard() signal.Signals {
 	if h.signals == nil {
 		return signal.Signals{}
 	}
-	return h.signals.book.Signals(now)
-}
-
-// heed makes the plan follow signals, at once when one is accepted.
-func (h *hosting) heed(s *signals) {
-	h.signals = s
-	s.OnChange(h.replan)
+	return h.signals.Now()
 }
 
 // replan plans the running session anew.
@@ -165,7 +150,7 @@ func (h *hosting) charge(v *visit, now time.Time, maxW, surplusW int64) int64 {
 // slots are the steps until departure. The roof is taken to go on as now for an
 // hour: no longer forecast is better without weather.
 func (h *hosting) slots(now, departure time.Time, maxW, surplusW int64) []sched.Slot {
-	c, heard := h.env.Config.Hosting, h.heard(now)
+	c, heard := h.env.Config.Hosting, h.heard()
 	var out []sched.Slot
 	for at := now; at.Before(departure) && len(out) < planSlots; {
 		end := time.UnixMilli((at.UnixMilli()/slotMS + 1) * slotMS)
@@ -194,23 +179,6 @@ func (h *hosting) enough(t *turn, e ev.Energy) {
 		t.v.note(t.now, "the driver has what was wanted")
 		t.session(ev.Stop{})
 	}
-}
-
-// Control sets a power from outside, within an envelope, for a time: an
-// instruction of the aggregator's pool. It ends with its time.
-func (h *hosting) setControl(setW, lo, hi int64, from, until time.Time) error {
-	if lo > hi || !from.Before(until) {
-		return fmt.Errorf("control: envelope %d..%d W from %v to %v is empty", lo, hi, from, until)
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.control.setW, h.control.lo, h.control.hi, h.control.from, h.control.until = setW, lo, hi, from, until
-	if v := h.current; v.s.State.Running() {
-		t := h.turn(v, h.env.Clock.Now())
-		h.plan(t)
-		return t.commit()
-	}
-	return nil
 }
 
 // lockNotes puts notes behind what the house may come to owe, before the car

@@ -171,7 +171,7 @@ func (s *scene) newNode(kind string, edit func(*config.Config)) *node {
 	n := &node{dir: dir, key: key}
 	self := member.Member{Key: member.Key(key.Public().(ed25519.PublicKey)), Operator: markettest.Utility, Zone: "elm"}
 	n.env = &role.Env{Config: c, Clock: s.clock, Log: slog.New(slog.DiscardHandler), Warn: role.NewBoard(), Rand: rand.Reader, Net: markettest.Net,
-		ID: &identity.Identity{Key: key, Member: self, Bundle: &member.Bundle{Network: member.NetworkID(markettest.Network)}}}
+		ID: &identity.Identity{Key: key, Member: self, Bundle: &member.Bundle{Network: member.NetworkID(markettest.Network), Zones: []member.Zone{{Name: "oak"}, {Name: "elm"}}}}}
 	if os.Getenv("HOST_LOG") != "" {
 		n.env.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", kind)
 	}

@@ -106,6 +106,9 @@ func (t *turn) session(in ev.Input) {
 		return
 	}
 	t.v.s = s
+	if before.State.Running() && !s.State.Running() {
+		t.endFlex()
+	}
 	t.narrate(before, s)
 	for _, o := range outs {
 		t.output(o)

@@ -134,10 +134,7 @@ func TestCarFeedsHouseAndGridForLockedNotes(t *testing.T) {
 	s.weather(300, 0)
 	s.plug(giving())
 	s.pay(wallet.Options{Band: 10, GiveMWh: 1_500_000})
-	now := s.clock.Now()
-	if err := s.h().setControl(-9_000, -10_000, 0, now, now.Add(3*time.Hour)); err != nil {
-		t.Fatal(err)
-	}
+	s.order(-9_000, -10_000, 0, 3*time.Hour)
 	row = s.ends("paid")
 	if row.Case != "v2g-grid" || row.KWhOut < 1.4 {
 		t.Errorf("into the grid: %+v", row)

@@ -113,6 +113,9 @@ func (h *hosting) full(v *visit) web.Session {
 		s.Steps = append(s.Steps, web.Event{At: time.UnixMilli(st.At).UTC(), Kind: st.Kind, Text: st.Text})
 	}
 	s.Intervals = h.intervals(v)
+	if f := v.rec.Flex; f != nil {
+		s.Offered, s.Moved = f.Line != nil || slices.ContainsFunc(f.Offers, func(o flexOffer) bool { return o.State == flexTaken }), f.Followed
+	}
 	if v.rec.Outcome.Issue != 0 {
 		issue := v.rec.Outcome.Issue
 		s.Entry = &issue
@@ -256,9 +259,17 @@ func (h *hosting) knows(v *visit) []web.Knows {
 	if v.host != nil && v.host.Trusted() {
 		driver = "who the driver is (the utility was shown, for this session ran on trust)"
 	}
+	aggregator := web.Knows{Party: "the aggregator", Learned: "the driver's utility, zone, energy, amount", NotLearned: "which house, which driver", Because: "the house shows a blind-signed pass, the driver a single-use pseudonym"}
+	if f := v.rec.Flex; f != nil && len(f.Offers) > 0 {
+		aggregator.Learned += ", the meter's key and the session's plan, since it was offered to the pool"
+		aggregator.NotLearned, aggregator.Because = "which driver", "the driver shows a single-use pseudonym; the meter's key links sessions that are offered, and only those"
+	}
+	if f := v.rec.Flex; f != nil && f.Followed {
+		aggregator.Learned += ", the meter's signed record, since it proves what the grid operator paid for"
+	}
 	return []web.Knows{
 		{Party: "this house", Learned: "authorised, energy, amount", NotLearned: driver, Because: "the certificate travels sealed to the aggregator"},
-		{Party: "the aggregator", Learned: "the driver's utility, zone, energy, amount", NotLearned: "which house, which driver", Because: "the house shows a blind-signed pass, the driver a single-use pseudonym"},
+		aggregator,
 		{Party: "the driver's utility", Learned: "contract, day, energy, amount", NotLearned: "house, zone, hour", Because: "a bill line has no field for them"},
 		{Party: "this house's utility", Learned: "nothing of this session", NotLearned: "that a guest was here", Because: "the house is paid in blind notes"},
 		{Party: "the ledger", Learned: "one hidden amount of one utility's day", NotLearned: "everything else", Because: "the entry is a commitment"},
@@ -345,13 +356,14 @@ func (g *Gateway) Charge(gift bool) error {
 	return g.hosting.startOwn(g.env.Clock.Now(), gift)
 }
 
-// SetControl orders a power within [lo, hi] watts from one time to another, as
-// the aggregator's pool instructs; negative discharges.
-func (g *Gateway) SetControl(setW, lo, hi int64, from, until time.Time) error {
+// SetMeterCert keeps the grid operator's certificate over the wallbox's meter, in
+// hexadecimal: from now on guests' sessions are offered to the aggregator's pool.
+// Empty takes it back.
+func (g *Gateway) SetMeterCert(cert string) error {
 	if g.hosting == nil {
 		return errNoWallbox
 	}
-	return g.hosting.setControl(setW, lo, hi, from, until)
+	return g.hosting.setCert(cert)
 }
 
 // HurryNotes collects, swaps and redeems without the random delays.

@@ -36,6 +36,8 @@ type visit struct {
 	s    ev.Session
 	host *session.Host // nil unless a guest opened an offer
 	line *guestLine    // the wallet's connection, nil while it is away
+	// asked is the connection on which the driver was last asked to sign offers.
+	asked *guestLine
 	// readings are those of the running transaction, for the running bill; the
 	// final one folds the stored events anew.
 	readings []ev.Reading
@@ -61,6 +63,7 @@ type record struct {
 	Heard   int64     // arrival of the newest event of the transaction
 	Ticked  ev.Energy // newest Tick that the driver was sent
 	Lock    lockState
+	Flex    *flexState `json:",omitempty"` // once something was offered to the pool
 	Outcome outcome
 	Steps   []step
 }
@@ -239,7 +242,7 @@ func (h *hosting) forget(keys [][]byte) error {
 // repeats what a crash may have cut short.
 func (h *hosting) wakeVisit(v *visit, now time.Time) error {
 	if v.rec.Host != nil {
-		host, err := session.LoadHost(h.hostConfig(v.rec.Agreed), v.rec.Host)
+		host, err := session.LoadHost(h.hostConfig(&v.rec), v.rec.Host)
 		if err != nil {
 			return fmt.Errorf("stored session %s: %w", v.name(), err)
 		}
@@ -284,7 +287,7 @@ func (h *hosting) byClaim(name string) (*visit, bool) {
 
 // hostConfig is what the protocol side knows besides its stored state. With the
 // aggregator unknown the keys are zero and nothing of it verifies.
-func (h *hosting) hostConfig(a *agreed) session.HostConfig {
+func (h *hosting) hostConfig(r *record) session.HostConfig {
 	c := session.HostConfig{Net: h.env.Net, Suite: privacy.SuiteX25519, Issuers: h.ops.Issuers()}
 	if agg, err := h.ops.Aggregator(); err == nil {
 		c.EVAGG, c.EVAGGKey = agg.ID, agg.Record
@@ -293,8 +296,9 @@ func (h *hosting) hostConfig(a *agreed) session.HostConfig {
 	if hosting.OfflineGuest == "trust" {
 		c.TrustLimit = uint16(hosting.TrustLimit / 1_000_000)
 	}
-	if a != nil {
-		t, err := ev.DecodeTerms(a.Terms)
+	c.Shown = r.Flex != nil && r.Flex.Followed
+	if r.Agreed != nil {
+		t, err := ev.DecodeTerms(r.Agreed.Terms)
 		c.Unattended = err == nil && t.Unattended
 	}
 	return c
@@ -323,7 +327,7 @@ func (h *hosting) reload(v *visit) error {
 	}
 	var host *session.Host
 	if fresh.Host != nil {
-		if host, err = session.LoadHost(h.hostConfig(fresh.Agreed), fresh.Host); err != nil {
+		if host, err = session.LoadHost(h.hostConfig(&fresh), fresh.Host); err != nil {
 			return err
 		}
 	}

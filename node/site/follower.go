@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	"gridveil/ledger"
 	"gridveil/node/aggregator"
@@ -178,7 +179,38 @@ func (s *Aggregator) Overview(context.Context) web.Overview {
 	}
 	o.Figures = append([]web.Figure{{Key: "open", Label: "Sessions not yet settled", Value: Count(open), Note: Plural(c.Held, "held by a case", "held by cases")},
 		{Key: "claims", Label: "Claims to answer", Value: Count(c.Claims)}}, s.figures()...)
+	for _, e := range flexEvents(s.a) {
+		o.Events = append(o.Events, web.Event{At: e.From, Kind: "ledger", Text: FlexText(e), Link: "/party/self"})
+	}
 	return o
+}
+
+// flexEvents are the newest flexibility events, newest first.
+func flexEvents(a *aggregator.Aggregator) []aggregator.EventView {
+	list, err := a.Events()
+	if err != nil {
+		return nil // the store's warning says why
+	}
+	slices.Reverse(list)
+	return list[:min(pageEvents, len(list))]
+}
+
+// FlexText tells a flexibility event in a sentence.
+func FlexText(e aggregator.EventView) string {
+	what := "take back"
+	if e.W < 0 {
+		what = "add"
+	}
+	text := fmt.Sprintf("Zone %s, %s to %s: %s to %s.", e.Zone, e.From.Format("2 Jan 15:04"), e.To.Format("15:04"), Plural(e.Sessions, "session was told", "sessions were told"), fmt.Sprintf("%s %.1f kW together", what, float64(max(e.W, -e.W)-e.Shortfall)/1e3))
+	switch e.State {
+	case "paid":
+		return text + fmt.Sprintf(" %.2f kWh proved by their meters; the grid operator paid %s, of which %s went to drivers.", KWh(e.Delivered), Money(e.Received, Euro), Money(e.Shared, Euro))
+	case "proved":
+		return text + fmt.Sprintf(" %.2f kWh proved by their meters; the payment is on its way.", KWh(e.Delivered))
+	case "over":
+		return text + " It came to nothing: " + e.Why + "."
+	}
+	return text
 }
 
 // Party is what a neighbour can see; of this node, with its own numbers.
@@ -193,11 +225,15 @@ func (s *Aggregator) Party(ctx context.Context, id string) (web.Party, bool) {
 // AggregatorSees is what the aggregator sees, in numbers.
 func AggregatorSees(a *aggregator.Aggregator) []web.Pair {
 	c := a.Counts()
-	return []web.Pair{
+	out := []web.Pair{
 		{Name: "sessions", Value: fmt.Sprintf("%s on the ledger; of each the driver's utility, the host's zone, quarters of an hour, energy and amount", Plural(kindCount(a, ledger.KindCDR), "session", "sessions"))},
 		{Name: "standing", Value: fmt.Sprintf("%d not yet settled, %d held by a case", c.Queued+c.Posted+c.Proposed, c.Held)},
 		{Name: "claims", Value: Plural(c.Claims, "claim", "claims") + " of households and drivers to answer, each under a key of one session"},
 	}
+	for _, e := range flexEvents(a) {
+		out = append(out, web.Pair{Name: "flexibility", Value: FlexText(e)})
+	}
+	return out
 }
 
 // Live keeps the pages current.

@@ -37,9 +37,9 @@ var sights = map[string]sight{
 	"aggregator": {"The settlement node: it admits sessions, writes the ledger and pays with blind notes.", []string{
 		"Who the driver is: it sees a one-time certificate of a utility; opening it takes three of five openers and an entry that everybody can read.",
 		"Which house hosted: hosts show a blind-signed pass of their zone and a key for this one session.",
-		"Whether two sessions belong to one driver or one host: they share no value.",
+		"Whether two sessions belong to one driver: they share no value. Of one host neither, unless it offers flexibility: its meter's key is in every offer.",
 		"Where a note is spent: it signed it blind.",
-		"The signed meter record, unless the car fed energy out or nobody stood by: only its salted hash is inside.",
+		"The signed meter record, unless the car followed a grid operator's instruction, or nobody stood by: only its salted hash is inside.",
 	}},
 	"verifier": {"An independent check: it replays every entry of the ledger and signs only what it came to itself.", []string{
 		"What a session cost or how much energy flowed: the entry holds a hiding commitment; only sums of many sessions are opened.",
@@ -63,6 +63,8 @@ type Learned struct {
 	Energy, Amount string // as the session page writes them
 	Zone, Utility  string // host's zone, driver's utility; "" where the viewer does not know them
 	Shown          bool   // the signed meter record went to the aggregator
+	Offered        bool   // it was offered to the pool, with the meter's key
+	Moved          bool   // it followed a grid operator's instruction: the record was shown for it
 	Trusted        bool   // it began while the aggregator was away: the house was shown the utility
 	Refused        bool   // the house refused the meter's record, so nothing was settled
 	Onion          bool   // the session travelled by onion
@@ -98,8 +100,16 @@ func (l Learned) aggregator() web.Knows {
 	if l.Shown {
 		evidence = "the meter's signed record, since it pays for energy fed out or nobody stood by"
 	}
+	notLearned, because := "driver, house, whether either came before", "one-time certificate, blind pass, no value is used twice"
+	if l.Offered {
+		evidence += ", the meter's key and the plan, since the session was offered to the pool"
+		notLearned, because = "driver, whether it came before", "one-time certificate; the meter's key links sessions that are offered, and only those"
+	}
+	if l.Moved {
+		evidence += ", the meter's signed record, since it proves what the grid operator paid for"
+	}
 	return web.Knows{Party: "The aggregator", Learned: "the driver's utility, zone" + named(l.Zone) + ", quarter of an hour, " + l.Energy + ", " + l.Amount + ", " + evidence,
-		NotLearned: "driver, house, whether either came before", Because: "one-time certificate, blind pass, no value is used twice"}
+		NotLearned: notLearned, Because: because}
 }
 
 func (l Learned) relays() string {

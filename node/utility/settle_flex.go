@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"slices"
 	"time"
 
 	"gridveil/ev"
+	"gridveil/ev/ocmf"
 	"gridveil/ev/pool"
 	"gridveil/ledger"
 	"gridveil/mesh"
@@ -101,6 +103,51 @@ func putBought(tx *store.Tx, hash [32]byte, b bought) error {
 		return err
 	}
 	return tx.Set(boughtKey(hash), v)
+}
+
+// Purchase is an instruction of this utility, as pages and `gridveil flexibility`
+// show it.
+type Purchase struct {
+	Instruction string    `json:"instruction"` // its hash
+	Zone        string    `json:"zone"`
+	From        time.Time `json:"from"`
+	To          time.Time `json:"to"`
+	W           int64     `json:"w"`             // positive: consumption taken back
+	Offered     int64     `json:"offered_micro"` // for full delivery
+	Delivered   int64     `json:"delivered_mwh"`
+	Paid        int64     `json:"paid_micro"`
+	State       string    `json:"state"` // signed, taken by the aggregator, or paid
+}
+
+// Purchases are the instructions of this utility, oldest first.
+func (u *Utility) Purchases() (list []Purchase, err error) {
+	s := u.settlement
+	err = s.env.Store.View(func(tx *store.Tx) error {
+		return tx.Each(store.SpaceOrder.Key([]byte("bought")), func(_, v []byte) error {
+			var b bought
+			if err := json.Unmarshal(v, &b); err != nil {
+				return fmt.Errorf("stored instruction: %w", err)
+			}
+			x, err := pool.DecodeInstruction(b.Instruction)
+			if err != nil {
+				return err
+			}
+			hash := x.Hash()
+			zone, _ := metering.ZoneName(s.env.Host.Bundle(), uint16(x.Zone)) // it was a zone when it was signed
+			p := Purchase{Instruction: hex.EncodeToString(hash[:]), Zone: zone, From: time.UnixMilli(x.From).UTC(), To: time.UnixMilli(x.To).UTC(), W: x.W, Offered: x.PayMicro,
+				Delivered: b.Delivered, Paid: b.Pay, State: "signed"}
+			switch {
+			case b.Shown:
+				p.State = "paid"
+			case b.Taken:
+				p.State = "taken"
+			}
+			list = append(list, p)
+			return nil
+		})
+	})
+	slices.SortFunc(list, func(a, b Purchase) int { return a.From.Compare(b.From) })
+	return list, err
 }
 
 // sendInstructions hands the aggregator what it does not have yet.
@@ -226,11 +273,15 @@ func (u *Utility) flexCommands() {
 		if err := json.Unmarshal(in, &q); err != nil {
 			return nil, errors.New("want {key, zone, max_w}")
 		}
-		b, err := hex.DecodeString(q.Key)
-		if err != nil || len(b) != 32 {
-			return nil, errors.New("key: want the hash of the meter's key, 64 hexadecimal digits")
+		key, err := ocmf.ParseKey(q.Key)
+		if err != nil {
+			return nil, fmt.Errorf("the meter's public key, as its label or evse.meter_key has it: %w", err)
 		}
-		c, err := u.CertifyMeter([32]byte(b), q.Zone, q.MaxW)
-		return c, err
+		if q.MaxW == 0 {
+			return nil, errors.New("max_w: want the most power of the connection behind this meter, in W")
+		}
+		c, err := u.CertifyMeter(key.Hash(), q.Zone, q.MaxW)
+		return hex.EncodeToString(c.Encode()), err
 	})
+	u.env.Control.Handle("flexibility", func(context.Context, json.RawMessage) (any, error) { return u.Purchases() })
 }

@@ -62,7 +62,7 @@ func (c claims) Request(claim purse.Claim, epoch uint32, row note.Row) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	return t.driver.Collect(epoch, row)
+	return t.driver.Collect(claim.Party, epoch, row)
 }
 
 // Open reads the sealed answer.
@@ -84,8 +84,13 @@ func (c claims) Collected(claim purse.Claim, issue uint64) {
 	if err != nil {
 		return
 	}
-	t.rec.Paid = true
-	t.tell(c.w.env.Clock.Now(), "paid", fmt.Sprintf("what the car earned is here, backed by entry %d of the ledger", issue))
+	text := "what the car earned is here, backed by entry %d of the ledger"
+	if claim.Party == session.PartyPool {
+		t.rec.Pool.Paid, text = true, "the car's share of what the grid operator paid is here, backed by entry %d of the ledger"
+	} else {
+		t.rec.Paid = true
+	}
+	t.tell(c.w.env.Clock.Now(), "paid", fmt.Sprintf(text, issue))
 	if err := c.w.change(t); err != nil {
 		c.w.env.Log.Warn("collected notes not noted on their session", "err", err)
 	}

@@ -21,7 +21,7 @@ import (
 
 // handleControl adds the commands that a wallet answers:
 //
-//	pay          {"link","band","want_kwh","give_kwh","show_utility"} -> {"session"}
+//	pay          {"link","band","want_kwh","give_kwh","floor_kwh","departure","fixed","show_utility"} -> {"session"}
 //	stop         {"session"}   -> {}
 //	sessions     {}            -> the list of the Sessions page
 //	session      {"id"}        -> one of it in full
@@ -62,12 +62,16 @@ type payForm struct {
 	WantKWh     float64 `json:"want_kwh"`
 	GiveKWh     float64 `json:"give_kwh"`
 	ShowUtility bool    `json:"show_utility"`
+	Fixed       bool    `json:"fixed"`
+	FloorKWh    float64 `json:"floor_kwh"`
+	Departure   int64   `json:"departure"` // UTC ms
 	Seen        string  `json:"seen"`
 }
 
 // options turns kWh, which people type, into whole mWh.
 func (f payForm) options() Options {
-	o := Options{Band: f.Band, WantMWh: int64(f.WantKWh * 1e6), GiveMWh: int64(f.GiveKWh * 1e6), ShowUtility: f.ShowUtility}
+	o := Options{Band: f.Band, WantMWh: int64(f.WantKWh * 1e6), GiveMWh: int64(f.GiveKWh * 1e6), FloorMWh: int64(f.FloorKWh * 1e6), Departure: f.Departure, Fixed: f.Fixed,
+		ShowUtility: f.ShowUtility}
 	if b, err := hex.DecodeString(f.Seen); err == nil && len(b) == len(o.Seen) {
 		o.Seen = [32]byte(b)
 	}
@@ -125,6 +129,7 @@ var page = template.Must(template.New("page").Parse(`<!doctype html>
 <p><label>At most <select name="band">{{range $.Bands}}<option value="{{.}}"{{if eq . 20}} selected{{end}}>EUR {{.}}</option>{{end}}</select></label></p>
 <p><label>Energy wanted, kWh (0: as much as fits) <input name="want" type="number" min="0" max="200" step="0.1" value="0"></label></p>
 {{if .Discharge}}<p><label>Energy that the house may take, kWh <input name="give" type="number" min="0" max="200" step="0.1" value="0"></label></p>{{end}}
+<p><label><input type="checkbox" name="fixed" value="1"> The aggregator may not move my car's power, even for pay</label></p>
 <p><label><input type="checkbox" name="show" value="1"> If the aggregator is away, the host may see which utility is mine</label></p>
 <p><button>Charge here</button></p>
 </form>
@@ -220,7 +225,7 @@ func (w *Wallet) lookPage(rw http.ResponseWriter, r *http.Request) {
 
 // payPage opens the session and then shows the list, which has it first.
 func (w *Wallet) payPage(rw http.ResponseWriter, r *http.Request) {
-	f := payForm{Link: r.FormValue("l"), Seen: r.FormValue("seen"), ShowUtility: r.FormValue("show") == "1"}
+	f := payForm{Link: r.FormValue("l"), Seen: r.FormValue("seen"), ShowUtility: r.FormValue("show") == "1", Fixed: r.FormValue("fixed") == "1"}
 	band, err1 := strconv.ParseUint(r.FormValue("band"), 10, 16)
 	want, err2 := kwh(r.FormValue("want"))
 	give, err3 := kwh(r.FormValue("give"))

@@ -26,6 +26,7 @@ type Options struct {
 	GiveMWh   int64  // energy that the house may take out of the car, 0 for none
 	FloorMWh  int64  // energy that must be in by Departure, whatever it costs
 	Departure int64  // UTC ms, 0 if unknown
+	Fixed     bool   // the aggregator may not move the session's power, for no pay
 	// ShowUtility agrees beforehand that a host which cannot reach the aggregator
 	// may see the certificate, and so the utility.
 	ShowUtility bool
@@ -404,6 +405,8 @@ func (w *Wallet) hear(t *trip, m guest.Message) ([]guest.Message, error) {
 			return nil, err
 		}
 		return nil, w.noticed(t, n)
+	case guest.Flex:
+		return w.assent(t, m.Body)
 	case guest.Hello, guest.Carried:
 		return nil, nil // of a visit that began anew; the offer is agreed already
 	}
@@ -522,6 +525,7 @@ func (t *trip) checkFee() {
 // received keeps the receipt and claims what the car earned, in one step.
 func (w *Wallet) received(t *trip, now time.Time, also []func(*store.Tx) error) error {
 	t.rec.Over = true
+	w.plansShares(t, now)
 	due := t.driver.Due()
 	if due == 0 {
 		t.rec.Paid = true

@@ -63,6 +63,7 @@ type record struct {
 	Entry   uint64
 	Case    string // a dispute names this session
 	Paid    bool   // its notes are here
+	Pool    pooled
 	Steps   []step
 }
 

@@ -117,6 +117,7 @@ func (t *trip) full() web.Session {
 	}
 	rec, v, ok := t.kept()
 	if !ok {
+		s.Payees = t.rec.Pool.payees()
 		return s
 	}
 	s.End = time.Unix(int64(rec.T1)*900, 0).UTC()
@@ -128,6 +129,7 @@ func (t *trip) full() web.Session {
 			s.Payees = append(s.Payees, p)
 		}
 	}
+	s.Payees = append(s.Payees, t.rec.Pool.payees()...)
 	s.OCMF = readings(v, t.code)
 	s.Parties = []web.Knows{
 		{Party: "the host", Learned: "authorised, energy, amount", NotLearned: "who you are", Because: "your certificate travels sealed to the aggregator"},

@@ -109,6 +109,7 @@ func (w *Wallet) Serve(ctx context.Context) error {
 	group.Go(func() error { return w.purse.Serve(ctx) })
 	group.Go(func() error { return w.serveCases(ctx) })
 	group.Go(func() error { return w.serveTrips(ctx) })
+	group.Go(func() error { return w.serveShares(ctx) })
 	if listen := w.env.Config.Wallet.Listen; listen != "off" {
 		l, err := net.Listen("tcp", listen)
 		if err != nil {

@@ -180,6 +180,8 @@ type Session struct {
 	Ref       string // ledger ref; only for driver and aggregator views
 	Entry     *uint64
 	Parties   []Knows // who learned what of this session
+	Offered   bool    // it was offered to the aggregator's pool
+	Moved     bool    // it followed an instruction of a grid operator
 }
 
 // Interval is a five-minute split.

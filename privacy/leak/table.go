@@ -31,7 +31,9 @@ const (
 	OnionCell    Message = 23
 	LedgerEntry  Message = 24
 	Flex         Message = 25
-	lastMessage          = Flex
+	FlexAssent   Message = 26
+	ShareAsk     Message = 27
+	lastMessage          = ShareAsk
 )
 
 // String names the message as the page does.
@@ -39,7 +41,7 @@ func (m Message) String() string {
 	names := [...]string{"", "offer", "opening", "authorisation request", "tick", "ack", "close", "signed record", "settlement",
 		"shown meter records", "shown certificate", "lock", "collect", "collect (boxed)", "swap", "redeem", "host pass request",
 		"deck request", "bill line", "meter report", "alarm", "private sum report", "day certificates request", "onion packet",
-		"ledger entry", "flexibility offer"}
+		"ledger entry", "flexibility offer", "assent to a flexibility offer", "question for pool pay"}
 	if m >= Offer && m <= lastMessage {
 		return names[m]
 	}
@@ -114,5 +116,9 @@ var table = []Row{
 	{OnionCell, Relay, "a packet among others", []Field{{"cell", Technical, ciphered}}},
 	{LedgerEntry, Ledger, "your session, hidden in a commitment", []Field{{"utility of the driver", Customer, utility}, {"day", Customer, 31},
 		{"commitment", Customer, random}}},
-	{Flex, Aggregator, "what your car could shift", []Field{{"meter certificate", Technical, ocmf}, {"plan", Customer, power * power}, {"zone", Technical, zones}}},
+	{Flex, Guest, "what your house and this car could shift, for the driver to agree", []Field{{"meter key", Technical, ocmf}, {"plan", Customer, power * power},
+		{"zone", Technical, zones}}},
+	{Flex, Aggregator, "what a car could shift", []Field{{"meter certificate", Technical, ocmf}, {"plan", Customer, power * power}, {"zone", Technical, zones}}},
+	{FlexAssent, HostHome, "you agree that your car may be moved so far", []Field{{"time", Technical, quarter}, {"signature", Customer, random}}},
+	{ShareAsk, Aggregator, "what did my session earn in the pool?", []Field{{"session", Customer, everyone}}},
 }

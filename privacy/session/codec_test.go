@@ -58,6 +58,7 @@ type sample struct {
 	ask     Ask
 	cert    Shown
 	booked  Settled
+	shares  Shares
 }
 
 func newSample(t testing.TB) *sample {
@@ -116,6 +117,8 @@ func (s *sample) after(t testing.TB, host, evagg, utility ed25519.PrivateKey) {
 	s.opening = Opening{Record: s.receipt.What, Salt: [32]byte{18}, Values: commit.Values{Pay: 1, Earn: 2, GridPay: -3, Energy: 4}, Blind: [32]byte{19}}
 	s.collect = Collect{Session: s.record.Open, Party: PartyHost, Epoch: 202603, Row: note.Row{{20}, {21}}}
 	s.collect.Sign(vectorNet, host)
+	s.shares = Shares{Session: s.record.Open, List: []Share{{Instruction: [32]byte{26}, Delivered: 1_900_000, Permille: 950, Paid: 380_000, Size: 3, Index: 1,
+		Root: [32]byte{31}, Salt: [32]byte{27}, Path: [][32]byte{{28}, {29}}, Payment: []byte("entry and proof")}, {Instruction: [32]byte{30}, Size: 1}}}
 	s.paid = Collected{Request: s.collect.Hash(vectorNet), Row: note.Row{{22}}, Issue: 23, Salt: [32]byte{24}, Proof: fill(make([]byte, 96), 25)}
 	s.lock = Lock{Session: s.record.Open, Value: 1_700_000, Currency: 978, Payment: note.Payment{Salt: [32]byte{26}, Notes: make([]note.Spent, 2)}}
 	s.lock.Sig = privacy.Sign(host, privacy.KindLock, vectorNet, s.lock.body())
@@ -182,6 +185,7 @@ func (s *sample) codecs() []codec {
 		{"ask", s.ask.Bytes(), AskSize, again(ParseAsk, (*Ask).Bytes)},
 		{"shown", s.cert.Bytes(), ShownSize, again(ParseShown, (*Shown).Bytes)},
 		{"booked", s.booked.Bytes(), 0, again(ParseSettled, (*Settled).Bytes)},
+		{"shares", s.shares.Bytes(), 0, again(ParseShares, (*Shares).Bytes)},
 	}
 }
 

@@ -17,7 +17,12 @@ const (
 	PartyHost   Party = 1
 	PartyDriver Party = 2
 	PartyChange Party = 3 // the host again, for what is left of its Lock
+	PartyPool   Party = 4 // the driver, for its session's shares of flexibility events
 )
+
+// boxed says whether a party's request travels sealed by the session's exporter:
+// the driver's do, whatever they are for.
+func (p Party) boxed() bool { return p == PartyDriver || p == PartyPool }
 
 // Collect asks for the blind notes of a settled session: slot i of Row is a
 // blinded note of 2^i minor units where the amount has bit i, filler elsewhere.
@@ -70,7 +75,7 @@ func ParseCollect(b []byte) (Collect, error) {
 	}
 	c.Row = *row
 	d.raw(c.Sig[:])
-	d.bad = d.bad || c.Party < PartyHost || c.Party > PartyChange
+	d.bad = d.bad || c.Party < PartyHost || c.Party > PartyPool
 	return c, d.end("collect")
 }
 

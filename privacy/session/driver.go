@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -456,13 +457,18 @@ func (d *Driver) Due() int64 {
 	return s.Record.Amounts.Driver
 }
 
+// Key signs what belongs to this session besides its own messages: package
+// pool's offers. It is secret.
+func (d *Driver) Key() ed25519.PrivateKey { return d.me.SSK }
+
 // Collect asks for the driver's notes, boxed so that whoever carries it learns
-// nothing: row is blinded for Due in the keys of month epoch.
-func (d *Driver) Collect(epoch uint32, row note.Row) ([]byte, error) {
-	if d.Due() == 0 {
+// nothing: row is blinded in the keys of month epoch, as PartyDriver for Due, as
+// PartyPool for the sum of the session's Shares.
+func (d *Driver) Collect(p Party, epoch uint32, row note.Row) ([]byte, error) {
+	if !p.boxed() || p == PartyDriver && d.Due() == 0 || d.phase != Done {
 		return nil, ErrNotDue
 	}
-	c := Collect{Session: d.Session(), Party: PartyDriver, Epoch: epoch, Row: row}
+	c := Collect{Session: d.Session(), Party: p, Epoch: epoch, Row: row}
 	c.Sign(d.cfg.Net, d.me.SSK)
 	// Seeded by the request itself: asking again gives the same bytes.
 	rnd := privacy.SeededReader("gridveil-collect", d.exporter[:], c.Sig[:])

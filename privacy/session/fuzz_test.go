@@ -53,6 +53,11 @@ func FuzzStep(f *testing.F) {
 		_, _, _ = w.EVAGG.Settler.Settle(w.Now, b)
 		_, _, _ = w.EVAGG.Settler.CheckLock(b)
 		_, _, _, _ = w.EVAGG.Settler.Claim(w.Now, b)
+		_, _ = w.EVAGG.Settler.Shares(b)
+		_, _ = d.OpenShares(b)
+		if s, err := session.ParseShares(b); err == nil && !bytes.Equal(s.Bytes(), b) {
+			t.Error("shares that were read are written otherwise")
+		}
 		r.LoadForeign(w.Now, b)
 	})
 }

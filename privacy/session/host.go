@@ -24,6 +24,9 @@ type HostConfig struct {
 	// Unattended says that the offer's terms agree to a session without Acks;
 	// the offer must have ModeShown.
 	Unattended bool
+	// Shown says that the session followed an instruction of the pool: what the
+	// meter signed goes to the aggregator whatever the offer's mode.
+	Shown bool
 	// Issuers are the utilities' certificate keys as the gateway last saw them
 	// on the ledger; only needed with TrustLimit.
 	Issuers pseudo.IssuerKeys
@@ -130,6 +133,13 @@ func (h *Host) Session() [32]byte {
 	}
 	return h.open.Hash(h.cfg.Net)
 }
+
+// Key signs what belongs to this session besides its own messages: package
+// pool's offers. It is secret.
+func (h *Host) Key() ed25519.PrivateKey { return h.key }
+
+// Guest is the driver's key of this session; zero before the Open.
+func (h *Host) Guest() [32]byte { return h.open.SPK }
 
 // Code is the transaction's idTag, see Code; empty before the Open.
 func (h *Host) Code() string {

@@ -96,7 +96,7 @@ func (h *Host) settleAlone() (Out, error) {
 	case h.acked.tick.Seq > 0:
 		s.Record = h.recordOf(Cut, h.acked.tick.Energy, h.acked.amounts)
 		s.Tick, s.Ack = &h.acked.tick, &h.ack
-		if h.offer.Mode&ModeShown != 0 || h.acked.tick.Energy.Out > 0 {
+		if h.shows() || h.acked.tick.Energy.Out > 0 {
 			s.Evidence = h.ending.Evidence
 		}
 	default:
@@ -105,6 +105,9 @@ func (h *Host) settleAlone() (Out, error) {
 	}
 	return h.toSettle(s)
 }
+
+// shows says whether the aggregator gets what the meter signed.
+func (h *Host) shows() bool { return h.offer.Mode&ModeShown != 0 || h.cfg.Shown }
 
 func (h *Host) toSettle(s Settle) (Out, error) {
 	h.record, h.settle, h.phase = s.Record, s.Bytes(), Settling
@@ -126,7 +129,7 @@ func (h *Host) onClosed(msg []byte) (Out, error) {
 	if err := s.Record.verifyDriver(h.cfg.Net, h.open.SPK); err != nil {
 		return Out{}, err
 	}
-	if h.offer.Mode&ModeShown != 0 {
+	if h.shows() {
 		s.Evidence = h.ending.Evidence
 	}
 	return h.toSettle(s)

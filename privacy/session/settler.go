@@ -31,7 +31,10 @@ type SettlerConfig struct {
 	Pass func(key [8]byte, hpk [32]byte, sig [PassSize]byte, at time.Time) error
 	// Price judges a finished session by tariff and evidence, and returns the
 	// aggregator's fee, millionths. Package ev supplies it.
-	Price   func(c Case) (fee int64, err error)
+	Price func(c Case) (fee int64, err error)
+	// Shares are what a settled session earned in the pool, final on the ledger;
+	// ErrNotYet while one of its events goes on. nil pools nothing.
+	Shares  func(session [32]byte) ([]Share, error)
 	Fee     FeeTerms
 	AuthFor time.Duration // an answer's life: the session must begin within
 	Rand    io.Reader

@@ -74,7 +74,7 @@ type Claim struct {
 // Claim reads a Collect, plain from a host or boxed from a driver. If known is
 // not nil, the same request was answered before and known is that answer. Else
 // store Reply.Put, post the claim to the ledger and call Collected when it is
-// final. It returns ErrUnknown, ErrNotDue, ErrSignature, or ErrCollected for
+// final. It returns ErrUnknown, ErrNotDue, ErrNotYet, ErrSignature, or ErrCollected for
 // another request than before.
 func (s *Settler) Claim(now time.Time, msg []byte) (c Claim, known []byte, r Reply, err error) {
 	req, a, err := s.readCollect(msg)
@@ -82,7 +82,7 @@ func (s *Settler) Claim(now time.Time, msg []byte) (c Claim, known []byte, r Rep
 		return Claim{}, nil, Reply{}, err
 	}
 	spender := a.Offer.HPK
-	if req.Party == PartyDriver {
+	if req.Party.boxed() {
 		spender = a.Open.SPK
 	}
 	if !privacy.Verify(spender[:], privacy.KindCollect, s.cfg.Net, req.body(), req.Sig) {
@@ -139,7 +139,7 @@ func (s *Settler) readCollect(msg []byte) (Collect, *admitted, error) {
 	if err != nil {
 		return Collect{}, nil, err
 	}
-	if boxed != (c.Party == PartyDriver) || boxed && c.Session != name {
+	if boxed != c.Party.boxed() || boxed && c.Session != name {
 		return Collect{}, nil, fmt.Errorf("collect: %w", ErrMismatch)
 	}
 	a, err := s.session(c.Session)
@@ -151,6 +151,15 @@ func (s *Settler) due(now time.Time, a *admitted, name [32]byte, p Party) (int64
 	var due int64
 	b := s.cfg.Get(key(bySettle, name))
 	switch {
+	case b != nil && p == PartyPool:
+		if s.cfg.Shares == nil {
+			return 0, ErrNotDue
+		}
+		list, err := s.cfg.Shares(name)
+		if err != nil {
+			return 0, err
+		}
+		due = (&Shares{List: list}).Sum()
 	case b != nil:
 		_, _, x, err := parseBooked(b)
 		if err != nil {
@@ -177,7 +186,7 @@ func (s *Settler) Collected(now time.Time, c *Claim, answer Collected) (Reply, e
 	}
 	answer.Request = c.Request
 	msg := answer.Bytes()
-	if c.Party == PartyDriver {
+	if c.Party.boxed() {
 		if msg, err = boxCollect(s.cfg.Rand, a.Exporter, c.Session, msg); err != nil {
 			return Reply{}, err
 		}

@@ -21,12 +21,14 @@ import (
 	"github.com/cloudflare/circl/group"
 
 	"gridveil/ev"
+	"gridveil/ev/pool"
 	"gridveil/ev/settle"
 	"gridveil/ledger"
 	"gridveil/mesh"
 	"gridveil/mesh/member"
 	"gridveil/node/ask"
 	"gridveil/node/clock"
+	"gridveil/node/signal"
 	"gridveil/privacy"
 	"gridveil/privacy/commit"
 	"gridveil/privacy/note"
@@ -87,19 +89,22 @@ type Market struct {
 	Late     time.Duration  // see Lag; set before use
 	// Broken, if set, may answer in the place of the operator.
 	Broken func(op ask.Op, body []byte) ([]byte, error, bool)
+	// Flex are the offers to the pool that were taken, in order.
+	Flex   []*pool.Flex
+	earned map[[32]byte][]session.Share
 }
 
 type keys struct {
-	record, log, witness, issuer ed25519.PrivateKey
-	box, issue                   privacy.BoxKey
+	record, log, witness, issuer, grid ed25519.PrivateKey
+	box, issue                         privacy.BoxKey
 }
 
 // New makes a market on a clock.
 func New(t testing.TB, c clock.Clock) *Market {
 	t.Helper()
 	m := &Market{t: t, clock: c, stored: map[string][]byte{}, registry: &note.Registry{}, nulls: map[[32]byte]string{},
-		settled: map[[32]byte]*session.Settled{}, entries: map[[32]byte]ask.Proven{}, claims: map[[32]byte]bool{}, locks: map[[32]byte]int64{}, Seen: map[ask.Op]int{}}
-	for _, k := range []*ed25519.PrivateKey{&m.keys.record, &m.keys.log, &m.keys.witness, &m.keys.issuer} {
+		settled: map[[32]byte]*session.Settled{}, entries: map[[32]byte]ask.Proven{}, claims: map[[32]byte]bool{}, locks: map[[32]byte]int64{}, earned: map[[32]byte][]session.Share{}, Seen: map[ask.Op]int{}}
+	for _, k := range []*ed25519.PrivateKey{&m.keys.record, &m.keys.log, &m.keys.witness, &m.keys.issuer, &m.keys.grid} {
 		*k = must(privacy.NewKey(rand.Reader))
 	}
 	for _, k := range []*privacy.BoxKey{&m.keys.box, &m.keys.issue} {
@@ -118,6 +123,13 @@ func New(t testing.TB, c clock.Clock) *Market {
 		Price: func(c session.Case) (int64, error) {
 			fee, _, err := settle.Pricer{Fees: Fees}.Price(c, m.locks[c.Record.Open])
 			return fee, err
+		},
+		Shares: func(open [32]byte) ([]session.Share, error) {
+			list, ok := m.earned[open]
+			if !ok {
+				return nil, session.ErrNotYet
+			}
+			return list, nil
 		},
 		Fee:     session.FeeTerms{PerKWhIn: uint32(Fees.PerKWhIn), PerKWhOut: uint32(Fees.PerKWhOut), Sheet: sheet},
 		AuthFor: 24 * time.Hour, Rand: rand.Reader, Get: func(key []byte) []byte { return bytes.Clone(m.stored[string(key)]) }}))
@@ -244,6 +256,14 @@ func (m *Market) decide(op ask.Op, body []byte) ([]byte, error) {
 		return m.settle(now, body)
 	case ask.Collect:
 		return m.collect(now, body)
+	case ask.Shares:
+		b, err := m.settler.Shares(body)
+		if errors.Is(err, session.ErrNotYet) {
+			err = &ask.NotYetError{After: time.Minute}
+		}
+		return b, err
+	case ask.Flex:
+		return m.flex(body)
 	case ask.Denoms:
 		return m.denoms()
 	case ask.Swap:
@@ -361,6 +381,49 @@ func (m *Market) collect(now time.Time, body []byte) ([]byte, error) {
 	}
 	m.Issued += int64(c.Minor)
 	return m.reply(m.settler.Collected(now, &c, session.Collected{Row: *row, Issue: 7}))
+}
+
+// CertifyMeter is the grid operator's certificate over a meter in zone elm, the
+// second of the network.
+func (m *Market) CertifyMeter(key [32]byte, zone, maxW uint32) pool.MeterCert {
+	return pool.SignMeter(m.keys.grid, [8]byte(Net), key, zone, maxW)
+}
+
+// ControlKey is the key of a session's control line.
+func ControlKey(open [32]byte) signal.Key { return signal.SessionKey([32]byte{'m'}, open) }
+
+// flex takes an offer to the pool and answers with the session's control line.
+func (m *Market) flex(body []byte) ([]byte, error) {
+	f, err := pool.DecodeFlex(body)
+	if err != nil {
+		return nil, err
+	}
+	file, err := m.settler.File(f.Open)
+	if err != nil {
+		return nil, err
+	}
+	grid, spk := pub(m.keys.grid), file.Cert.SPK()
+	if err := f.Verify(grid[:], file.Offer.HPK[:], spk[:], [8]byte(Net)); err != nil {
+		return nil, err
+	}
+	m.Flex = append(m.Flex, f)
+	return signal.Line{Key: ControlKey(f.Open)}.Bytes(), nil
+}
+
+// Earn pays a session a share of one flexibility event; 0 says that it earned
+// nothing.
+func (m *Market) Earn(open [32]byte, delivered, paid int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.earned[open] = nil
+	if paid == 0 {
+		return
+	}
+	line := pool.Line{Open: open, DeliveredMWh: delivered, Availability: 1000, PaidMicro: paid}
+	tree := pool.NewTree([][]byte{line.Encode(), make([]byte, pool.LineSize)})
+	root, salt := tree.Root(), [32]byte{'s'}
+	payment := m.prove(&ledger.Transfer{From: ledger.OpenAccount(1, 0), To: ledger.EarnedAccount(0), X: paid + ev.MinorEUR, Purpose: ledger.PurposeHousehold, Ref: ledger.Salted(salt, root[:])})
+	m.earned[open] = []session.Share{{Instruction: [32]byte{'i'}, Delivered: delivered, Permille: 1000, Paid: paid, Size: 2, Root: root, Salt: salt, Path: tree.Prove(0), Payment: payment.Bytes()}}
 }
 
 func (m *Market) denoms() ([]byte, error) {

@@ -271,7 +271,7 @@ func (p *Purse) request(c Claim, m ask.Month) (job, error) {
 		return job{}, &errWait{retryMax}
 	}
 	kind := leak.CollectHost
-	if c.Party == session.PartyDriver {
+	if c.Party == session.PartyDriver || c.Party == session.PartyPool {
 		kind = leak.CollectBoxed
 	}
 	p.mu.Lock()

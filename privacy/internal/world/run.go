@@ -298,6 +298,13 @@ func (r *Run) Collect(p session.Party) (uint16, error) {
 	if p == session.PartyDriver {
 		wallet, due = r.driver.Wallet, r.Driver.Due()
 	}
+	if p == session.PartyPool {
+		shares, err := r.Shares()
+		if err != nil {
+			return 0, err
+		}
+		wallet, due = r.driver.Wallet, shares.Sum()
+	}
 	op, err := wallet.Collect(d, uint16(due/cent))
 	if err != nil {
 		return 0, err
@@ -316,10 +323,23 @@ func (r *Run) Collect(p session.Party) (uint16, error) {
 	return uint16(due / cent), swap(r.w, wallet, mint)
 }
 
+// Shares asks what the session earned in the pool.
+func (r *Run) Shares() (session.Shares, error) {
+	msg, err := r.Driver.AskShares()
+	if err != nil {
+		return session.Shares{}, err
+	}
+	answer, err := r.w.EVAGG.Settler.Shares(msg)
+	if err != nil {
+		return session.Shares{}, err
+	}
+	return r.Driver.OpenShares(answer)
+}
+
 // claim sends a Collect and opens its answer.
 func (r *Run) claim(p session.Party, epoch uint32, row *note.Row) (session.Collected, error) {
-	if p == session.PartyDriver {
-		msg, err := r.Driver.Collect(epoch, *row)
+	if p == session.PartyDriver || p == session.PartyPool {
+		msg, err := r.Driver.Collect(p, epoch, *row)
 		if err != nil {
 			return session.Collected{}, err
 		}

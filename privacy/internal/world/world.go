@@ -360,14 +360,15 @@ type Aggregator struct {
 	Store   map[string][]byte
 	Booked  []*session.Settled
 	Revoked map[[32]byte]bool
-	Issued  int64             // minor units signed as notes
-	spent   map[[32]byte]bool // nullifiers
-	Down    bool              // no answer at all
-	Busy    bool              // passes cannot be judged now
+	Issued  int64                        // minor units signed as notes
+	spent   map[[32]byte]bool            // nullifiers
+	Pool    map[[32]byte][]session.Share // what sessions earned in the pool; a session that is missing waits
+	Down    bool                         // no answer at all
+	Busy    bool                         // passes cannot be judged now
 }
 
 func (w *World) newAggregator() (*Aggregator, error) {
-	a := &Aggregator{w: w, Store: map[string][]byte{}, Revoked: map[[32]byte]bool{}, spent: map[[32]byte]bool{}}
+	a := &Aggregator{w: w, Store: map[string][]byte{}, Revoked: map[[32]byte]bool{}, spent: map[[32]byte]bool{}, Pool: map[[32]byte][]session.Share{}}
 	copy(a.ID[:], "evagg")
 	var err error
 	if a.Key, err = privacy.NewKey(w.rnd); err != nil {
@@ -390,6 +391,13 @@ func (w *World) newAggregator() (*Aggregator, error) {
 				return note.ErrKey
 			}
 			return note.VerifyPass(mint.Public(), hpk, sig)
+		},
+		Shares: func(name [32]byte) ([]session.Share, error) {
+			list, ok := a.Pool[name]
+			if !ok {
+				return nil, session.ErrNotYet
+			}
+			return list, nil
 		},
 		Price: price, Fee: Fees, AuthFor: 24 * time.Hour, Rand: w.rnd,
 		Get: func(k []byte) []byte { return a.Store[string(k)] }})
