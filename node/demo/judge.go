@@ -10,6 +10,7 @@ import (
 	"gridveil/node/clock"
 	"gridveil/node/meter"
 	"gridveil/node/model"
+	"gridveil/node/plant"
 	"gridveil/node/store"
 )
 
@@ -147,10 +148,8 @@ func (s *Scene) trueEnergy(m *Member, end time.Time) int64 {
 		from = Start
 	}
 	sum := 0.
-	for _, p := range s.gateway(m).Curve(from) {
-		if !p.At.After(end) && p.At.After(from) {
-			sum += p.Load * 1000 / 60
-		}
+	for at := from; at.Before(end); at = at.Add(plant.Step) {
+		sum += max(0, m.Home.Load.Watts(at)) * 1000 * plant.Step.Hours()
 	}
 	return int64(sum + .5)
 }
