@@ -61,7 +61,7 @@ fast as the nodes keep up and exits 0 only when every invariant holds.`,
 	f.BoolVar(&verbose, "verbose", false, "show what the nodes log")
 	f.IntVar(&o.Homes, "homes", 25, "number of homes; below 20 the private classes refuse and class lab is used")
 	f.IntVar(&o.Hours, "hours", 24, "length of the day with --once")
-	f.Uint64Var(&o.Seed, "seed", 1, "the same seed gives the same bills")
+	f.Uint64Var(&o.Seed, "seed", 1, "the same seed gives the same bills, but for the home where flexibility is bought")
 	f.Float64Var(&o.Speed, "speed", demo.LiveSpeed, "how much faster than real time")
 	f.StringVar(&o.Traces, "traces", "", "folder with home_*.csv: household loads instead of generated ones")
 	f.StringVar(&o.Listen, "listen", "127.0.0.1:7080", "address of the dashboard")
