@@ -319,6 +319,13 @@ func (g *Gateway) SessionCounts() Counts {
 	return g.hosting.counts()
 }
 
+// occupied says whether a car is at the wallbox.
+func (h *hosting) occupied() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.current.s.Plugged || h.current.s.State.Running()
+}
+
 // carWatts is what the wallbox reports now, for a simulated house.
 func (g *Gateway) carWatts() float64 {
 	if g.hosting == nil {

@@ -60,7 +60,10 @@ type house struct {
 	home plant.Home
 	now  House
 	seen bool
-	last plant.Registers
+	// watched says whether somebody keeps every minute's registers, as a session
+	// at the wallbox does.
+	watched func() bool
+	last    plant.Registers
 }
 
 const houseState = "house"
@@ -168,8 +171,8 @@ func (h *house) step(ctx context.Context, end time.Time) error {
 	if h.feeder != nil {
 		h.feeder(end, r.Import, r.Export)
 	}
-	if end.Truncate(h.readPeriod()).Equal(end) {
-		// Before the reading leaves: a meter never shows less than it showed.
+	if end.Truncate(h.readPeriod()).Equal(end) || h.watched() {
+		// Before the values leave: no register ever shows less than it showed.
 		if err := h.save(r); err != nil {
 			return err
 		}

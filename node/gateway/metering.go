@@ -127,6 +127,7 @@ func (g *Gateway) source(hw Hardware) (meter.Source, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.watched = func() bool { return g.hosting != nil && g.hosting.occupied() }
 	g.house = h
 	return h.meter, nil
 }
