@@ -111,7 +111,7 @@ func (n *Node) invite(roleName, zone string) (Invitation, error) {
 	return Invitation{Code: inv.Code.String(), Link: link.String(), Role: roleName, Zone: zone, Expires: inv.Expires}, nil
 }
 
-// String is the six lines that `gridveil run` prints once it is up.
+// String is what `gridveil run` prints once the node is up, one fact a line.
 func (n *Node) String() string {
 	self := n.Host.Self()
 	where := ""
@@ -122,5 +122,12 @@ func (n *Node) String() string {
 	if a := n.Host.Addrs(); len(a) > 0 {
 		addrs = fmt.Sprint(a)
 	}
-	return fmt.Sprintf("role       %s of operator %s%s\nstore      sound, commit %d\naddresses  %s\nready in   %v", n.Config.Role, self.Operator, where, n.Store.Head(), addrs, time.Since(n.started).Round(time.Millisecond))
+	text := fmt.Sprintf("role       %s of operator %s%s\nstore      sound, commit %d\naddresses  %s\nready in   %v", n.Config.Role, self.Operator, where, n.Store.Head(), addrs, time.Since(n.started).Round(time.Millisecond))
+	if n.pagesAt != nil {
+		text += fmt.Sprintf("\ndashboard  http://%s", n.pagesAt.Addr())
+	}
+	if n.Config.Role == "wallet" && n.Config.Wallet.Listen != "off" {
+		text += fmt.Sprintf("\nwallet     http://%s", n.Config.Wallet.Listen)
+	}
+	return text
 }
