@@ -9,6 +9,9 @@ import (
 	"runtime"
 	"time"
 
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
 	"gridveil/mesh"
 	"gridveil/mesh/member"
 	"gridveil/node/control"
@@ -98,8 +101,8 @@ func (n *Node) invite(roleName, zone string) (Invitation, error) {
 	if err != nil {
 		return Invitation{}, err
 	}
-	addrs := n.Host.Addrs()
-	if len(addrs) == 0 {
+	addr, ok := reachable(n.Host.Addrs())
+	if !ok {
 		return Invitation{}, errors.New("this node listens nowhere: set mesh.listen, so that the invited can reach it")
 	}
 	inv, err := n.registrar.Invite(r, zone)
@@ -107,8 +110,28 @@ func (n *Node) invite(roleName, zone string) (Invitation, error) {
 		return Invitation{}, err
 	}
 	b := n.Host.Bundle()
-	link := member.Link{Code: inv.Code, Network: b.Network, Bundle: b.Hash(), Seed: n.Host.Self().Key, Address: addrs[0].String()}
+	link := member.Link{Code: inv.Code, Network: b.Network, Bundle: b.Hash(), Seed: n.Host.Self().Key, Address: addr.String()}
 	return Invitation{Code: inv.Code.String(), Link: link.String(), Role: roleName, Zone: zone, Expires: inv.Expires}, nil
+}
+
+// reachable is the address that others find a node at: a public one first, then
+// one of the local network, and its loopback only where it has no other.
+func reachable(addrs []ma.Multiaddr) (best ma.Multiaddr, ok bool) {
+	rank := func(a ma.Multiaddr) int {
+		switch {
+		case manet.IsIPLoopback(a):
+			return 0
+		case manet.IsPrivateAddr(a):
+			return 1
+		}
+		return 2
+	}
+	for _, a := range addrs {
+		if !ok || rank(a) > rank(best) {
+			best, ok = a, true
+		}
+	}
+	return best, ok
 }
 
 // String is what `gridveil run` prints once the node is up, one fact a line.

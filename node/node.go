@@ -164,12 +164,11 @@ func (n *Node) openHost() error {
 	if n.registrar != nil {
 		c.Enrol = n.registrar
 	}
-	for _, a := range n.Config.Mesh.Listen {
-		addr, err := ma.NewMultiaddr(a)
-		if err != nil {
-			return fmt.Errorf("mesh.listen: %w", err)
-		}
-		c.Listen = append(c.Listen, addr)
+	if c.Listen, err = multiaddrs(n.Config.Mesh.Listen); err != nil {
+		return fmt.Errorf("mesh.listen: %w", err)
+	}
+	if c.Announce, err = multiaddrs(n.Config.Mesh.Announce); err != nil {
+		return fmt.Errorf("mesh.announce: %w", err)
 	}
 	for _, a := range append(n.ID.Contacts, n.Config.Mesh.Parents...) {
 		info, err := peer.AddrInfoFromString(a)
@@ -185,6 +184,18 @@ func (n *Node) openHost() error {
 		return err
 	}
 	return n.prime()
+}
+
+func multiaddrs(texts []string) ([]ma.Multiaddr, error) {
+	var out []ma.Multiaddr
+	for _, t := range texts {
+		a, err := ma.NewMultiaddr(t)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, a)
+	}
+	return out, nil
 }
 
 // misusedCode raises the alarm for a code that was tried by the wrong hands.

@@ -52,7 +52,7 @@ func initCommand() *cobra.Command {
 			if err := node.Init(data(c), role, name); err != nil {
 				return err
 			}
-			fmt.Fprintf(c.ErrOrStderr(), "prepared %s for a %s; edit %s, then `gridveil run --data %s`\n", data(c), role, config.FileName, data(c))
+			fmt.Fprintf(c.ErrOrStderr(), "prepared %s for %s; edit %s, then `gridveil run --data %s`\n", data(c), article(role), config.FileName, data(c))
 			switch {
 			case pair != "":
 				if err := join(c, pair); err != nil {

@@ -45,7 +45,7 @@ region = 1
 
 [[operators]]
 name = "utility-a"
-roles = ["gateway", "ssn", "headend", "utility"]
+roles = ["gateway", "ssn", "headend", "utility", "wallet"]
 zones = ["elm"]
 dso_zones = ["elm"]
 
