@@ -159,7 +159,7 @@ type help struct {
 }
 
 var (
-	helpSub  = regexp.MustCompile(`^  ([a-z]+)  +\S`)
+	helpSub  = regexp.MustCompile(`^  ([a-z-]+) +[A-Z]`)
 	helpFlag = regexp.MustCompile(`^ +(?:-\w, )?--([a-z-]+)`)
 )
 
@@ -175,7 +175,7 @@ func (c *tree) help(path string) help {
 	h := help{text: string(out)}
 	_, listed, _ := strings.Cut(h.text, "\nUsage:\n")
 	for line := range strings.SplitSeq(listed, "\n") {
-		if m := helpSub.FindStringSubmatch(line); m != nil && m[1] != "gridveil" {
+		if m := helpSub.FindStringSubmatch(line); m != nil {
 			h.subs = append(h.subs, m[1])
 		}
 		if m := helpFlag.FindStringSubmatch(line); m != nil {

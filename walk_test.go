@@ -35,7 +35,7 @@ import (
 // changed is what the test runs instead of a documented command, and why.
 var changed = []struct{ command, instead, why string }{
 	{"go run ./cmd/gridveil demo", "gridveil demo --homes 6 --listen 127.0.0.1:0", "41 nodes take a minute to start, and 7080 may be taken"},
-	{"go run ./cmd/gridveil demo --once --homes 6 --data ./day", "gridveil demo --once --homes 6 --data ./day --hours 3", "a whole day takes minutes; invariants of what happens later are not printed"},
+	{"go run ./cmd/gridveil demo --once --homes 6 --data ./day", "gridveil demo --once --homes 6 --data ./day --hours 2", "a whole day takes minutes; invariants of what happens later are not printed"},
 	{"make test", "", "it would run this test again; that the target exists is another test"},
 	{"make build", "", "every command here is run by what it builds"},
 	{`gridveil wallet pay "http://192.0.2.7:8480/g/..." --band 20 --want 15 --data ./car`, "", "it needs a wallbox with a car; node/e2e has one"},
@@ -177,7 +177,7 @@ func (w *walk) step(s step) {
 	if subset {
 		fits = fitSubset
 	}
-	var got, bad string
+	var got, bad, last string
 	for {
 		got, bad = w.try(args, out, len(s.output) > 0 && strings.HasPrefix(s.output[0], "gridveil: error:"))
 		if bad == "" && len(s.output) > 0 {
@@ -185,6 +185,10 @@ func (w *walk) step(s step) {
 		}
 		if bad == "" || !asks.MatchString(command) || time.Since(began) > patience {
 			break
+		}
+		if bad != last {
+			w.t.Logf("%s: `%s` not yet: %s %s", s.where, command, bad, got)
+			last = bad
 		}
 		time.Sleep(500 * time.Millisecond) // other processes: nobody to wake us
 	}

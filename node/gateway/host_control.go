@@ -19,7 +19,7 @@ func refuseGuests(c *nodecontrol.Server) {
 	if c == nil {
 		return
 	}
-	for _, name := range []string{"guest-link", "sessions", "charge", "stop-charge", "evse-accept", "evse-list", "card-add"} {
+	for _, name := range []string{"guest-link", "sessions", "charge", "stop-charge", "evse-accept", "evse-list", "card-add", "meter-cert"} {
 		c.Handle(name, func(context.Context, json.RawMessage) (any, error) { return nil, ErrNoWallbox })
 	}
 }
