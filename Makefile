@@ -1,11 +1,12 @@
 # gridveil: `make test` is what CI runs; `make demo` shows a neighbourhood on loopback.
 export CGO_ENABLED = 0
 GO ?= go
+BIN ?= gridveil
 
 .PHONY: test race demo bench lint build
 
 build:
-	$(GO) build -trimpath -ldflags "-s -w" -o gridveil ./cmd/gridveil
+	$(GO) build -trimpath -ldflags "-s -w" -o $(BIN) ./cmd/gridveil
 
 test:
 	$(GO) vet ./...

@@ -9,6 +9,9 @@ import (
 	"runtime"
 	"time"
 
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
 	"gridveil/mesh"
 	"gridveil/mesh/member"
 	"gridveil/node/control"
@@ -98,8 +101,8 @@ func (n *Node) invite(roleName, zone string) (Invitation, error) {
 	if err != nil {
 		return Invitation{}, err
 	}
-	addrs := n.Host.Addrs()
-	if len(addrs) == 0 {
+	addr, ok := reachable(n.Host.Addrs())
+	if !ok {
 		return Invitation{}, errors.New("this node listens nowhere: set mesh.listen, so that the invited can reach it")
 	}
 	inv, err := n.registrar.Invite(r, zone)
@@ -107,11 +110,31 @@ func (n *Node) invite(roleName, zone string) (Invitation, error) {
 		return Invitation{}, err
 	}
 	b := n.Host.Bundle()
-	link := member.Link{Code: inv.Code, Network: b.Network, Bundle: b.Hash(), Seed: n.Host.Self().Key, Address: addrs[0].String()}
+	link := member.Link{Code: inv.Code, Network: b.Network, Bundle: b.Hash(), Seed: n.Host.Self().Key, Address: addr.String()}
 	return Invitation{Code: inv.Code.String(), Link: link.String(), Role: roleName, Zone: zone, Expires: inv.Expires}, nil
 }
 
-// String is the six lines that `gridveil run` prints once it is up.
+// reachable is the address that others find a node at: a public one first, then
+// one of the local network, and its loopback only where it has no other.
+func reachable(addrs []ma.Multiaddr) (best ma.Multiaddr, ok bool) {
+	rank := func(a ma.Multiaddr) int {
+		switch {
+		case manet.IsIPLoopback(a):
+			return 0
+		case manet.IsPrivateAddr(a):
+			return 1
+		}
+		return 2
+	}
+	for _, a := range addrs {
+		if !ok || rank(a) > rank(best) {
+			best, ok = a, true
+		}
+	}
+	return best, ok
+}
+
+// String is what `gridveil run` prints once the node is up, one fact a line.
 func (n *Node) String() string {
 	self := n.Host.Self()
 	where := ""
@@ -122,5 +145,12 @@ func (n *Node) String() string {
 	if a := n.Host.Addrs(); len(a) > 0 {
 		addrs = fmt.Sprint(a)
 	}
-	return fmt.Sprintf("role       %s of operator %s%s\nstore      sound, commit %d\naddresses  %s\nready in   %v", n.Config.Role, self.Operator, where, n.Store.Head(), addrs, time.Since(n.started).Round(time.Millisecond))
+	text := fmt.Sprintf("role       %s of operator %s%s\nstore      sound, commit %d\naddresses  %s\nready in   %v", n.Config.Role, self.Operator, where, n.Store.Head(), addrs, time.Since(n.started).Round(time.Millisecond))
+	if n.pagesAt != nil {
+		text += fmt.Sprintf("\ndashboard  http://%s", n.pagesAt.Addr())
+	}
+	if n.Config.Role == "wallet" && n.Config.Wallet.Listen != "off" {
+		text += fmt.Sprintf("\nwallet     http://%s", n.Config.Wallet.Listen)
+	}
+	return text
 }

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -61,12 +62,14 @@ type Node struct {
 
 	o         Options
 	registrar *enrol.Registrar // nil on nodes that certify nobody
+	pagesAt   net.Listener     // nil on nodes that serve no pages
 	started   time.Time
 }
 
 // Open acquires everything that the node in dir needs, in order, and starts
 // nothing. Close or Serve must follow.
 func Open(dir string, o Options) (*Node, error) {
+	began := time.Now()
 	o.fill()
 	c, err := config.Load(dir)
 	if err != nil {
@@ -87,7 +90,7 @@ func Open(dir string, o Options) (*Node, error) {
 	if err != nil {
 		return nil, describeDamage(err, st)
 	}
-	n := &Node{o: o, started: time.Now(), Env: &role.Env{Config: c, Clock: o.Clock, Log: o.Log, ID: id, Store: st, Warn: role.NewBoard(), Rand: o.Rand,
+	n := &Node{o: o, started: began, Env: &role.Env{Config: c, Clock: o.Clock, Log: o.Log, ID: id, Store: st, Warn: role.NewBoard(), Rand: o.Rand,
 		Net: privacy.Net(id.Bundle.Tag()), Control: control.NewServer(dir)}}
 	if err := n.join(); err != nil {
 		return nil, errors.Join(err, n.Close())
@@ -136,7 +139,7 @@ func (n *Node) join() error {
 		return fmt.Errorf("%s: %w", n.Config.Role, err)
 	}
 	n.commands()
-	return nil
+	return n.listenPages()
 }
 
 // relays says which roles forward onion packets besides substations: those that
@@ -161,12 +164,11 @@ func (n *Node) openHost() error {
 	if n.registrar != nil {
 		c.Enrol = n.registrar
 	}
-	for _, a := range n.Config.Mesh.Listen {
-		addr, err := ma.NewMultiaddr(a)
-		if err != nil {
-			return fmt.Errorf("mesh.listen: %w", err)
-		}
-		c.Listen = append(c.Listen, addr)
+	if c.Listen, err = multiaddrs(n.Config.Mesh.Listen); err != nil {
+		return fmt.Errorf("mesh.listen: %w", err)
+	}
+	if c.Announce, err = multiaddrs(n.Config.Mesh.Announce); err != nil {
+		return fmt.Errorf("mesh.announce: %w", err)
 	}
 	for _, a := range append(n.ID.Contacts, n.Config.Mesh.Parents...) {
 		info, err := peer.AddrInfoFromString(a)
@@ -176,9 +178,24 @@ func (n *Node) openHost() error {
 		c.Parents = append(c.Parents, *info)
 	}
 	if n.Host, err = mesh.New(c, key, meshStore{n.Store}); err != nil {
+		if strings.Contains(err.Error(), "address already in use") {
+			err = fmt.Errorf("%w\nnext: choose another mesh.listen in %s: each node of a machine needs its own", err, config.FileName)
+		}
 		return err
 	}
 	return n.prime()
+}
+
+func multiaddrs(texts []string) ([]ma.Multiaddr, error) {
+	var out []ma.Multiaddr
+	for _, t := range texts {
+		a, err := ma.NewMultiaddr(t)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, a)
+	}
+	return out, nil
 }
 
 // misusedCode raises the alarm for a code that was tried by the wrong hands.
@@ -193,6 +210,9 @@ func (n *Node) Close() error {
 	var err error
 	if n.Host != nil {
 		err = n.Host.Close()
+	}
+	if n.pagesAt != nil {
+		err = errors.Join(err, n.pagesAt.Close())
 	}
 	return errors.Join(err, n.Store.Close())
 }
@@ -240,21 +260,29 @@ func (n *Node) awaitHost(ctx context.Context) {
 	}
 }
 
-// pages serves the dashboard of a role that has one.
+// listenPages takes the dashboard's address, so that a taken one is known before
+// anything starts.
+func (n *Node) listenPages() (err error) {
+	if n.o.NoPages || n.Config.Web.Listen == "off" {
+		return nil
+	}
+	if n.pagesAt, err = net.Listen("tcp", n.Config.Web.Listen); err != nil {
+		return fmt.Errorf("web.listen: %w\nnext: choose another address in %s, or \"off\"", err, config.FileName)
+	}
+	return nil
+}
+
+// pages serves the dashboard.
 func (n *Node) pages(ctx context.Context) error {
 	pages, ok := site.For(n.Env, n.Role)
-	if !ok || n.Config.Web.Listen == "off" {
+	if !ok || n.pagesAt == nil {
 		return nil
 	}
 	s, err := web.New(pages, n.Log)
 	if err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", n.Config.Web.Listen)
-	if err != nil {
-		return fmt.Errorf("web.listen: %w; choose another address in %s, or \"off\"", err, config.FileName)
-	}
-	return s.Serve(ctx, l)
+	return s.Serve(ctx, n.pagesAt)
 }
 
 const (

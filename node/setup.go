@@ -75,6 +75,9 @@ func Join(ctx context.Context, dir, code, seed string) error {
 	if _, err := os.Stat(filepath.Join(dir, identity.CertificateFile)); err == nil {
 		return errors.New("this node is already a member; to start over, move its data directory away")
 	}
+	if _, err := config.Load(dir); err != nil {
+		return err
+	}
 	key, err := identity.Key(dir, rand.Reader)
 	if err != nil {
 		return err

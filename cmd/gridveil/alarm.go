@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"gridveil/node"
-	"gridveil/node/control"
 )
 
 func alarmCommand() *cobra.Command {
@@ -17,7 +16,7 @@ func alarmCommand() *cobra.Command {
 		Use: "list", Short: "List the newest alarms and events, newest first", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var all []node.Alarm
-			if err := control.Call(c.Context(), data(c), "alarms", nil, &all); err != nil {
+			if err := ask(c, "alarms", nil, &all); err != nil {
 				return err
 			}
 			if asJSON {
@@ -31,7 +30,7 @@ func alarmCommand() *cobra.Command {
 		Use: "ack ID", Short: "Say that somebody takes care of an alarm", Args: oneArg("an alarm's id, or at least its first four digits"),
 		RunE: func(c *cobra.Command, args []string) error {
 			var id string
-			if err := control.Call(c.Context(), data(c), "alarm-ack", args[0], &id); err != nil {
+			if err := ask(c, "alarm-ack", args[0], &id); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.OutOrStdout(), "alarm %.8s is taken care of\n", id)

@@ -20,10 +20,17 @@ websockets, signatures and the ledger are real; meters, wallboxes, batteries and
 simulated and say so on screen. Nothing leaves this machine.
 
 Without --once it shows a dashboard and goes on until Ctrl-C. With --once it runs one day as
-fast as the nodes keep up and exits 0 only when every invariant holds.`,
+fast as the nodes keep up and exits 0 only when every invariant holds. --data names a new
+folder that is kept; without it a temporary one is removed at the end.`,
 		Example: "  gridveil demo\n  gridveil demo --once --json\n  gridveil demo --once --traces ../shared/data --data ./day\n  gridveil verify ./day/export",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if !once && (asJSON || c.Flags().Changed("hours")) {
+				return usage("--json and --hours belong to --once")
+			}
+			if o.Homes == 0 || o.Hours == 0 || o.Speed == 0 {
+				return usage("--homes, --hours and --speed: want more than 0")
+			}
 			if c.Flags().Changed("data") {
 				o.Dir = data(c)
 			}

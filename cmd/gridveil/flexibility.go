@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"gridveil/node/control"
 )
 
 func flexibilityCommand() *cobra.Command {
@@ -28,7 +26,7 @@ func certifyMeter() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			q.Key = args[0]
 			var cert string
-			if err := control.Call(c.Context(), data(c), "certify-meter", q, &cert); err != nil {
+			if err := ask(c, "certify-meter", q, &cert, "utility"); err != nil {
 				return err
 			}
 			fmt.Fprintln(c.OutOrStdout(), cert)
@@ -57,7 +55,7 @@ func meterCert() *cobra.Command {
 			default:
 				return usage("want a certificate, or --remove")
 			}
-			return control.Call(c.Context(), data(c), "meter-cert", map[string]string{"cert": cert}, nil)
+			return ask(c, "meter-cert", map[string]string{"cert": cert}, nil, "gateway")
 		},
 	}
 	c.Flags().BoolVar(&remove, "remove", false, "offer nothing any more")
@@ -84,7 +82,7 @@ func instruct() *cobra.Command {
 				return err
 			}
 			var hash string
-			if err := control.Call(c.Context(), data(c), "instruct", q, &hash); err != nil {
+			if err := ask(c, "instruct", q, &hash, "utility"); err != nil {
 				return err
 			}
 			fmt.Fprintln(c.OutOrStdout(), hash)
@@ -124,13 +122,13 @@ func flexEvents() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			if asJSON {
 				var all any
-				if err := control.Call(c.Context(), data(c), "flexibility", nil, &all); err != nil {
+				if err := ask(c, "flexibility", nil, &all, "aggregator", "utility"); err != nil {
 					return err
 				}
 				return printJSON(c.OutOrStdout(), all)
 			}
 			var all []flexEvent
-			if err := control.Call(c.Context(), data(c), "flexibility", nil, &all); err != nil {
+			if err := ask(c, "flexibility", nil, &all, "aggregator", "utility"); err != nil {
 				return err
 			}
 			return printFlexEvents(c.OutOrStdout(), all)
@@ -168,7 +166,7 @@ func flexBids() *cobra.Command {
 				UpW   int64     `json:"up_w"`
 				DownW int64     `json:"down_w"`
 			}
-			if err := control.Call(c.Context(), data(c), "bids", nil, &all); err != nil {
+			if err := ask(c, "bids", nil, &all, "aggregator"); err != nil {
 				return err
 			}
 			if asJSON {

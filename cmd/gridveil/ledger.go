@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"gridveil/node/control"
 	"gridveil/node/web"
 )
 
@@ -17,7 +16,7 @@ func ledgerCommand() *cobra.Command {
 		Use: "show", Short: "Show size, quorum and newest entries of the ledger as this node has it", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var l web.Ledger
-			if err := control.Call(c.Context(), data(c), "ledger", nil, &l); err != nil {
+			if err := ask(c, "ledger", nil, &l, "aggregator", "utility", "verifier"); err != nil {
 				return err
 			}
 			if asJSON {
@@ -35,7 +34,7 @@ func ledgerCommand() *cobra.Command {
 				Origin  string
 				Entries uint64
 			}
-			if err := control.Call(c.Context(), data(c), "export", nil, &r); err != nil {
+			if err := ask(c, "export", nil, &r, "aggregator"); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.OutOrStdout(), "exported %d entries of %s\n", r.Entries, r.Origin)
@@ -45,6 +44,10 @@ func ledgerCommand() *cobra.Command {
 }
 
 func printLedger(w io.Writer, l web.Ledger) error {
+	if l.Size == 0 {
+		fmt.Fprintln(w, "no entries yet: the aggregator founds the ledger once it met the utilities and verifiers")
+		return nil
+	}
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintf(t, "ledger\t%s\nentries\t%d, of which %d are final\nquorum\t%s\n", l.Origin, l.Size, l.CosignedSize, l.Quorum)
 	for _, e := range l.Entries {

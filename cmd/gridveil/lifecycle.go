@@ -31,18 +31,28 @@ func initCommand() *cobra.Command {
 			if !slices.Contains(config.Roles, role) {
 				return usage("--role: want one of %s, got %q", strings.Join(config.Roles, ", "), role)
 			}
+			if pair != "" && network != "" {
+				return usage("--pair and --network: a node joins by one of them")
+			}
+			if zone != "" && network == "" {
+				return usage("--zone belongs to --network; a link brings the zone along")
+			}
 			if (network == "") != (operator == "") {
 				return usage("--network and --operator belong together")
 			}
 			if network != "" { // before anything is written
-				if _, err := identity.OpenNetwork(network, operator); err != nil {
+				n, err := identity.OpenNetwork(network, operator)
+				if err != nil {
+					return err
+				}
+				if err := n.May(operator, role, zone); err != nil {
 					return err
 				}
 			}
 			if err := node.Init(data(c), role, name); err != nil {
 				return err
 			}
-			fmt.Fprintf(c.ErrOrStderr(), "prepared %s for a %s; edit %s, then `gridveil run --data %s`\n", data(c), role, config.FileName, data(c))
+			fmt.Fprintf(c.ErrOrStderr(), "prepared %s for %s; edit %s, then `gridveil run --data %s`\n", data(c), article(role), config.FileName, data(c))
 			switch {
 			case pair != "":
 				if err := join(c, pair); err != nil {
@@ -61,7 +71,7 @@ func initCommand() *cobra.Command {
 	f.StringVar(&pair, "pair", "", "one-time link, as gridveil invite prints it")
 	f.StringVar(&network, "network", "", "founder's network folder, with --operator")
 	f.StringVar(&operator, "operator", "", "operator whose key certifies this node")
-	f.StringVar(&zone, "zone", "", "zone of an SSN or gateway, with --network")
+	f.StringVar(&zone, "zone", "", "zone of an ssn or gateway, with --network")
 	_ = c.MarkFlagRequired("role") // the flag exists
 	return c
 }
@@ -69,7 +79,9 @@ func initCommand() *cobra.Command {
 func joinCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "join LINK", Short: "Become a member of a network with a one-time link", Args: oneArg("the link that `gridveil invite` printed"),
-		RunE: func(c *cobra.Command, args []string) error { return join(c, args[0]) },
+		Long:    "Fetches this node's certificate from the member that printed the link. A link is good once, for\none device and 72 hours. The directory must have been prepared with `gridveil init`.",
+		Example: "  gridveil join \"gridveil:join?...\" --data ~/gridveil",
+		RunE:    func(c *cobra.Command, args []string) error { return join(c, args[0]) },
 	}
 }
 
@@ -84,18 +96,15 @@ func join(c *cobra.Command, link string) error {
 func runCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "run", Short: "Run the node", Args: noArgs,
+		Long:    "Serves the node's role, its dashboard and the other commands until Ctrl-C or SIGTERM. Standard\noutput says where; the log goes to standard error, as JSON unless that is a terminal.",
+		Example: "  gridveil run --data ~/gridveil",
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := config.Load(data(c))
 			if err != nil {
 				return err
 			}
-			began := time.Now()
 			return node.Run(c.Context(), data(c), node.Options{Log: logger(c.ErrOrStderr(), cfg.Log.Level)}, func(n *node.Node) {
 				fmt.Fprintln(c.OutOrStdout(), n)
-				if cfg.Web.Listen != "off" {
-					fmt.Fprintf(c.OutOrStdout(), "dashboard  http://%s\n", cfg.Web.Listen)
-				}
-				fmt.Fprintf(c.OutOrStdout(), "started in %v\n", time.Since(began).Round(time.Millisecond))
 			})
 		},
 	}
@@ -121,7 +130,8 @@ func statusCommand() *cobra.Command {
 	var wait time.Duration
 	c := &cobra.Command{
 		Use: "status", Short: "Say how the running node is doing", Args: noArgs,
-		Long: "Exit code 0: fine; 1: no node answers; 3: it runs with a standing fault.",
+		Long:    "Role, key, neighbours and standing problems, each with what to do next.\nExit code 0: fine; 1: no node answers; 3: it runs with a standing fault.",
+		Example: "  gridveil status --data ~/gridveil\n  gridveil status --wait 10s --json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := node.AskStatus(c.Context(), data(c))
 			for until := time.Now().Add(wait); err != nil && time.Now().Before(until) && c.Context().Err() == nil; {
@@ -129,7 +139,7 @@ func statusCommand() *cobra.Command {
 				s, err = node.AskStatus(c.Context(), data(c))
 			}
 			if err != nil {
-				return err
+				return explain(c, err)
 			}
 			if asJSON {
 				return printJSON(c.OutOrStdout(), s)
@@ -159,7 +169,11 @@ func printStatus(w io.Writer, s node.Status) error {
 		peers = []string{"none: nobody is connected now"}
 	}
 	fmt.Fprintf(t, "peers\t%s\n", strings.Join(peers, ", "))
-	fmt.Fprintf(t, "private classes\tmeter %v, session %v\n", s.Onion["meter"], s.Onion["session"])
+	if s.Onion["meter"] == s.Onion["session"] {
+		fmt.Fprintf(t, "private classes\t%v\n", s.Onion["meter"])
+	} else {
+		fmt.Fprintf(t, "private classes\tmeter %v, session %v\n", s.Onion["meter"], s.Onion["session"])
+	}
 	fmt.Fprintf(t, "memory\t%.0f MB\n", s.MemoryMB)
 	if err := t.Flush(); err != nil {
 		return err
@@ -189,11 +203,12 @@ func inviteCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use: "invite", Short: "Open a one-time code for a new member", Args: noArgs,
+		Long:    "Asks the running node, which must be one that certifies others: the first of its operator.\nThe link that it prints is good for one device and 72 hours; `gridveil join` takes it.",
 		Example: "  gridveil invite --role gateway --zone elm --data /srv/uta",
 		RunE: func(c *cobra.Command, _ []string) error {
 			inv, err := node.Invite(c.Context(), data(c), role, zone)
 			if err != nil {
-				return err
+				return explain(c, err)
 			}
 			if asJSON {
 				return printJSON(c.OutOrStdout(), inv)
@@ -204,7 +219,7 @@ func inviteCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&role, "role", "", "role of the new member")
-	c.Flags().StringVar(&zone, "zone", "", "zone, for a gateway or an SSN")
+	c.Flags().StringVar(&zone, "zone", "", "zone, for a gateway or an ssn")
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	_ = c.MarkFlagRequired("role") // the flag exists
 	return c

@@ -2,8 +2,11 @@ package main
 
 import (
 	"errors"
+	"net"
+	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -14,10 +17,22 @@ func TestMain(m *testing.M) {
 }
 
 // TestScripts runs the real command line. In a script, `exits N gridveil ...`
-// wants that exit code.
+// wants that exit code; `joins FILE DIR` joins with the link in FILE; `taken
+// FILE` replaces TAKEN in it by a port that somebody else listens at.
 func TestScripts(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() }) // after the scripts, which are parallel subtests
+	taken := func(ts *testscript.TestScript, _ bool, args []string) {
+		_, port, err := net.SplitHostPort(l.Addr().String())
+		ts.Check(err)
+		text := strings.ReplaceAll(ts.ReadFile(args[0]), "TAKEN", port)
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+	}
 	testscript.Run(t, testscript.Params{Dir: "testdata/script", RequireExplicitExec: true,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits}})
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "joins": joins, "taken": taken}})
 }
 
 func exits(ts *testscript.TestScript, neg bool, args []string) {
@@ -37,6 +52,13 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("%v exited %d, want %d", args[1:], got, want)
 	}
+}
+
+func joins(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: joins FILE DIR")
+	}
+	ts.Check(ts.Exec("gridveil", "join", strings.TrimSpace(ts.ReadFile(args[0])), "--data", args[1]))
 }
 
 func TestReportLabelsWhatHappenedAndWhatToDo(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"gridveil/node/control"
 	"gridveil/node/utility"
 )
 
@@ -30,7 +29,7 @@ func contractOpen() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			q.Key, q.ReadS, q.ReportS = args[0], int64(read/time.Second), int64(report/time.Second)
 			var out utility.Contract
-			if err := control.Call(c.Context(), data(c), "open-contract", q, &out); err != nil {
+			if err := ask(c, "open-contract", q, &out, "utility"); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.OutOrStdout(), "%x\n", out.UsagePoint[:])
@@ -54,9 +53,10 @@ func contractDriver() *cobra.Command {
 	}{}
 	c := &cobra.Command{
 		Use: "driver KEY", Short: "Open or close a driver's contract", Args: oneArg("the wallet's member key, as `gridveil status` shows it there"),
+		Example: "  gridveil contract driver b5d8... --limit 40 --data /srv/uta\n  gridveil contract driver b5d8... --close --data /srv/uta",
 		RunE: func(c *cobra.Command, args []string) error {
 			q.Key = args[0]
-			if err := control.Call(c.Context(), data(c), "driver-contract", q, nil); err != nil {
+			if err := ask(c, "driver-contract", q, nil, "utility"); err != nil {
 				return err
 			}
 			what := "opened: the wallet fetches its pseudonyms by itself"
@@ -67,7 +67,7 @@ func contractDriver() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().Uint16Var(&q.Limit, "limit", 0, "most that one session may cost, in whole EUR; 0 takes the usual limit")
+	c.Flags().Uint16Var(&q.Limit, "limit", 0, "most that one session may cost, in EUR: 10, 20, 40 or 80; 0 takes the usual limit")
 	c.Flags().BoolVar(&q.Close, "close", false, "end the contract")
 	return c
 }
@@ -78,7 +78,7 @@ func contractList() *cobra.Command {
 		Use: "list", Short: "List the household contracts", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var all []utility.Contract
-			if err := control.Call(c.Context(), data(c), "contracts", nil, &all); err != nil {
+			if err := ask(c, "contracts", nil, &all, "utility"); err != nil {
 				return err
 			}
 			if asJSON {
@@ -111,7 +111,7 @@ func contractBill() *cobra.Command {
 				return err
 			}
 			var out any
-			if err := control.Call(c.Context(), data(c), "bill", map[string]any{"usage_point": args[0], "From": a.UnixMilli(), "To": b.UnixMilli()}, &out); err != nil {
+			if err := ask(c, "bill", map[string]any{"usage_point": args[0], "From": a.UnixMilli(), "To": b.UnixMilli()}, &out, "utility"); err != nil {
 				return err
 			}
 			return printJSON(c.OutOrStdout(), out)
@@ -119,15 +119,18 @@ func contractBill() *cobra.Command {
 	}
 	c.Flags().StringVar(&from, "from", "", "start, RFC 3339")
 	c.Flags().StringVar(&to, "to", "", "end, RFC 3339")
+	_ = c.MarkFlagRequired("from") // the flags exist
+	_ = c.MarkFlagRequired("to")
 	return c
 }
 
 func meterCommand() *cobra.Command {
 	return group("meter", "Meters of a utility's customers", &cobra.Command{
 		Use: "read USAGEPOINT", Short: "Read a meter now, through head-end, substation and gateway", Args: oneArg("a usage point, or at least its first four digits"),
+		Example: "  gridveil meter read 3f9a --data /srv/uta",
 		RunE: func(c *cobra.Command, args []string) error {
 			var rows []utility.Reading
-			if err := control.Call(c.Context(), data(c), "read-meter", args[0], &rows); err != nil {
+			if err := ask(c, "read-meter", args[0], &rows, "utility"); err != nil {
 				return err
 			}
 			return printJSON(c.OutOrStdout(), rows)

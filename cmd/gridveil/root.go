@@ -20,8 +20,11 @@ outsiders can verify.
 
 See it first:   gridveil demo
 Then for real:  gridveil init --role gateway --data DIR --pair LINK
-                gridveil run --data DIR`,
-		SilenceUsage: true, SilenceErrors: true,
+                gridveil run --data DIR
+
+Exit code 0: done; 1: it failed, and the error says why and what to do; 2: the command line
+is wrong; 3: the node runs with a standing fault (gridveil status).`,
+		Version: version, SilenceUsage: true, SilenceErrors: true,
 	}
 	root.PersistentFlags().String("data", ".", "data directory of the node")
 	root.AddGroup(&cobra.Group{ID: groupFirst, Title: "The first day:"}, &cobra.Group{ID: groupDaily, Title: "Every day:"},
@@ -33,13 +36,33 @@ Then for real:  gridveil init --role gateway --data DIR --pair LINK
 		}
 	}
 	add(groupFirst, demoCommand(), initCommand(), joinCommand(), runCommand(), statusCommand())
-	add(groupDaily, walletCommand(), guestCommand(), alarmCommand(), signalsCommand())
-	add(groupOperate, networkCommand(), inviteCommand(), contractCommand(), meterCommand(), gridCommand(), priceCommand(), flexibilityCommand(), ledgerCommand())
+	add(groupDaily, walletCommand(), evseCommand(), guestCommand(), alarmCommand(), signalsCommand())
+	add(groupOperate, networkCommand(), inviteCommand(), contractCommand(), meterCommand(), gridCommand(), priceCommand(), flexibilityCommand(), ledgerCommand(), caseCommand())
 	add(groupTools, configCommand(), storeCommand(), verifyCommand(), batteryCommand(), versionCommand())
+	root.SetVersionTemplate("gridveil {{.Version}}\n")
+	root.SetHelpCommand(helpCommand())
 	root.SetHelpCommandGroupID(groupTools)
 	root.SetCompletionCommandGroupID(groupTools)
 	cobra.EnableCommandSorting = false
 	return root
+}
+
+// helpCommand is cobra's, but a command that does not exist is an error.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", Short: "Help about any command",
+		RunE: func(c *cobra.Command, args []string) error {
+			of, rest, err := c.Root().Find(args)
+			if err != nil {
+				return err
+			}
+			if len(rest) > 0 {
+				return usage("unknown command %q for %q", rest[0], of.CommandPath())
+			}
+			of.InitDefaultHelpFlag()
+			return of.Help()
+		},
+	}
 }
 
 // data is the data directory that the command line names.

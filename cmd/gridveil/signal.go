@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"gridveil/node/control"
 	"gridveil/node/gateway"
 	"gridveil/node/signal"
 	"gridveil/node/ssn"
@@ -19,9 +18,11 @@ func signalsCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use: "signals", Short: "Prices and limits that this home was sent, and what it made of them", Args: noArgs,
+		Long:    "Prices that hold now and later, the limit of the grid if there is one, and the newest signals,\neach accepted or refused with its reason. A running gateway answers.",
+		Example: "  gridveil signals --data ~/gridveil\n  gridveil signals tariff day-night --data ~/gridveil",
 		RunE: func(c *cobra.Command, _ []string) error {
 			var s gateway.SignalStatus
-			if err := control.Call(c.Context(), data(c), "signals", nil, &s); err != nil {
+			if err := ask(c, "signals", nil, &s, "gateway"); err != nil {
 				return err
 			}
 			if asJSON {
@@ -34,7 +35,11 @@ func signalsCommand() *cobra.Command {
 	c.AddCommand(&cobra.Command{
 		Use: "tariff NAME", Short: "Say which tariff the household's contract has: flat or day-night", Args: oneArg("flat or day-night"),
 		RunE: func(c *cobra.Command, args []string) error {
-			return control.Call(c.Context(), data(c), "tariff", args[0], nil)
+			if err := ask(c, "tariff", args[0], nil, "gateway"); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "the contract's tariff is %s: its prices are followed from now on\n", args[0])
+			return nil
 		},
 	})
 	return c
@@ -80,11 +85,11 @@ func gridCommand() *cobra.Command {
 	var length time.Duration
 	limit := &cobra.Command{
 		Use: "limit", Short: "Limit what each home of this substation's zone may draw or feed in", Args: noArgs,
-		Long:    "Publishes a signed network state. Homes follow it as far as the law lets them be limited:\na wallbox keeps 4.2 kW (s.14a EnWG).",
+		Long:    "Publishes a signed network state. Homes follow it as far as the law lets them be limited:\na wallbox keeps 4.2 kW (s.14a EnWG). Without --import and --export an earlier limit is lifted.",
 		Example: "  gridveil grid limit --import 4200 --for 1h --data /srv/ssn-elm",
 		RunE: func(c *cobra.Command, _ []string) error {
 			l.Until = time.Now().Add(length).UnixMilli()
-			if err := control.Call(c.Context(), data(c), "grid-limit", l, nil); err != nil {
+			if err := ask(c, "grid-limit", l, nil, "ssn"); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.OutOrStdout(), "import %s, export %s, until %s\n", watts(l.ImportMaxW), watts(l.ExportMaxW), time.UnixMilli(l.Until).Format("15:04:05"))
@@ -94,7 +99,8 @@ func gridCommand() *cobra.Command {
 	f := limit.Flags()
 	f.Int64Var(&l.ImportMaxW, "import", signal.Unlimited, "most that a home may draw, in W")
 	f.Int64Var(&l.ExportMaxW, "export", signal.Unlimited, "most that a home may feed in, in W")
-	f.DurationVar(&length, "for", time.Hour, "how long")
+	f.DurationVar(&length, "for", time.Hour, "how long, at most 24h")
+	f.Lookup("import").DefValue, f.Lookup("export").DefValue = "free", "free"
 	return group("grid", "The network of a substation's zone", limit)
 }
 
@@ -114,7 +120,7 @@ func priceCommand() *cobra.Command {
 				return err
 			}
 			p.Plan, p.From, p.To = utility.Plan(plan), a.UnixMilli(), b.UnixMilli()
-			if err := control.Call(c.Context(), data(c), "price-event", p, nil); err != nil {
+			if err := ask(c, "price-event", p, nil, "utility"); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.OutOrStdout(), "announced: %.3f per kWh from %s to %s\n", float64(p.Import)/1e6, a.Local().Format("2 Jan 15:04"), b.Local().Format("15:04"))

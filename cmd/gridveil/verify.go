@@ -19,8 +19,8 @@ func verifyCommand() *cobra.Command {
 blind note, netting, tile and cosignature, and every statement, journal and payment file.
 No node, no database and no network are needed. Without --policy the export's own policy
 is used, which vouches for itself only: get the policy file from somebody you trust.`,
-		Example: "  gridveil verify demo/export\n  gridveil verify demo/export --policy utility.policy",
-		Args:    cobra.ExactArgs(1),
+		Example: "  gridveil verify ./day/export\n  gridveil verify ./export --policy utility.policy",
+		Args:    oneArg("the folder of an export"),
 		RunE: func(c *cobra.Command, args []string) error {
 			r, err := node.VerifyExport(args[0], policy)
 			if err != nil {

@@ -7,12 +7,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"gridveil/node/control"
 )
 
 func walletCommand() *cobra.Command {
-	return group("wallet", "Charge at strangers' wallboxes", walletPay(), sessionsCommand("sessions", "List this wallet's sessions"))
+	return group("wallet", "Charge at strangers' wallboxes", walletPay(), sessionsCommand("wallet", "List this wallet's sessions"))
 }
 
 func walletPay() *cobra.Command {
@@ -44,7 +42,7 @@ goes on by itself until the receipt is there. Nothing can cost more than --band.
 			var out struct {
 				Session string `json:"session"`
 			}
-			if err := control.Call(c.Context(), data(c), "pay", q, &out); err != nil {
+			if err := ask(c, "pay", q, &out, "wallet"); err != nil {
 				return err
 			}
 			fmt.Fprintln(c.OutOrStdout(), out.Session)
@@ -76,13 +74,13 @@ type sessionRow struct {
 }
 
 // sessionsCommand lists the sessions of a wallet or of a host.
-func sessionsCommand(use, short string) *cobra.Command {
+func sessionsCommand(role, short string) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use: use, Short: short, Args: noArgs,
+		Use: "sessions", Short: short, Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var all []sessionRow
-			if err := control.Call(c.Context(), data(c), "sessions", nil, &all); err != nil {
+			if err := ask(c, "sessions", nil, &all, role); err != nil {
 				return err
 			}
 			if asJSON {
@@ -116,12 +114,13 @@ func guestCommand() *cobra.Command {
 	var gateway string
 	link := &cobra.Command{
 		Use: "link", Short: "Print the link that lets a guest charge here", Args: noArgs,
-		Long: "The link is good for today: it names this gateway, the wallbox and the key of its guest door.\nWhoever is in your network can use it; nobody can pay at your cost with it.",
+		Example: "  gridveil guest link --data ~/gridveil",
+		Long:    "The link is good for today: it names this gateway, the wallbox and the key of its guest door.\nWhoever is in your network can use it; nobody can pay at your cost with it.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			var out struct {
 				Link string `json:"link"`
 			}
-			if err := control.Call(c.Context(), data(c), "guest-link", map[string]string{"gateway": gateway}, &out); err != nil {
+			if err := ask(c, "guest-link", map[string]string{"gateway": gateway}, &out, "gateway"); err != nil {
 				return err
 			}
 			fmt.Fprintln(c.OutOrStdout(), out.Link)
@@ -129,5 +128,5 @@ func guestCommand() *cobra.Command {
 		},
 	}
 	link.Flags().StringVar(&gateway, "gateway", "", "this gateway's address as guests reach it; default: the guest door's")
-	return group("guest", "Be a host of strangers' cars", link, sessionsCommand("sessions", "List the cars that charged here"))
+	return group("guest", "Be a host of strangers' cars", link, sessionsCommand("gateway", "List the cars that charged here"))
 }

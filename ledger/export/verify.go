@@ -45,6 +45,9 @@ var (
 // inside the export, which then vouches for itself only: Report.Trusted is
 // false.
 func Verify(dir string, policy *ledger.Policy) (Report, error) {
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real // a walk of a folder does not follow a link to it
+	}
 	d := Dir(dir)
 	own, err := d.Policy()
 	if err != nil {

@@ -73,11 +73,17 @@ func (c *Config) checkMesh(f *faults) {
 	for i, a := range c.Mesh.Listen {
 		checkMultiaddr(f, fmt.Sprintf("mesh.listen[%d]", i), a, "/ip4/0.0.0.0/tcp/4100")
 	}
+	for i, a := range c.Mesh.Announce {
+		checkMultiaddr(f, fmt.Sprintf("mesh.announce[%d]", i), a, "/dns4/mesh.example.org/tcp/4100")
+	}
 	for i, a := range c.Mesh.Parents {
 		checkMultiaddr(f, fmt.Sprintf("mesh.parents[%d]", i), a, "/ip4/192.0.2.7/tcp/4100/p2p/12D3KooW…")
 	}
 	if (c.Role == "gateway" || c.Role == "wallet") && len(c.Mesh.Listen) > 0 {
 		f.add("mesh.listen", "a %s dials out only; remove the key", c.Role)
+	}
+	if len(c.Mesh.Announce) > 0 && len(c.Mesh.Listen) == 0 {
+		f.add("mesh.announce", "a node that listens nowhere cannot be reached: set mesh.listen, or remove the key")
 	}
 	f.between("mesh.daily_mb", int64(c.Mesh.DailyMB), 1, 100_000)
 }

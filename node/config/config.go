@@ -48,6 +48,8 @@ type Config struct {
 type Mesh struct {
 	// Listen holds multiaddrs such as "/ip4/0.0.0.0/tcp/4100". Gateways and wallets dial out only and leave it empty.
 	Listen []string `toml:"listen"`
+	// Announce are the addresses to publish instead of those of listen, behind a NAT or a name: "/dns4/mesh.example.org/tcp/4100".
+	Announce []string `toml:"announce"`
 	// Parents are the addresses of the SSNs that a gateway or wallet stays connected to, with /p2p/ peer ids. Filled by enrolment.
 	Parents []string `toml:"parents"`
 	// DailyMB caps onion and bulk traffic per day and direction; alarms are never held back. Default 30.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 
 	"gridveil/mesh"
@@ -66,19 +67,27 @@ func key(inv member.Invite) []byte {
 	return store.SpaceMesh.Key([]byte("invite"), inv.Code.ID[:])
 }
 
+func roleList(roles []member.Role) string {
+	var names []string
+	for _, r := range roles {
+		names = append(names, r.String())
+	}
+	return strings.Join(names, ", ")
+}
+
 // Invite opens a code for a role, in a zone where the role has one; it is
 // durable when Invite returns.
 func (r *Registrar) Invite(role member.Role, zone string) (member.Invite, error) {
 	op, _ := r.net.Operator(r.own)
 	if !has(op.Roles, role) {
-		return member.Invite{}, fmt.Errorf("operator %s may not certify a %s; it may certify %v", r.own, role, op.Roles)
+		return member.Invite{}, fmt.Errorf("operator %s may not certify the role %s, only %s", r.own, role, roleList(op.Roles))
 	}
 	needsZone := role == member.RoleGateway || role == member.RoleSSN
 	if needsZone && !has(op.Zones, zone) {
-		return member.Invite{}, fmt.Errorf("a %s needs a zone of operator %s: one of %v, got %q", role, r.own, op.Zones, zone)
+		return member.Invite{}, fmt.Errorf("role %s needs a zone of operator %s: want one of %s, got %q", role, r.own, strings.Join(op.Zones, ", "), zone)
 	}
 	if !needsZone && zone != "" {
-		return member.Invite{}, fmt.Errorf("a %s has no zone: leave it out", role)
+		return member.Invite{}, fmt.Errorf("role %s has no zone: leave it out", role)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -58,6 +58,8 @@ func New(ctx context.Context, env *role.Env, hw Hardware) (*Gateway, error) {
 			return nil, fmt.Errorf("wallbox: %w", err)
 		}
 		g.hosting.heed(g.signals)
+	} else {
+		refuseGuests(env.Control)
 	}
 	return g, nil
 }

@@ -11,6 +11,19 @@ import (
 	"gridveil/node/store"
 )
 
+// ErrNoWallbox means that this home has no wallbox, so it has no guests.
+var ErrNoWallbox = errors.New("this home has no wallbox\nnext: set evse.listen, and hosting.enabled for guests, in gridveil.toml; then start the node again")
+
+// refuseGuests answers the commands of a host where there is no wallbox.
+func refuseGuests(c *nodecontrol.Server) {
+	if c == nil {
+		return
+	}
+	for _, name := range []string{"guest-link", "sessions", "charge", "stop-charge", "evse-accept", "evse-list", "card-add", "meter-cert"} {
+		c.Handle(name, func(context.Context, json.RawMessage) (any, error) { return nil, ErrNoWallbox })
+	}
+}
+
 // handleControl adds the commands that a host of cars answers:
 //
 //	guest-link  {"gateway"}        -> {"link"}         for the guest's wallet
@@ -51,7 +64,7 @@ func (h *hosting) handleControl() {
 	handle(c, "session", func(_ context.Context, in struct{ ID string }) (any, error) {
 		s, ok := h.Session(in.ID)
 		if !ok {
-			return nil, fmt.Errorf("no session %q here: `gridveil sessions` lists them", in.ID)
+			return nil, fmt.Errorf("no session %q here: `gridveil guest sessions` lists them", in.ID)
 		}
 		return s, nil
 	})

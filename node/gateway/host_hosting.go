@@ -202,7 +202,7 @@ func (h *hosting) serveTimers(ctx context.Context) error {
 			next = again
 		}
 		h.env.Warn.Set(err != nil, role.Warning{Code: "sessions-not-stored", Severity: role.Fault, Title: "Charging sessions cannot be stored",
-			Text: "Cars go on charging and the wallbox keeps its records, but nothing is signed or settled.", Next: "Check the disk: run `gridveil doctor`."}, h.env.Clock.Now())
+			Text: "Cars go on charging and the wallbox keeps its records, but nothing is signed or settled.", Next: "Make room on the disk; `gridveil store check` then says whether it is sound."}, h.env.Clock.Now())
 		select {
 		case <-ctx.Done():
 			return nil

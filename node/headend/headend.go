@@ -33,7 +33,8 @@ import (
 )
 
 const (
-	orderPeriod = time.Minute // until every gateway has its newest order
+	orderAgain  = 2 * time.Second // first wait, while a new home is not known yet
+	orderPeriod = time.Minute     // until every gateway has its newest order
 	pushPeriod  = 5 * time.Minute
 	callTimeout = 10 * time.Second // wall time
 	retryPush   = 30 * time.Second
@@ -107,14 +108,15 @@ func New(env *role.Env) (*Headend, error) {
 func (h *Headend) Serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.publish(ctx) })
-	g.Go(func() error { return h.every(ctx, h.ordered, orderPeriod, h.sendOrders) })
-	g.Go(func() error { return h.every(ctx, h.ring, retryPush, h.pushAlarms) })
-	g.Go(func() error { return h.every(ctx, h.push, pushPeriod, h.pushBlocks) })
+	g.Go(func() error { return h.every(ctx, h.ordered, orderAgain, orderPeriod, h.sendOrders) })
+	g.Go(func() error { return h.every(ctx, h.ring, retryPush, retryPush, h.pushAlarms) })
+	g.Go(func() error { return h.every(ctx, h.push, pushPeriod, pushPeriod, h.pushBlocks) })
 	return g.Wait()
 }
 
-func (h *Headend) every(ctx context.Context, poke <-chan struct{}, period time.Duration, work func(context.Context) error) error {
-	for {
+// every works when poked, and else after waits that grow from first to period.
+func (h *Headend) every(ctx context.Context, poke <-chan struct{}, first, period time.Duration, work func(context.Context) error) error {
+	for wait := first; ; wait = min(2*wait, period) {
 		if err := work(ctx); err != nil {
 			return err
 		}
@@ -122,7 +124,8 @@ func (h *Headend) every(ctx context.Context, poke <-chan struct{}, period time.D
 		case <-ctx.Done():
 			return nil
 		case <-poke:
-		case <-h.env.Clock.After(period):
+			wait = first
+		case <-h.env.Clock.After(wait):
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,7 +45,7 @@ region = 1
 
 [[operators]]
 name = "utility-a"
-roles = ["gateway", "ssn", "headend", "utility"]
+roles = ["gateway", "ssn", "headend", "utility", "wallet"]
 zones = ["elm"]
 dso_zones = ["elm"]
 
@@ -204,6 +205,28 @@ func Certify(dir string, n *Network, operator string, role member.Role, zone str
 		}
 	}
 	return Install(dir, n.Bundle, n.Sig, chain, contacts)
+}
+
+// May says why operator cannot certify a node of a role in a zone, if it cannot.
+func (n *Network) May(operator, roleName, zone string) error {
+	b, err := member.OpenBundle(n.Bundle, n.Sig, nil)
+	if err != nil {
+		return err
+	}
+	op, _ := b.Operator(operator)
+	r, err := member.ParseRole(roleName)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(op.Roles, r) {
+		return fmt.Errorf("operator %s cannot certify the role %s, only %v", operator, r, op.Roles)
+	}
+	if zoned := r == member.RoleGateway || r == member.RoleSSN; zoned && !slices.Contains(op.Zones, zone) {
+		return fmt.Errorf("role %s needs a zone of operator %s: want --zone with one of %s, got %q", r, operator, strings.Join(op.Zones, ", "), zone)
+	} else if !zoned && zone != "" {
+		return fmt.Errorf("role %s has no zone: leave --zone out", r)
+	}
+	return nil
 }
 
 // OpenNetwork reads what Save wrote, or the part of one operator.

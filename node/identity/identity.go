@@ -38,7 +38,7 @@ const (
 )
 
 // ErrNotEnrolled means that the node has a key but no certificate yet.
-var ErrNotEnrolled = errors.New("this node belongs to no network yet\nnext: ask your operator for a link and run `gridveil join LINK`")
+var ErrNotEnrolled = errors.New("this node belongs to no network yet")
 
 // Identity is a node's membership.
 type Identity struct {
@@ -73,7 +73,7 @@ func Load(dir string, now time.Time) (*Identity, error) {
 	}
 	chainPEM, err := os.ReadFile(filepath.Join(dir, CertificateFile))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, ErrNotEnrolled
+		return nil, fmt.Errorf("%w\nnext: ask your operator for a link and run `gridveil join LINK --data %s`", ErrNotEnrolled, dir)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("certificate: %w", err)

@@ -97,11 +97,15 @@ func New(cfg Config) (*Party, error) {
 	return p, nil
 }
 
+// ErrNoSeat means that this node may not vote.
+var ErrNoSeat = errors.New("this node holds no opener's seat\nnext: ledger.opener = true in gridveil.toml and the seat's opener.share make it one")
+
 // commands are what `gridveil ledger` and `gridveil case` ask a running operator.
 func (p *Party) commands() {
 	p.env.Control.Handle("ledger", func(context.Context, json.RawMessage) (any, error) { return p.Ledger(0), nil })
 	p.env.Control.Handle("cases", func(context.Context, json.RawMessage) (any, error) { return p.CaseViews() })
 	if p.seat == nil {
+		p.env.Control.Handle("vote", func(context.Context, json.RawMessage) (any, error) { return nil, ErrNoSeat })
 		return
 	}
 	p.env.Control.Handle("vote", func(_ context.Context, in json.RawMessage) (any, error) {

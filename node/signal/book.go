@@ -373,7 +373,7 @@ func describe(msg grid.Body) string {
 		}
 		return fmt.Sprintf("%s of %d steps from %s: %.3f to %.3f per kWh", what, len(m.Prices), utc(m.From).Format(time.RFC3339), float64(lo)/1e6, float64(hi)/1e6)
 	case *grid.NetState:
-		return fmt.Sprintf("import at most %s, export at most %s, until %s", watts(m.ImportMaxW), watts(m.ExportMaxW), utc(m.To).Format(time.RFC3339))
+		return fmt.Sprintf("import %s, export %s, until %s", watts(m.ImportMaxW), watts(m.ExportMaxW), utc(m.To).Format(time.RFC3339))
 	case *grid.Control:
 		return fmt.Sprintf("%s at %d W from %s to %s", kindTexts[m.Kind], m.SetW, utc(m.From).Format(time.RFC3339), utc(m.To).Format(time.RFC3339))
 	}
@@ -384,7 +384,7 @@ var kindTexts = map[grid.ControlKind]string{grid.Level: "charge", grid.Stop: "st
 
 func watts(w int64) string {
 	if w >= Unlimited {
-		return "unlimited"
+		return "free"
 	}
-	return fmt.Sprintf("%d W", w)
+	return fmt.Sprintf("at most %d W", w)
 }

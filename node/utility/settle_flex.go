@@ -248,7 +248,7 @@ func payFor(i *pool.Instruction, got, asked int64) (int64, error) {
 	return int64(pay) / ev.MinorEUR * ev.MinorEUR, nil
 }
 
-// flexCommands are what `gridveil flexibility` asks a running utility.
+// flexCommands are what a utility's control socket answers about flexibility.
 func (u *Utility) flexCommands() {
 	u.env.Control.Handle("instruct", func(_ context.Context, in json.RawMessage) (any, error) {
 		var q struct {

@@ -27,7 +27,8 @@ import (
 )
 
 const (
-	orderPeriod = time.Minute // until the head-end has every contract
+	placeAgain  = 2 * time.Second // first wait, doubled up to orderPeriod, while the head-end is not there yet
+	orderPeriod = time.Minute     // until the head-end has every contract
 	callTimeout = 10 * time.Second
 	sheetPeriod = 6 * time.Hour
 )
@@ -133,7 +134,7 @@ func (u *Utility) publish(ctx context.Context) error {
 // placeContracts tells the operator's head-ends about contracts until they have
 // all of them.
 func (u *Utility) placeContracts(ctx context.Context) error {
-	for {
+	for wait := placeAgain; ; wait = min(2*wait, orderPeriod) {
 		for _, c := range u.unplaced() {
 			if u.place(ctx, c) {
 				if err := u.markPlaced(c); err != nil {
@@ -145,7 +146,8 @@ func (u *Utility) placeContracts(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-u.placed:
-		case <-u.env.Clock.After(orderPeriod):
+			wait = placeAgain
+		case <-u.env.Clock.After(wait):
 		}
 	}
 }
