@@ -41,6 +41,9 @@ func TestWholeDayHoldsAndTellsNobodyWho(t *testing.T) {
 	var known marks
 	var net [8]byte
 	err = s.run(t.Context(), func(ctx context.Context, st *Story) error {
+		if err := s.settleIn(ctx, st); err != nil {
+			return err
+		}
 		if err := st.Day(ctx); err != nil {
 			return err
 		}

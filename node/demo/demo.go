@@ -27,6 +27,9 @@ func Once(ctx context.Context, o Options) (*Summary, error) {
 	}
 	var sum *Summary
 	err = s.run(ctx, func(ctx context.Context, st *Story) error {
+		if err := s.settleIn(ctx, st); err != nil {
+			return err
+		}
 		if err := st.Day(ctx); err != nil {
 			return err
 		}
@@ -43,8 +46,8 @@ func Once(ctx context.Context, o Options) (*Summary, error) {
 	return sum, errors.Join(err, s.Remove())
 }
 
-// run starts clock and nodes, waits until they know each other, and lets act
-// play; then it stops everything, whatever happened.
+// run starts clock and nodes and lets act play; then it stops everything, whatever
+// happened.
 func (s *Scene) run(ctx context.Context, act func(context.Context, *Story) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -53,12 +56,8 @@ func (s *Scene) run(ctx context.Context, act func(context.Context, *Story) error
 	go func() { ticking <- s.Clock.Run(clockCtx) }() // stopped and awaited below
 	st := newStory(s)
 	err := s.RunAll(ctx)
-	s.Clock.SetSpeed(1)
+	s.Clock.SetSpeed(meetSpeed)
 	if err == nil {
-		err = s.settleIn(ctx, st)
-	}
-	if err == nil {
-		s.Clock.SetSpeed(s.Speed)
 		err = s.guard(ctx, func(ctx context.Context) error { return act(ctx, st) })
 	}
 	cancel()
@@ -116,7 +115,8 @@ func (m *Member) fallen() error {
 	}
 }
 
-// settleIn opens the contracts and waits until everybody knows whom to talk to.
+// settleIn opens the contracts and waits until everybody knows whom to talk to,
+// then until Start.
 func (s *Scene) settleIn(ctx context.Context, st *Story) error {
 	ua := s.utility("utility-a")
 	for _, m := range s.Of(member.RoleGateway) {
@@ -145,16 +145,21 @@ func (s *Scene) settleIn(ctx context.Context, st *Story) error {
 	if err := s.warm(wait, st); err != nil {
 		return err
 	}
-	s.Clock.SetSpeed(s.Speed)
+	s.Clock.SetSpeed(max(s.Speed, warmSpeed))
 	clock.Until(ctx, s.Clock, Start)
+	s.Clock.SetSpeed(s.Speed)
 	return nil
 }
 
-// warmSpeed is that of the clock while the nodes equip themselves.
-const warmSpeed = 400
+// Speeds of the clock before the first day: while the nodes find each other, and
+// while they equip themselves.
+const (
+	meetSpeed = 40
+	warmSpeed = 400
+)
 
-// warm lets the hour before the first day pass until drivers and hosts are
-// equipped. Where that takes longer the hour is stretched.
+// warm lets the time before the first day pass until drivers and hosts are
+// equipped. Where that takes longer it is stretched.
 func (s *Scene) warm(ctx context.Context, st *Story) error {
 	s.Clock.SetSpeed(warmSpeed)
 	for !st.equipped() {

@@ -26,6 +26,9 @@ func TestCarIsMovedAcrossRestartsAndItsDriverIsPaid(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = s.run(t.Context(), func(ctx context.Context, st *Story) error {
+		if err := s.settleIn(ctx, st); err != nil {
+			return err
+		}
 		st.life = ctx
 		p := &played{visit: visit{name: "a car that can wait", kind: "grid", home: 4, driver: 2, stay: 210 * time.Minute, want: 26 * kWh, car: sedan(15, 60, 11_000, 0), flex: true}}
 		st.cars = append(st.cars, p)

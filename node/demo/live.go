@@ -34,6 +34,9 @@ func Live(ctx context.Context, o Options) error {
 		g, ctx := errgroup.WithContext(ctx)
 		g.Go(func() error { return site.Serve(ctx, l) })
 		g.Go(func() error {
+			if err := s.settleIn(ctx, st); err != nil {
+				return err
+			}
 			for ctx.Err() == nil {
 				if err := st.Day(ctx); err != nil {
 					return err

@@ -73,7 +73,7 @@ const openSpeed = 0.01
 
 // warmUp is how long before Start the nodes begin to run: they find each other,
 // relays measure, wallets and hosts equip themselves.
-const warmUp = time.Hour
+const warmUp = 2 * time.Hour
 
 // hop is the mean hold of a relay. In a town of this size it hides a home among
 // enough others with slots every 30 s; with the usual 30 s of hold homes would

@@ -47,6 +47,9 @@ func TestDashboardOfARunningNeighbourhood(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = s.run(t.Context(), func(ctx context.Context, st *Story) error {
+		if err := s.settleIn(ctx, st); err != nil {
+			return err
+		}
 		ctx, cancel := context.WithCancel(ctx)
 		day := make(chan error, 1)
 		go func() { day <- st.Day(ctx) }()
