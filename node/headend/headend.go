@@ -423,13 +423,15 @@ func (h *Headend) readNow(ctx context.Context, from mesh.Member, req []byte) ([]
 	if !ok {
 		return nil, errors.New("no such usage point of this utility")
 	}
+	why := errors.New("no substation is connected")
 	for _, ssn := range h.substations(r.via) {
 		answer, err := h.env.Host.Call(ctx, ssn.Peer, mesh.ReadNow, slices.Concat(r.Gateway[:], req))
 		if err == nil {
 			return answer, nil
 		}
+		why = err
 	}
-	return nil, errors.New("meter_unreachable: no substation reaches the gateway now")
+	return nil, fmt.Errorf("meter_unreachable: no substation reaches the gateway now: %w", why)
 }
 
 func (h *Headend) byPoint(up model.UsagePoint, utility string) (reference, bool) {
