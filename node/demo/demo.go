@@ -16,9 +16,9 @@ import (
 )
 
 // readyWait bounds, in wall time, how long the nodes may take to find each other.
-const readyWait = 90 * time.Second
+const readyWait = 3 * time.Minute
 
-// Once runs one day and judges it.
+// Once runs Options.Hours and judges them.
 func Once(ctx context.Context, o Options) (*Summary, error) {
 	began := time.Now()
 	s, err := Build(o)
@@ -30,8 +30,10 @@ func Once(ctx context.Context, o Options) (*Summary, error) {
 		if err := s.settleIn(ctx, st); err != nil {
 			return err
 		}
-		if err := st.Day(ctx); err != nil {
-			return err
+		for st.midnight().Before(st.end()) {
+			if err := st.Day(ctx); err != nil {
+				return err
+			}
 		}
 		if err := st.Settle(ctx); err != nil {
 			return err

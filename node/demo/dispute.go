@@ -27,7 +27,8 @@ var approvers = []string{"utility-a", "watchdog", "consumers"}
 // voteWait bounds, in wall time, how long a seat may wait for the case's file.
 const voteWait = 30 * time.Second
 
-// quarrel lets the aggregator dispute the first session on the ledger. The seats
+// quarrel lets the aggregator dispute the newest session on the ledger, which is
+// the night's. The seats
 // vote once they hold the case's file; the driver's utility then opens exactly
 // that session.
 func (st *Story) quarrel(ctx context.Context) error {
@@ -39,7 +40,7 @@ func (st *Story) quarrel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ref, ok := st.firstRef()
+	ref, ok := st.newestRef()
 	if !ok {
 		d.err = errors.New("no session is on the ledger yet")
 		return nil
@@ -67,8 +68,8 @@ func (st *Story) quarrel(ctx context.Context) error {
 	return nil
 }
 
-// firstRef is the ledger's name of the first session on it.
-func (st *Story) firstRef() (ref [32]byte, ok bool) {
+// newestRef is the ledger's name of the newest session on it.
+func (st *Story) newestRef() (ref [32]byte, ok bool) {
 	a, err := st.s.aggregator()
 	if err != nil {
 		return ref, false
@@ -76,11 +77,11 @@ func (st *Story) firstRef() (ref [32]byte, ok bool) {
 	for i := uint64(0); ; i++ {
 		raw, err := a.Entry(i)
 		if err != nil {
-			return ref, false
+			return ref, ok
 		}
 		if e, err := ledger.Parse(raw); err == nil {
 			if c, is := e.Body().(*ledger.CDR); is {
-				return c.Ref, true
+				ref, ok = c.Ref, true
 			}
 		}
 	}

@@ -106,12 +106,12 @@ func (st *Story) end() time.Time {
 	return Start.Add(time.Duration(st.s.Hours) * time.Hour)
 }
 
-// Day lets the next day pass, or the first Options.Hours of it.
+// Day lets the next day pass, or what Options.Hours leave of it.
 func (st *Story) Day(ctx context.Context) error {
 	st.life = ctx
 	start := st.midnight()
 	end := start.Add(24 * time.Hour)
-	if last := st.end(); st.day == 0 && st.s.Hours < 24 {
+	if last := st.end(); last.After(start) && last.Before(end) {
 		end = last
 	}
 	var wg sync.WaitGroup
