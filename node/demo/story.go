@@ -55,18 +55,19 @@ type trouble struct {
 	at   time.Duration
 	text string
 	act  func(ctx context.Context, st *Story) error
+	once bool // on the first day only: the ledger lets nobody dispute more than a small share of a month's sessions
 }
 
 var troubles = []trouble{
-	{8*time.Hour + 30*time.Minute, "the aggregator disputes the night's session", func(ctx context.Context, st *Story) error { return st.quarrel(ctx) }},
-	{12 * time.Hour, "the substation of oak loses power", func(_ context.Context, st *Story) error { return st.s.Get("ssn-oak").Stop() }},
-	{12*time.Hour + 20*time.Minute, "the substation of oak is back", func(ctx context.Context, st *Story) error { return st.s.Run(st.life, st.s.Get("ssn-oak")) }},
-	{14 * time.Hour, "the aggregator goes away", func(_ context.Context, st *Story) error { return st.s.Get("evagg").Stop() }},
-	{15*time.Hour + 10*time.Minute, "the aggregator is back", func(ctx context.Context, st *Story) error { return st.s.Run(st.life, st.s.Get("evagg")) }},
-	{17 * time.Hour, "a phase fails at home 6", func(_ context.Context, st *Story) error {
+	{at: 8*time.Hour + 30*time.Minute, text: "the aggregator disputes the night's session", act: func(ctx context.Context, st *Story) error { return st.quarrel(ctx) }, once: true},
+	{at: 12 * time.Hour, text: "the substation of oak loses power", act: func(_ context.Context, st *Story) error { return st.s.Get("ssn-oak").Stop() }},
+	{at: 12*time.Hour + 20*time.Minute, text: "the substation of oak is back", act: func(ctx context.Context, st *Story) error { return st.s.Run(st.life, st.s.Get("ssn-oak")) }},
+	{at: 14 * time.Hour, text: "the aggregator goes away", act: func(_ context.Context, st *Story) error { return st.s.Get("evagg").Stop() }},
+	{at: 15*time.Hour + 10*time.Minute, text: "the aggregator is back", act: func(ctx context.Context, st *Story) error { return st.s.Run(st.life, st.s.Get("evagg")) }},
+	{at: 17 * time.Hour, text: "a phase fails at home 6", act: func(_ context.Context, st *Story) error {
 		return st.fault(6, alarm.VoltageAbsent, sim.Event{Fault: sim.VoltageLoss, Phase: 1, For: 4 * time.Minute})
 	}},
-	{17*time.Hour + 30*time.Minute, "somebody tries passwords on a meter", func(_ context.Context, st *Story) error {
+	{at: 17*time.Hour + 30*time.Minute, text: "somebody tries passwords on a meter", act: func(_ context.Context, st *Story) error {
 		return st.fault(3, alarm.Unauthorised, sim.Event{Fault: sim.FailedLogin, Count: 3})
 	}},
 }
@@ -146,6 +147,9 @@ func (st *Story) Day(ctx context.Context) error {
 
 func (st *Story) suffer(ctx context.Context, t trouble, at time.Time) error {
 	if !clock.Until(ctx, st.s.Clock, at) {
+		return nil
+	}
+	if t.once && st.day > 0 {
 		return nil
 	}
 	st.tell("node", "", "%s", t.text)
