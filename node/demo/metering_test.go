@@ -233,7 +233,7 @@ func TestReadingOnDemand(t *testing.T) {
 	if err := st.passDown(head, key, request); err == nil || !strings.Contains(err.Error(), "was answered before") {
 		t.Errorf("a replayed request: %v", err)
 	}
-	if _, err := ask(draft("utility-a", nil)); err == nil || !strings.Contains(err.Error(), "meter_unreachable") {
+	if _, err := ask(draft("utility-a", nil)); err == nil || !strings.Contains(err.Error(), "within this minute") {
 		t.Errorf("a second reading within the minute: %v", err)
 	}
 	nextMinute()

@@ -59,6 +59,7 @@ func (h *hosting) informMask(d *ev.Decision) {
 
 // demand gathers everything that wants to decide.
 func (h *hosting) demand(v *visit, now time.Time) ev.Demand {
+	now = now.Truncate(time.Minute) // a plan holds for a minute and does not depend on when in it it is made
 	c := h.env.Config
 	maxW := int64(c.EVSE.MaxW)
 	house := int64(0)
