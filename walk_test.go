@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -17,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"gridveil/node/loopback"
 )
 
 // The documents' commands, run. A console block holds commands, which begin with
@@ -354,7 +355,7 @@ func ownAddresses(file string) error {
 	}
 	text := string(b)
 	for _, usual := range []string{"/ip4/0.0.0.0/tcp/4100", "127.0.0.1:7080", "127.0.0.1:8470"} {
-		port, err := freePort()
+		port, err := loopback.Port()
 		if err != nil {
 			return err
 		}
@@ -362,16 +363,6 @@ func ownAddresses(file string) error {
 		text = strings.Replace(text, usual, own, 1)
 	}
 	return os.WriteFile(file, []byte(text), 0o600)
-}
-
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
 }
 
 // move puts a file or folder of one document to where the next expects it, or

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +22,7 @@ import (
 	"gridveil/node/clock"
 	"gridveil/node/config"
 	"gridveil/node/identity"
+	"gridveil/node/loopback"
 	"gridveil/node/party"
 	"gridveil/node/store"
 	"gridveil/node/utility"
@@ -179,17 +178,10 @@ func (s *scene) cast(zones []string, extra string) {
 // freePort finds a loopback port below those that outgoing connections take, so
 // that it is still free when the node listens.
 func (s *scene) freePort() string {
-	for range 100 {
-		n, err := rand.Int(rand.Reader, big.NewInt(10_000))
-		s.must(err)
-		port := fmt.Sprint(20_000 + n.Int64())
-		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
-			s.must(l.Close())
-			return port
-		}
-	}
-	s.t.Fatal("no free port")
-	return ""
+	s.t.Helper()
+	port, err := loopback.Port()
+	s.must(err)
+	return port
 }
 
 // preload puts RSA keys that were made once into the aggregator's store.

@@ -14,7 +14,6 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,6 +26,7 @@ import (
 	"gridveil/node/clock"
 	"gridveil/node/config"
 	"gridveil/node/identity"
+	"gridveil/node/loopback"
 	"gridveil/node/party"
 	"gridveil/node/plant"
 	"gridveil/node/ssn"
@@ -347,7 +347,7 @@ func (s *Scene) loads() ([]plant.Load, error) {
 
 // backbone prepares a listening member and gives its address.
 func (s *Scene) backbone(m *Member, contacts []string) (string, error) {
-	port, err := freePort()
+	port, err := loopback.Port()
 	if err != nil {
 		return "", err
 	}
@@ -421,19 +421,7 @@ func money(name string) string {
 	return ""
 }
 
-// freePort finds a loopback port; the listener is closed again, and nobody else
-// on this machine is expected to take it in the moments until the node does.
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
-}
-
-// Open opens the node of m, ready to be served.
+// open opens the node of m, ready to be served.
 func (s *Scene) open(m *Member) (*node.Node, error) {
 	o := node.Options{Clock: s.Clock, Log: s.Log.With("node", m.Name), Rand: s.reader(m.Name + "/run"), NoPages: true}
 	if h := m.Home; h != nil {

@@ -12,6 +12,7 @@ import (
 
 	"gridveil/ev/evsim"
 	"gridveil/node/clock"
+	"gridveil/node/loopback"
 	"gridveil/node/plant"
 )
 
@@ -75,11 +76,11 @@ func (w *Wallbox) waiting() bool {
 
 // wallbox adds a charge point to home i and what the gateway must know of it.
 func (s *Scene) wallbox(h *Home, i int, toml *strings.Builder) error {
-	ocpp, err := freePort()
+	ocpp, err := loopback.Port()
 	if err != nil {
 		return err
 	}
-	door, err := freePort()
+	door, err := loopback.Port()
 	if err != nil {
 		return err
 	}

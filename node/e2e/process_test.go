@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"gridveil/node"
+	"gridveil/node/loopback"
 )
 
 // binary is the program under test, built by TestMain.
@@ -208,12 +208,7 @@ func eventually(t *testing.T, limit time.Duration, ok func() string) {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
+	port, err := loopback.Port()
 	if err != nil {
 		t.Fatal(err)
 	}
