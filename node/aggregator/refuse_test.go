@@ -73,10 +73,10 @@ func TestLateOperatorJoinsAndCosigns(t *testing.T) {
 			t.Errorf("parties: %+v; a seat is taken at the founding only", p)
 		}
 	})
-	policy := must(s.operators("home").Policy())
-	if len(policy.Witnesses) != 4 {
-		t.Errorf("the home knows %d cosigners", len(policy.Witnesses))
-	}
+	s.eventually("the home knows the new cosigner", func() bool { // its sheet reaches homes by gossip
+		policy, err := s.operators("home").Policy()
+		return err == nil && len(policy.Witnesses) == 4
+	})
 	v := x.drive(trip{grid: 5_000_000})
 	x.mintKeys()
 	if x.collect(v) != 1_600_000 {
