@@ -1,7 +1,7 @@
 // Package demo runs a whole neighbourhood in one process: real hosts, stores,
 // websockets and signatures over simulated copper, on an accelerated clock.
 //
-// scene.go builds and runs the nodes, story.go makes the day happen, check.go
+// scene.go builds and runs the nodes, story.go makes the day happen, judge.go
 // says whether every invariant holds, site.go shows it all on one dashboard.
 package demo
 
