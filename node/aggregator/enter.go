@@ -51,13 +51,17 @@ func (a *Aggregator) enterOne(ctx context.Context, w *writer.Writer, id [32]byte
 func (a *Aggregator) enterWith(ctx context.Context, w *writer.Writer, jobs []job, cosign cosignFunc) ([]outcome, error) {
 	var entries []*ledger.Entry
 	results, err := w.Post(ctx, func(ctx context.Context) ([][]byte, error) {
+		var next uint64
+		w.Read(func(m ledger.Machine) { next = m.(*ledger.Money).State.NextSeq(1) })
 		var err error
-		if entries, err = a.prepare(w, jobs); err != nil {
+		if entries, err = a.prepare(next, jobs); err != nil {
 			return nil, err
 		}
 		raw := make([][]byte, len(entries))
 		for i, e := range entries {
-			if cosign != nil {
+			// A number that the log has passed is this entry's already or another's:
+			// the ledger says which. To sign for it again would only bind the signer.
+			if cosign != nil && e.Seq() >= next {
 				if e, err = cosign(ctx, e); err != nil {
 					return nil, err
 				}
@@ -79,10 +83,8 @@ func (a *Aggregator) enterWith(ctx context.Context, w *writer.Writer, jobs []job
 }
 
 // prepare gives each job its signed entry: the stored one, or a new one with the
-// next free number, made durable before it leaves.
-func (a *Aggregator) prepare(w *writer.Writer, jobs []job) ([]*ledger.Entry, error) {
-	var next uint64
-	w.Read(func(m ledger.Machine) { next = m.(*ledger.Money).State.NextSeq(1) })
+// next free number, made durable before it leaves. next is the log's next number.
+func (a *Aggregator) prepare(next uint64, jobs []job) ([]*ledger.Entry, error) {
 	free := next
 	entries := make([]*ledger.Entry, len(jobs))
 	var fresh []int

@@ -88,6 +88,11 @@ func (b *bench) enter(list []job) []outcome {
 	return out
 }
 
+func (b *bench) next() (seq uint64) {
+	b.w.Read(func(m ledger.Machine) { seq = m.(*ledger.Money).State.NextSeq(1) })
+	return seq
+}
+
 func TestAJobIsEnteredOnceHoweverOftenItIsTried(t *testing.T) {
 	b := newBench(t)
 	first := b.enter(anchors("one", "two"))
@@ -103,7 +108,7 @@ func TestCrashBeforeSubmitRepeatsTheSameBytes(t *testing.T) {
 	for _, taken := range []bool{false, true} {
 		b := newBench(t)
 		list := anchors("one", "two")
-		before, err := b.a.prepare(b.w, list) // and here the process ends
+		before, err := b.a.prepare(b.next(), list) // and here the process ends
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -174,6 +179,43 @@ func TestCrashAfterThePayerSubmittedCountsOnce(t *testing.T) {
 	r, err := b.a.enterOne(t.Context(), b.w, id, body, nil)
 	if err != nil || r.index != 1 || b.w.Size() != 2 {
 		t.Errorf("got %+v, %v, size %d; want entry 1 recognised", r, err, b.w.Size())
+	}
+}
+
+// TestNobodySignsForANumberThatIsGone loses the other signer's answer and lets
+// another entry take the number: the signer is asked again for a new number only.
+func TestNobodySignsForANumberThatIsGone(t *testing.T) {
+	b := newBench(t)
+	other, err := privacy.NewKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := &ledger.Party{Party: 2, Role: ledger.Utility, Limit: 1, Name: "payer", Pub: ledger.Hash(other.Public().(ed25519.PublicKey))}
+	lost := errors.New("lost")
+	var asked []uint64
+	cosign := func(_ context.Context, e *ledger.Entry) (*ledger.Entry, error) {
+		if asked = append(asked, e.Seq()); len(asked) == 1 {
+			return nil, lost
+		}
+		return e, ledger.Sign(e, benchOrigin, other)
+	}
+	if _, err := b.a.enterOne(t.Context(), b.w, note32("payer"), body, cosign); !errors.Is(err, lost) {
+		t.Fatal(err)
+	}
+	if out := b.enter(anchors("between")); out[0].err != nil {
+		t.Fatal(out[0].err)
+	}
+	var r outcome
+	for range 3 {
+		if r, err = b.a.enterOne(t.Context(), b.w, note32("payer"), body, cosign); err == nil {
+			break
+		}
+	}
+	if err != nil || r.index != 2 {
+		t.Errorf("got %+v, %v; want entry 2", r, err)
+	}
+	if len(asked) != 2 || asked[1] != asked[0]+1 {
+		t.Errorf("the other signer was asked for the numbers %v, want two, one after the other", asked)
 	}
 }
 

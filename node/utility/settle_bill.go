@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"gridveil/ev/settle"
@@ -58,7 +59,7 @@ func (s *settlement) loadProposals() error {
 				return fmt.Errorf("stored proposal: %w", err)
 			}
 			if p.State == signed && p.Seq != 0 {
-				s.signed[p.Seq] = [32]byte(k[len(prefix):])
+				s.bind(p.Seq, [32]byte(k[len(prefix):]))
 			}
 			return nil
 		})
@@ -234,7 +235,7 @@ func (s *settlement) cosign(b []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.signed[e.Seq()] = h
+	s.bind(e.Seq(), h)
 	if err := ledger.Sign(e, origin, key); err != nil {
 		return nil, err
 	}
@@ -277,25 +278,59 @@ func (s *settlement) pledge(tx *store.Tx, h [32]byte, seq uint64) error {
 	return putProposal(tx, h, p, false)
 }
 
-// superseded frees the rows of a sum whose number the aggregator used for
-// another entry: what we signed can never be entered. The caller holds mu.
+// bind remembers under which number a sum is signed. The caller holds mu.
+func (s *settlement) bind(seq uint64, h [32]byte) {
+	if !slices.Contains(s.signed[seq], h) {
+		s.signed[seq] = append(s.signed[seq], h)
+	}
+}
+
+// superseded frees the rows of sums whose number the aggregator used for another
+// entry: what we signed can never be entered. The log is read in order, so that
+// lower numbers than e's are used up as well; a sum may have been signed after
+// its number had passed here. The caller holds mu.
 func (s *settlement) superseded(e *ledger.Entry) error {
-	h, ours := s.signed[e.Seq()]
-	if !ours {
-		return nil
+	var own [32]byte // of the sum that e enters
+	if b, ok := e.Body().(*ledger.Settle); ok {
+		own = settle.BodyHash(b)
 	}
-	if b, ok := e.Body().(*ledger.Settle); ok && settle.BodyHash(b) == h {
-		return nil
+	for seq, list := range s.signed {
+		if seq > e.Seq() {
+			continue
+		}
+		entered := seq == e.Seq() && slices.Contains(list, own) // to be billed next
+		for _, h := range list {
+			if entered && h == own {
+				continue
+			}
+			if err := s.release(h, seq); err != nil {
+				return err
+			}
+		}
+		if delete(s.signed, seq); entered {
+			s.bind(seq, own)
+		}
 	}
-	err := s.env.Store.Update(func(tx *store.Tx) error {
+	return nil
+}
+
+// release makes a sum that was signed under seq a mere proposal again.
+func (s *settlement) release(h [32]byte, seq uint64) error {
+	return s.env.Store.Update(func(tx *store.Tx) error {
 		p, err := getProposal(tx, h)
-		if err != nil || p.State != signed {
+		if errors.Is(err, store.ErrNotFound) || err == nil && (p.State != signed || p.Seq != seq) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 		for i := range p.Lines {
 			r, err := getRow(tx, p.Lines[i].BPK)
 			if err != nil {
 				return err
+			}
+			if r.Pledged != h {
+				continue
 			}
 			r.Pledged = [32]byte{}
 			if err := putRow(tx, p.Lines[i].BPK, r); err != nil {
@@ -305,10 +340,6 @@ func (s *settlement) superseded(e *ledger.Entry) error {
 		p.State, p.Seq = proposed, 0
 		return putProposal(tx, h, p, false)
 	})
-	if err == nil {
-		delete(s.signed, e.Seq())
-	}
-	return err
 }
 
 // billLine is one session on a driver's bill: nothing but day, energy, amount.

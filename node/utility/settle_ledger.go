@@ -44,7 +44,7 @@ type settlement struct {
 
 	mu       sync.Mutex // guards what follows, and every read-modify-write of the store here
 	drivers  map[[16]byte]Driver
-	signed   map[uint64][32]byte // aggregator's entry number -> proposal that we signed under it
+	signed   map[uint64][][32]byte // aggregator's entry number -> proposals that we signed under it
 	registry *note.Registry
 	months   int // in registry
 }
@@ -55,7 +55,7 @@ func newSettlement(env *role.Env, homes func() []Contract, openers func() (commi
 	if err != nil {
 		return nil, err
 	}
-	s := &settlement{env: env, party: p, homes: homes, openers: openers, drivers: map[[16]byte]Driver{}, signed: map[uint64][32]byte{}}
+	s := &settlement{env: env, party: p, homes: homes, openers: openers, drivers: map[[16]byte]Driver{}, signed: map[uint64][][32]byte{}}
 	if err := s.load(); err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ func ledgerless(t *testing.T) *settlement {
 	}
 	t.Cleanup(func() { st.Close() })
 	env := &role.Env{Store: st, Clock: clock.Wall{}, Log: slog.New(slog.DiscardHandler), Warn: role.NewBoard()}
-	return &settlement{env: env, drivers: map[[16]byte]Driver{}, signed: map[uint64][32]byte{}}
+	return &settlement{env: env, drivers: map[[16]byte]Driver{}, signed: map[uint64][][32]byte{}}
 }
 
 // offer makes a proposal over lines with these bill keys.
@@ -64,7 +64,7 @@ func (s *settlement) offer(t *testing.T, pay int64, bpks ...byte) (*ledger.Settl
 func (s *settlement) sign(h [32]byte, seq uint64) error {
 	err := s.env.Store.Update(func(tx *store.Tx) error { return s.pledge(tx, h, seq) })
 	if err == nil {
-		s.signed[seq] = h
+		s.bind(seq, h)
 	}
 	return err
 }
@@ -123,14 +123,48 @@ func TestARowIsSignedForOnce(t *testing.T) {
 	}
 }
 
+// TestASumSignedTooLateIsFreed signs under a number that passed before the
+// request came, and two sums under one number of which one is entered.
+func TestASumSignedTooLateIsFreed(t *testing.T) {
+	s := ledgerless(t)
+	bodyOne, one := s.offer(t, 20_000, 1)
+	_, two := s.offer(t, 30_000, 2)
+	for h, seq := range map[[32]byte]uint64{one: 7, two: 7} {
+		if err := s.sign(h, seq); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.superseded(entry(t, 6, &ledger.Anchor{Topic: 1})); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.sign(two, 9); !errors.Is(err, mesh.ErrBusy) {
+		t.Errorf("before number 7 is used: %v, want ErrBusy", err)
+	}
+	if err := s.superseded(entry(t, 7, bodyOne)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.sign(two, 7); err != nil {
+		t.Errorf("the other sum, under a number that has passed: %v", err)
+	}
+	if err := s.sign(two, 9); !errors.Is(err, mesh.ErrBusy) {
+		t.Errorf("before the next entry shows it: %v, want ErrBusy", err)
+	}
+	if err := s.superseded(entry(t, 8, &ledger.Anchor{Topic: 1})); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.sign(two, 9); err != nil {
+		t.Errorf("after the next entry: %v", err)
+	}
+}
+
 func TestOpenProposalsSurviveARestart(t *testing.T) {
 	s := ledgerless(t)
 	_, one := s.offer(t, 20_000, 1)
 	if err := s.sign(one, 7); err != nil {
 		t.Fatal(err)
 	}
-	again := &settlement{env: s.env, signed: map[uint64][32]byte{}}
-	if err := again.loadProposals(); err != nil || again.signed[7] != one {
+	again := &settlement{env: s.env, signed: map[uint64][][32]byte{}}
+	if err := again.loadProposals(); err != nil || len(again.signed[7]) != 1 || again.signed[7][0] != one {
 		t.Errorf("after a restart: %v, %v", again.signed, err)
 	}
 }
