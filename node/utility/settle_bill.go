@@ -307,8 +307,10 @@ func (s *settlement) superseded(e *ledger.Entry) error {
 				return err
 			}
 		}
-		if delete(s.signed, seq); entered {
-			s.bind(seq, own)
+		if entered {
+			s.signed[seq] = [][32]byte{own}
+		} else {
+			delete(s.signed, seq)
 		}
 	}
 	return nil
