@@ -23,8 +23,10 @@ func walletPay() *cobra.Command {
 		Fixed       bool    `json:"fixed"`
 		FloorKWh    float64 `json:"floor_kwh"`
 		Departure   int64   `json:"departure"`
+		GiveFrom    int64   `json:"give_from"`
+		OnCall      bool    `json:"on_call"`
 	}
-	var until string
+	var until, from string
 	c := &cobra.Command{
 		Use: "pay LINK", Short: "Charge at the wallbox of a host's link", Args: oneArg("the link of the host's Guest page"),
 		Long: `Opens a session at the wallbox behind LINK: shows who pays what, burns one pseudonym, and
@@ -38,6 +40,13 @@ goes on by itself until the receipt is there. Nothing can cost more than --band.
 					return err
 				}
 				q.Departure = at.UnixMilli()
+			}
+			if from != "" {
+				at, err := instant("--give-from", from)
+				if err != nil {
+					return err
+				}
+				q.GiveFrom = at.UnixMilli()
 			}
 			var out struct {
 				Session string `json:"session"`
@@ -54,6 +63,8 @@ goes on by itself until the receipt is there. Nothing can cost more than --band.
 	f.Uint16Var(&q.Band, "band", 20, "the most that the session may cost, in whole EUR")
 	f.Float64Var(&q.WantKWh, "want", 0, "kWh wanted; 0 charges until the car is full or unplugged")
 	f.Float64Var(&q.GiveKWh, "give", 0, "kWh that the house may take out of the car")
+	f.StringVar(&from, "give-from", "", "when the house may begin to take energy out of the car, RFC 3339")
+	f.BoolVar(&q.OnCall, "give-on-call", false, "the house may take energy out of the car only when the grid operator asks for it and pays")
 	f.StringVar(&until, "until", "", "when the car leaves, RFC 3339; until then the cheapest hours are taken, and the aggregator may pay for moving them")
 	f.Float64Var(&q.FloorKWh, "floor", 0, "kWh that must be in by then, whatever they cost")
 	f.BoolVar(&q.Fixed, "fixed", false, "the aggregator may not move the car's power, even for pay")

@@ -349,8 +349,19 @@ func TestMessagesRoundTrip(t *testing.T) {
 	if _, err := ParseAssent((Assent{From: -1}).Message().Body); !errors.Is(err, ErrMessage) {
 		t.Errorf("an assent to no time: %v", err)
 	}
-	if _, err := ParseNeed((Need{Want: -1}).Message().Body); !errors.Is(err, ErrMessage) {
-		t.Error("a negative need was accepted")
+	for _, n := range []Need{{Want: -1}, {NotBefore: -1}, {NotBefore: 1 << 60}} {
+		if _, err := ParseNeed(n.Message().Body); !errors.Is(err, ErrMessage) {
+			t.Errorf("%+v: got %v, want ErrMessage", n, err)
+		}
+	}
+	odd := Need{}.Message().Body
+	odd[len(odd)-1] = 2
+	if _, err := ParseNeed(odd); !errors.Is(err, ErrMessage) {
+		t.Errorf("neither on call nor not: got %v, want ErrMessage", err)
+	}
+	whole := Need{Want: 1, Floor: 1, Departure: 3, NotBefore: 2, OnCall: true}
+	if back, err := ParseNeed(whole.Message().Body); err != nil || back != whole {
+		t.Errorf("need: got %+v %v", back, err)
 	}
 }
 

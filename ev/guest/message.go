@@ -38,7 +38,7 @@ const (
 	maxParcel             = 12 << 10 // one request of the mesh's private lane
 	maxText               = 255
 	maxMessage            = 1 + 4 + 16 + 1 + maxParcel // the largest of all
-	needSize              = 24
+	needSize              = 33
 	assentSize            = 8 + ed25519.SignatureSize
 )
 
@@ -169,21 +169,27 @@ func ParseWelcome(b []byte) (Welcome, error) {
 	return w, nil
 }
 
-// Need is what the driver would like. It stays in the house: it is bound to
-// the connection that sent the Open and signed by nobody.
+// Need is what the driver would like: first of energy into the car, in a second
+// message of energy out of it. It stays in the house: it is bound to the
+// connection that sent the Open and signed by nobody.
 type Need struct {
 	Want      int64 // mWh, 0 for as much as fits
 	Floor     int64 // mWh that must be in by then, whatever it costs
 	Departure int64 // UTC ms, 0 if unknown
+	NotBefore int64 // UTC ms, 0 for at once; of energy out of the car
+	OnCall    bool  // energy out of the car only when the grid operator asks for it
 }
 
 // Message encodes the need.
 func (n Need) Message() Message {
 	b := make([]byte, 0, needSize)
-	for _, v := range []int64{n.Want, n.Floor, n.Departure} {
+	for _, v := range []int64{n.Want, n.Floor, n.Departure, n.NotBefore} {
 		b = binary.BigEndian.AppendUint64(b, uint64(v))
 	}
-	return Message{Wish, b}
+	if n.OnCall {
+		return Message{Wish, append(b, 1)}
+	}
+	return Message{Wish, append(b, 0)}
 }
 
 const (
@@ -197,8 +203,8 @@ func ParseNeed(b []byte) (Need, error) {
 		return Need{}, fmt.Errorf("%w: need of %d bytes", ErrMessage, len(b))
 	}
 	at := func(i int) int64 { return int64(binary.BigEndian.Uint64(b[8*i:])) }
-	n := Need{Want: at(0), Floor: at(1), Departure: at(2)}
-	if n.Want < 0 || n.Want > maxNeed || n.Floor < 0 || n.Floor > maxNeed || n.Departure < 0 || n.Departure > maxTime {
+	n := Need{Want: at(0), Floor: at(1), Departure: at(2), NotBefore: at(3), OnCall: b[needSize-1] == 1}
+	if n.Want < 0 || n.Want > maxNeed || n.Floor < 0 || n.Floor > maxNeed || n.Departure < 0 || n.Departure > maxTime || n.NotBefore < 0 || n.NotBefore > maxTime || b[needSize-1] > 1 {
 		return Need{}, fmt.Errorf("%w: need out of range", ErrMessage)
 	}
 	return n, nil

@@ -14,19 +14,17 @@ import (
 	"gridveil/node/wallet"
 )
 
-// The flexibility that the story's grid operator buys: how long after a car's
-// arrival it looks at the pool's bids and how long it waits for them, how much
-// notice it gives, what it buys, and what it pays for full delivery.
+// The flexibility that the story's grid operator buys: how long before it begins
+// the operator looks at the pool's bids and until when it waits for them, what it
+// buys, and what it pays for full delivery.
 const (
-	flexLook    = 30 * time.Minute
-	flexWait    = 60 * time.Minute
-	flexNotice  = 20 * time.Minute
-	flexFor     = 30 * time.Minute
-	flexWatts   = 4000
-	flexPay     = 800_000
-	certifiedW  = 11_000
-	handOver    = 15 * time.Second // wall time for the order to reach the cars
-	quarterHour = pool.SlotMS * time.Millisecond
+	flexLook   = 35 * time.Minute
+	flexLast   = 15 * time.Minute
+	flexFor    = 30 * time.Minute
+	flexWatts  = 4000
+	flexPay    = 800_000
+	certifiedW = 11_000
+	handOver   = 15 * time.Second // wall time for the order to reach the cars
 )
 
 // certifyMeters has the grid's operator certify the meters of all wallboxes, so
@@ -52,20 +50,17 @@ func (s *Scene) certifyMeters() error {
 	return nil
 }
 
-// buy lets the grid's operator buy flexibility in a zone once the pool offers
-// some, as long as the car that it is about may be there.
-func (st *Story) buy(ctx context.Context, zone string, arrived time.Time) error {
-	if !clock.Until(ctx, st.s.Clock, arrived.Add(flexLook)) {
+// buy lets the grid's operator buy flexibility in a zone from a moment on, once the
+// pool offers some. The moment is the story's, so that a seed repeats what is
+// delivered.
+func (st *Story) buy(ctx context.Context, zone string, from time.Time) error {
+	if !clock.Until(ctx, st.s.Clock, from.Add(-flexLook)) {
 		return nil
 	}
 	release := func() {}
 	defer func() { release() }()
-	for last := arrived.Add(flexLook + flexWait); ; {
-		now := st.s.Clock.Now()
-		if st.offered(zone, now) {
-			break
-		}
-		if now.After(last) {
+	for !st.offered(zone, from) {
+		if st.s.Clock.Now().After(from.Add(-flexLast)) {
 			st.tell("refused", "/party/evagg", "the grid operator finds no flexibility to buy in zone %s", zone)
 			return nil // the day's judgement says that it is missing
 		}
@@ -74,7 +69,6 @@ func (st *Story) buy(ctx context.Context, zone string, arrived time.Time) error 
 		}
 	}
 	release = clock.Hold(st.s.Clock)
-	from := st.s.Clock.Now().Add(flexNotice + quarterHour - 1).Truncate(quarterHour)
 	if _, err := st.s.utility("utility-a").Instruct(zone, from, from.Add(flexFor), flexWatts, flexPay); err != nil {
 		return fmt.Errorf("buy flexibility: %w", err)
 	}
@@ -85,8 +79,9 @@ func (st *Story) buy(ctx context.Context, zone string, arrived time.Time) error 
 	return nil
 }
 
-// offered says whether the pool bids in a zone for slots that are still to come.
-func (st *Story) offered(zone string, now time.Time) bool {
+// offered says whether the pool bids in a zone for all that is bought from a moment
+// on.
+func (st *Story) offered(zone string, from time.Time) bool {
 	a, err := st.s.aggregator()
 	if err != nil {
 		return false
@@ -95,12 +90,13 @@ func (st *Story) offered(zone string, now time.Time) bool {
 	if err != nil {
 		return false
 	}
+	slots := 0
 	for _, b := range bids {
-		if b.Zone == zone && b.UpW > 0 && b.From.After(now) {
-			return true
+		if b.Zone == zone && b.UpW >= flexWatts && !b.From.Before(from) && b.From.Before(from.Add(flexFor)) {
+			slots++
 		}
 	}
-	return false
+	return slots >= int(flexFor/(pool.SlotMS*time.Millisecond))
 }
 
 // handedOver says whether every event has left the aggregator.
@@ -154,7 +150,7 @@ func (st *Story) ancillary() (events int, delivered, received, shared, held int6
 // were played.
 func (st *Story) bought() bool {
 	for _, p := range st.visits() {
-		if p.flex {
+		if p.flex > 0 {
 			return true
 		}
 	}

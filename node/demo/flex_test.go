@@ -30,10 +30,12 @@ func TestCarIsMovedAcrossRestartsAndItsDriverIsPaid(t *testing.T) {
 			return err
 		}
 		st.life = ctx
-		p := &played{visit: visit{name: "a car that can wait", kind: "grid", home: 4, driver: 2, stay: 210 * time.Minute, want: 26 * kWh, car: sedan(15, 60, 11_000, 0), flex: true}}
+		at := s.Clock.Now().Sub(st.midnight()) + time.Minute
+		p := &played{visit: visit{name: "a car that can wait", kind: "grid", home: 4, driver: 2, at: at, stay: 210 * time.Minute, want: 26 * kWh, car: sedan(15, 60, 11_000, 0),
+			flex: (at + 90*time.Minute).Truncate(15 * time.Minute)}}
 		st.cars = append(st.cars, p)
 		over := make(chan error, 1)
-		go func() { over <- st.play(ctx, p, s.Clock.Now().Add(time.Minute)) }()
+		go func() { over <- st.play(ctx, p, st.midnight().Add(at)) }()
 		moved := movedBy(t, s)
 		if !clock.Until(ctx, s.Clock, moved.From.Add(7*time.Minute)) {
 			return ctx.Err()

@@ -46,8 +46,8 @@ func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
 	}
 	release()
 	p.session = st.started(ctx, gw, before)
-	if p.flex {
-		if err := st.buy(ctx, host.Zone, at); err != nil {
+	if p.flex > 0 {
+		if err := st.buy(ctx, host.Zone, at.Add(p.flex-p.at)); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
@@ -71,7 +71,10 @@ func (st *Story) begin(ctx context.Context, gw *gateway.Gateway, p *played, at t
 	}
 	o := wallet.Options{Band: 20, Departure: at.Add(p.stay).UnixMilli(), ShowUtility: true}
 	if p.kind == "v2g-house" || p.kind == "v2g-grid" {
-		o.GiveMWh = p.want
+		o.GiveMWh, o.OnCall = p.want, p.flex > 0
+		if p.from > 0 {
+			o.GiveFrom = at.Add(p.from - p.at).UnixMilli()
+		}
 	} else {
 		o.WantMWh = p.want
 	}

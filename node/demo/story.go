@@ -26,8 +26,9 @@ type visit struct {
 	car     evsim.Car
 	want    int64 // mWh into the car, or out of it
 	faults  evsim.Faults
-	offline bool // the aggregator is away when it begins
-	flex    bool // the grid's operator buys flexibility in its zone
+	offline bool          // the aggregator is away when it begins
+	from    time.Duration // since midnight, when the car may begin to give; 0 for at once
+	flex    time.Duration // since midnight, when the flexibility begins that the grid's operator buys in its zone; 0 for none
 }
 
 const kWh = 1_000_000 // mWh
@@ -42,8 +43,8 @@ var plan = []visit{
 	{name: "a stranger charges while the aggregator is away", kind: "mixed", home: 3, driver: 4, at: 14*time.Hour + 15*time.Minute, stay: 50 * time.Minute, want: 4 * kWh, car: sedan(12, 45, 11_000, 0), offline: true},
 	{name: "a wallbox alters what its meter signed", kind: "forged", home: 5, driver: 5, at: 15*time.Hour + 30*time.Minute, stay: 30 * time.Minute, want: 2 * kWh, car: sedan(20, 50, 7_400, 0), faults: evsim.Faults{Forged: true}},
 	{name: "a wallbox hands in yesterday's record", kind: "replayed", home: 5, driver: 6, at: 16*time.Hour + 30*time.Minute, stay: 30 * time.Minute, want: 2 * kWh, car: sedan(20, 50, 7_400, 0), faults: evsim.Faults{Replayed: true}},
-	{name: "a car feeds the house in the evening", kind: "v2g-house", home: 2, driver: 1, at: 18 * time.Hour, stay: 150 * time.Minute, want: 500_000, car: sedan(45, 60, 11_000, 7_000)},
-	{name: "a car feeds the grid when the operator asks", kind: "v2g-grid", home: 4, driver: 2, at: 20*time.Hour + 15*time.Minute, stay: 195 * time.Minute, want: 7 * kWh, car: sedan(40, 60, 11_000, 8_000), flex: true},
+	{name: "a car feeds the house in the evening", kind: "v2g-house", home: 2, driver: 1, at: 18 * time.Hour, stay: 4 * time.Hour, from: 20*time.Hour + 30*time.Minute, want: 500_000, car: sedan(45, 60, 11_000, 7_000)},
+	{name: "a car feeds the grid when the operator asks", kind: "v2g-grid", home: 4, driver: 2, at: 20*time.Hour + 15*time.Minute, stay: 195 * time.Minute, want: 7 * kWh, car: sedan(40, 60, 11_000, 8_000), flex: 22*time.Hour + 30*time.Minute},
 }
 
 func sedan(hasKWh, capacityKWh, chargeW, dischargeW int64) evsim.Car {

@@ -143,7 +143,7 @@ func wishOf(list []guest.Need) want {
 		w.Need = list[0]
 	}
 	if len(list) > 1 {
-		w.Give = list[1].Want
+		w.Give, w.GiveFrom, w.OnCall = list[1].Want, list[1].NotBefore, list[1].OnCall
 	}
 	return w
 }

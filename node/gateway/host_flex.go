@@ -216,7 +216,7 @@ func (h *hosting) envelope(v *visit, now time.Time, from int64) (x *pool.Flex, o
 	x.MinMWh, x.MaxMWh = min(x.MinMWh, energy), max(x.MaxMWh, energy)
 	for k := range x.Envelopes {
 		e := &x.Envelopes[k]
-		if from+int64(k)*pool.SlotMS >= leaves {
+		if at := from + int64(k)*pool.SlotMS; at >= leaves || p.gives && at < w.GiveFrom {
 			continue
 		}
 		b := int64(e.BaselineW)
@@ -242,7 +242,7 @@ func (h *hosting) ownPlan(v *visit, now time.Time, from int64) (p planned, ok bo
 	w, e := v.rec.Want, v.s.Energy
 	house := h.houseW(now)
 	draws := max(0, house) // what the car gives to the house: nothing before notes are behind it
-	if v.s.Locked == 0 {
+	if v.s.Locked == 0 || w.OnCall {
 		draws = 0
 	}
 	p.maxW = min(int64(h.env.Config.EVSE.MaxW), int64(h.cert.MaxW))
@@ -274,7 +274,7 @@ func (h *hosting) ownPlan(v *visit, now time.Time, from int64) (p planned, ok bo
 		switch at := max(now.UnixMilli(), (this+i)*pool.SlotMS); {
 		case w.Departure > 0 && at >= w.Departure:
 		case p.gives:
-			energy = -min(give, min(draws, p.maxW)*((this+i+1)*pool.SlotMS-at)/3600)
+			energy = -min(give, min(draws, p.maxW)*max(0, (this+i+1)*pool.SlotMS-max(at, w.GiveFrom))/3600)
 		case i < int64(len(shares)):
 			energy = shares[i].Res + shares[i].Grid
 		}

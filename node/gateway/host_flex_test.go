@@ -287,6 +287,8 @@ func TestEnvelopesAreWhatTheWishesLeave(t *testing.T) {
 	}{
 		{name: "a car that gives what the house draws", want: want{Give: 6_000_000}, houseW: 1_000, locked: 1, base: -1_000, up: 10_000, down: 1_000, min: -5_516_667, max: 0},
 		{name: "a car that gives nothing before notes are locked", want: want{Give: 6_000_000}, houseW: 1_000, base: 0, up: 11_000, min: -6_000_000, max: 0},
+		{name: "a car that gives on call only", want: want{Give: 6_000_000, OnCall: true}, houseW: 1_000, locked: 1, base: 0, up: 11_000, min: -6_000_000, max: 0},
+		{name: "a car that gives later", want: want{Give: 6_000_000, GiveFrom: from + pool.SlotMS/3}, houseW: 1_200, locked: 1, base: -800, up: 0, min: -6_000_000, max: 0},
 		{name: "a car that charges at once", want: wantMWh(11_000_000, now.Add(5*time.Hour)), base: 11_000, up: 11_000, min: 0, max: 5_683_334},
 		{name: "a car without departure", want: wantMWh(11_000_000, time.Time{}), none: true},
 		{name: "a car that leaves before the gate", want: wantMWh(1_000_000, now.Add(20*time.Minute)), none: true},

@@ -124,6 +124,9 @@ func TestWishesDecideThePower(t *testing.T) {
 	}{
 		{"as much as fits", want{}, ev.Energy{}, 500, 10_900, 11_000},
 		{"nothing but giving", want{Give: 1_000_000}, ev.Energy{}, 4_000, -4_000, -4_000},
+		{"giving later", want{Give: 1_000_000, GiveFrom: now.UnixMilli() + 1}, ev.Energy{}, 4_000, 0, 0},
+		{"giving from now on", want{Give: 1_000_000, GiveFrom: now.UnixMilli()}, ev.Energy{}, 4_000, -4_000, -4_000},
+		{"giving when asked", want{Give: 1_000_000, OnCall: true}, ev.Energy{}, 4_000, 0, 0},
 		{"no more than asked", wantMWh(1_000_000, time.Time{}), ev.Energy{Grid: 1_000_000}, 500, 0, 0},
 		{"in time", wantMWh(10_000_000, now.Add(time.Hour)), ev.Energy{}, 500, 9_900, 11_000},
 		{"the fuse", want{}, ev.Energy{}, 14_000, 0, 4_100},

@@ -77,9 +77,11 @@ func (h *hosting) demand(v *visit, now time.Time) ev.Demand {
 		d.HasDeparture, d.LeftMS = true, max(v.rec.Want.Departure-now.UnixMilli(), 1)
 		d.NeedMWh = max(0, min(need, v.rec.Want.Floor-e.In()))
 	}
-	if give := v.rec.Want.Give - e.Out; h.mayDischarge(v) && give > 0 && v.rec.Want.Want <= e.In() {
+	if w := v.rec.Want; h.mayDischarge(v) && w.gives(now.UnixMilli()) && w.Give > e.Out && w.Want <= e.In() {
 		d.MaxDischargeW = maxW
-		d.PlanW = -min(max(house, 0), maxW) // what the house itself draws; more only by control
+		if !w.OnCall {
+			d.PlanW = -min(max(house, 0), maxW) // what the house itself draws; more only by control
+		}
 		d.HasDeparture = false
 	}
 	h.heard().Fill(&d, v.openHash())

@@ -81,12 +81,17 @@ type agreed struct {
 	Expires   int64
 }
 
-// want is what the driver would like. Give is the energy that the house may take
-// out of the car, mWh.
+// want is what the driver would like: energy into the car, and what the house may
+// take out of it.
 type want struct {
 	guest.Need
-	Give int64
+	Give     int64 // mWh
+	GiveFrom int64 // UTC ms, 0 for at once
+	OnCall   bool  // only when the grid operator asks for it
 }
+
+// gives says whether the house may take energy out of the car at a moment, UTC ms.
+func (w want) gives(at int64) bool { return w.Give > 0 && at >= w.GiveFrom }
 
 // lockState is the notes behind what the house may come to owe.
 type lockState struct {

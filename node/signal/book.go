@@ -69,6 +69,7 @@ type Book struct {
 	held    map[gossip.ID]*held // accepted prices and network states
 	lines   map[[32]byte]*line
 	tags    map[uint64]place // of the controls that are expected
+	shift   [32]byte         // secret that shifts the starts of controls, see start
 	history []judged         // oldest first
 }
 
@@ -129,6 +130,7 @@ var (
 	heldSpace  = store.SpaceMesh.Key([]byte("signal/h"))
 	lineSpace  = store.SpaceMesh.Key([]byte("signal/l"))
 	historyKey = store.SpaceMesh.Key([]byte("signal/judged"))
+	shiftKey   = store.SpaceMesh.Key([]byte("signal/shift"))
 	tariffKey  = store.SpaceSettings.Key([]byte("tariff"))
 )
 
@@ -144,7 +146,25 @@ func OpenBook(c Config) (*Book, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stored signals: %w", err)
 	}
-	return b, nil
+	return b, b.loadShift()
+}
+
+// loadShift draws the home's secret for the starts of controls on the first day.
+func (b *Book) loadShift() error {
+	v, err := b.c.Store.Get(shiftKey)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		if _, err := io.ReadFull(b.c.Rand, b.shift[:]); err != nil {
+			return fmt.Errorf("draw shift: %w", err)
+		}
+		return b.c.Store.Set(shiftKey, b.shift[:])
+	case err != nil:
+		return fmt.Errorf("stored signals: %w", err)
+	case len(v) != len(b.shift):
+		return errors.New("stored signals: the secret that shifts controls is damaged")
+	}
+	b.shift = [32]byte(v)
+	return nil
 }
 
 func (b *Book) loadTariff(tx *store.Tx) error {

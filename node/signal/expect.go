@@ -1,7 +1,9 @@
 package signal
 
 import (
+	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -112,10 +114,6 @@ func (b *Book) Control(e gossip.Envelope, m Measured, now time.Time) (v grid.Ver
 	own := l.own() // without the lock: the session has its own
 	own.Now, own.ClockSure, own.Open = now.UnixMilli(), m.ClockSure, at.open
 	own.HasMHz, own.MilliHertz, own.HasMV, own.MilliVolt = m.HasMHz, m.MilliHertz, m.HasMV, m.MilliVolt
-	var random [8]byte
-	if _, err := b.c.Rand.Read(random[:]); err != nil {
-		return v, true, fmt.Errorf("draw shift: %w", err)
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	held := b.lines[at.open]
@@ -127,7 +125,7 @@ func (b *Book) Control(e gossip.Envelope, m Measured, now time.Time) (v grid.Ver
 	next := *held
 	next.Next = at.counter + 1
 	if v.OK() {
-		next.follow(c, own, random, now)
+		next.follow(c, own, b.start(c, at.counter), now)
 	}
 	entry := judged{Hash: sha256.Sum256(e.Encode()), Kind: e.Kind.String(), Reason: v.Reason, At: now.UnixMilli(), Text: describe(c)}
 	if err := b.saveLine(at.open, &next, &entry); err != nil {
@@ -137,13 +135,22 @@ func (b *Book) Control(e gossip.Envelope, m Measured, now time.Time) (v grid.Ver
 	return v, true, nil
 }
 
-// follow makes c the line's set point.
-func (l *line) follow(c *grid.Control, own grid.Own, random [8]byte, now time.Time) {
+// start is when this home follows a control. The shift comes from a secret of the
+// home: nobody who sends controls can foresee it, and judging the same control again
+// after a crash draws no second one.
+func (b *Book) start(c *grid.Control, counter uint64) int64 {
+	mac := hmac.New(sha256.New, b.shift[:])
+	mac.Write([]byte("gridveil/shift/v1"))
+	mac.Write(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, uint64(c.From)), counter))
+	return c.Start(binary.BigEndian.Uint64(mac.Sum(nil)))
+}
+
+// follow makes c the line's set point from start on.
+func (l *line) follow(c *grid.Control, own grid.Own, start int64, now time.Time) {
 	if c.Kind == grid.Release {
 		l.Set = nil
 		return
 	}
-	start := c.Start(uint64(random[0]) | uint64(random[1])<<8 | uint64(random[2])<<16 | uint64(random[3])<<24)
 	l.Set = &set{W: c.SetW, Lo: own.EnvelopeLo, Hi: own.EnvelopeHi, From: start, To: c.To, Instruction: c.Instruction}
 	l.Recent = append(slices.Clone(l.Recent), grid.Set{At: now.UnixMilli(), W: c.SetW})
 	l.Recent = l.Recent[max(0, len(l.Recent)-maxRecent):]

@@ -302,6 +302,28 @@ func TestControlsAreFollowedOnlyInsideWhatWasOffered(t *testing.T) {
 	}
 }
 
+// TestAStartIsOneHomesSecret: a control starts at the same moment after a restart,
+// and at another one at another home and for the next control.
+func TestAStartIsOneHomesSecret(t *testing.T) {
+	dir, key := t.TempDir(), store.MasterKey{9}
+	st := openStore(t, dir, key)
+	b := openBook(t, st)
+	c := &grid.Control{From: begin.UnixMilli(), To: begin.Add(time.Hour).UnixMilli()}
+	first, next, elsewhere := b.start(c, 0), b.start(c, 1), newBook(t).start(c, 0)
+	if first == next && first == elsewhere {
+		t.Errorf("all start at %d", first)
+	}
+	if first < c.From || first > c.From+grid.MaxShift {
+		t.Errorf("starts %d ms after its time", first-c.From)
+	}
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if again := openBook(t, openStore(t, dir, key)).start(c, 0); again != first {
+		t.Errorf("after a restart it starts at %d, was %d", again, first)
+	}
+}
+
 func TestAnOscillatingPoolIsStoppedAfterFourReversals(t *testing.T) {
 	b := newBook(t)
 	k := SessionKey([32]byte{7}, [32]byte{1})

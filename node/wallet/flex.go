@@ -116,11 +116,14 @@ func (a agreed) judge(f *pool.Flex, net [8]byte, now time.Time, lag time.Duratio
 	case f.Meter.Key != a.meter:
 		return fmt.Errorf("%w: it names another meter", errAssent)
 	}
-	least := int64(0)
-	if a.GiveMWh > 0 && a.sells {
-		least = -a.maxW
-	}
-	for _, e := range f.Envelopes {
+	for k, e := range f.Envelopes {
+		least := int64(0)
+		if end := f.From + int64(k+1)*pool.SlotMS; a.GiveMWh > 0 && a.sells && end > a.GiveFrom {
+			least = -a.maxW
+		}
+		if a.OnCall && e.BaselineW < 0 {
+			return fmt.Errorf("%w: it takes energy out of the car unasked", errAssent)
+		}
 		if int64(e.BaselineW)-int64(e.UpW) < least || int64(e.BaselineW)+int64(e.DownW) > a.maxW {
 			return fmt.Errorf("%w: its power is not what was agreed", errAssent)
 		}

@@ -10,6 +10,28 @@ import (
 	"gridveil/privacy/session"
 )
 
+func TestOptionsThatMakeNoSenseAreRefused(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		o    Options
+		good bool
+	}{
+		{"nothing said", Options{}, true},
+		{"a sale from a time on", Options{GiveMWh: 1, GiveFrom: 5, Departure: 6}, true},
+		{"a sale on call", Options{GiveMWh: 1, OnCall: true}, true},
+		{"a band that nobody sells", Options{Band: 7}, false},
+		{"more for sure than wanted", Options{WantMWh: 1, FloorMWh: 2}, false},
+		{"a time without a sale", Options{GiveFrom: 5}, false},
+		{"on call without a sale", Options{OnCall: true}, false},
+		{"a sale after the departure", Options{GiveMWh: 1, GiveFrom: 6, Departure: 6}, false},
+		{"on call, and never moved", Options{GiveMWh: 1, OnCall: true, Fixed: true}, false},
+	} {
+		if err := c.o.check(); (err == nil) != c.good {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
 // TestWalletSignsOnlyWhatItsDriverAgreedTo: each way in which an offer to the pool
 // could go beyond the session's terms and the driver's wishes.
 func TestWalletSignsOnlyWhatItsDriverAgreedTo(t *testing.T) {
@@ -56,6 +78,15 @@ func TestWalletSignsOnlyWhatItsDriverAgreedTo(t *testing.T) {
 		{"a sale that nobody agreed to", charges, func(f *pool.Flex) { f.Envelopes[0].UpW = 9_001 }, false},
 		{"a sale from a host that sells nothing", with(gives, func(a *agreed) { a.sells = false }), sells, false},
 		{"more out of the car", gives, func(f *pool.Flex) { sells(f); f.MinMWh-- }, false},
+		{"a sale on call", with(gives, func(a *agreed) { a.OnCall = true }), func(f *pool.Flex) {
+			sells(f)
+			for k := range f.Envelopes {
+				f.Envelopes[k] = pool.Envelope{UpW: 8_000}
+			}
+		}, true},
+		{"a sale that nobody called for", with(gives, func(a *agreed) { a.OnCall = true }), sells, false},
+		{"a sale from the second slot on", with(gives, func(a *agreed) { a.GiveFrom = pool.SlotMS*1001 - 1 }), sells, true},
+		{"a sale before the driver's time", with(gives, func(a *agreed) { a.GiveFrom = pool.SlotMS * 1001 }), sells, false},
 		{"energy into a car that only gives", gives, func(f *pool.Flex) { sells(f); f.MaxMWh = 1 }, false},
 		{"more into the car", charges, func(f *pool.Flex) { f.MaxMWh++ }, false},
 		{"too little by the departure", with(charges, func(a *agreed) { a.FloorMWh = 6_400_000 }), none, false},

@@ -65,13 +65,15 @@ type payForm struct {
 	Fixed       bool    `json:"fixed"`
 	FloorKWh    float64 `json:"floor_kwh"`
 	Departure   int64   `json:"departure"` // UTC ms
+	GiveFrom    int64   `json:"give_from"` // UTC ms
+	OnCall      bool    `json:"on_call"`
 	Seen        string  `json:"seen"`
 }
 
 // options turns kWh, which people type, into whole mWh.
 func (f payForm) options() Options {
 	o := Options{Band: f.Band, WantMWh: int64(f.WantKWh * 1e6), GiveMWh: int64(f.GiveKWh * 1e6), FloorMWh: int64(f.FloorKWh * 1e6), Departure: f.Departure, Fixed: f.Fixed,
-		ShowUtility: f.ShowUtility}
+		GiveFrom: f.GiveFrom, OnCall: f.OnCall, ShowUtility: f.ShowUtility}
 	if b, err := hex.DecodeString(f.Seen); err == nil && len(b) == len(o.Seen) {
 		o.Seen = [32]byte(b)
 	}
@@ -128,7 +130,8 @@ var page = template.Must(template.New("page").Parse(`<!doctype html>
 <input type="hidden" name="l" value="{{$.Link}}"><input type="hidden" name="seen" value="{{$.Seen}}">
 <p><label>At most <select name="band">{{range $.Bands}}<option value="{{.}}"{{if eq . 20}} selected{{end}}>EUR {{.}}</option>{{end}}</select></label></p>
 <p><label>Energy wanted, kWh (0: as much as fits) <input name="want" type="number" min="0" max="200" step="0.1" value="0"></label></p>
-{{if .Discharge}}<p><label>Energy that the house may take, kWh <input name="give" type="number" min="0" max="200" step="0.1" value="0"></label></p>{{end}}
+{{if .Discharge}}<p><label>Energy that the house may take, kWh <input name="give" type="number" min="0" max="200" step="0.1" value="0"></label></p>
+<p><label><input type="checkbox" name="call" value="1"> Only when the grid operator asks for it and pays</label></p>{{end}}
 <p><label><input type="checkbox" name="fixed" value="1"> The aggregator may not move my car's power, even for pay</label></p>
 <p><label><input type="checkbox" name="show" value="1"> If the aggregator is away, the host may see which utility is mine</label></p>
 <p><button>Charge here</button></p>
@@ -235,6 +238,7 @@ func (w *Wallet) payPage(rw http.ResponseWriter, r *http.Request) {
 	}
 	f.Band, f.WantKWh, f.GiveKWh = uint16(band), want, give
 	if f.GiveKWh > 0 {
+		f.OnCall = r.FormValue("call") == "1"
 		f.Seen = "" // the offer for a discharge is another one; its prices are the same
 	}
 	if _, err := w.Pay(r.Context(), f.Link, f.options()); err != nil {

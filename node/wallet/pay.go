@@ -26,6 +26,8 @@ type Options struct {
 	GiveMWh   int64  // energy that the house may take out of the car, 0 for none
 	FloorMWh  int64  // energy that must be in by Departure, whatever it costs
 	Departure int64  // UTC ms, 0 if unknown
+	GiveFrom  int64  // UTC ms, when the house may begin to take energy out of the car; 0 for at once
+	OnCall    bool   // it may take energy only when the grid operator asks for it and pays
 	Fixed     bool   // the aggregator may not move the session's power, for no pay
 	// ShowUtility agrees beforehand that a host which cannot reach the aggregator
 	// may see the certificate, and so the utility.
@@ -46,6 +48,12 @@ func (o *Options) check() error {
 		return fmt.Errorf("band of %d: choose one of %v euros", o.Band, pseudo.Bands)
 	case o.WantMWh < 0 || o.GiveMWh < 0 || o.FloorMWh < 0 || o.FloorMWh > o.WantMWh:
 		return errors.New("energies are not negative, and the least one is at most the wanted one")
+	case o.GiveMWh == 0 && (o.GiveFrom != 0 || o.OnCall):
+		return errors.New("when energy may be taken out of the car is said, but not how much")
+	case o.GiveFrom < 0 || o.Departure > 0 && o.GiveFrom >= o.Departure:
+		return errors.New("energy may be taken out of the car before it leaves only")
+	case o.Fixed && o.OnCall:
+		return errors.New("the car's power may not be moved, so the grid operator cannot ask for its energy: choose one of both")
 	}
 	return nil
 }
@@ -53,7 +61,7 @@ func (o *Options) check() error {
 // wishes are what the wallet says first: what the car should get, then what the
 // house may take.
 func (o Options) wishes() [2]guest.Need {
-	return [2]guest.Need{{Want: o.WantMWh, Floor: o.FloorMWh, Departure: o.Departure}, {Want: o.GiveMWh, Departure: o.Departure}}
+	return [2]guest.Need{{Want: o.WantMWh, Floor: o.FloorMWh, Departure: o.Departure}, {Want: o.GiveMWh, Departure: o.Departure, NotBefore: o.GiveFrom, OnCall: o.OnCall}}
 }
 
 // Prices are an offer as a driver reads it, millionths of a euro per kWh.
