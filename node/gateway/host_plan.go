@@ -13,13 +13,14 @@ import (
 )
 
 const (
-	slotMS    = 900_000 // one step of a plan
-	planSlots = 96      // a day: no car stays longer without a new plan
-	volt      = 230
-	roundW    = 100             // set points are kept this coarse, so that a changing house does not flood the wallbox
-	lockSpan  = 4 * time.Hour   // energy that one lock should cover at full power
-	lockNotes = 12              // most notes of a lock: its message then fits class session
-	reaction  = 5 * time.Minute // how early the band stops a car, see ev.MarginFor
+	slotMS      = 900_000 // one step of a plan
+	planSlots   = 96      // a day: no car stays longer without a new plan
+	volt        = 230
+	roundW      = 100           // set points are kept this coarse, so that a changing house does not flood the wallbox
+	lockSpan    = 4 * time.Hour // energy that one lock should cover at full power
+	changeAgain = 15 * time.Minute // how soon after one the next change is asked for
+	lockNotes   = 12              // most notes of a lock: its message then fits class session
+	reaction    = 5 * time.Minute // how early the band stops a car, see ev.MarginFor
 )
 
 // phases of the wallbox; three unless its record says otherwise.
@@ -234,13 +235,17 @@ func (h *hosting) lockValue(v *visit) uint16 {
 	return uint16(min((value+margin)/ev.MinorEUR+1, 8191))
 }
 
-// askChange swaps notes into sizes that make up the lock, once per visit.
+// askChange swaps notes into sizes that make up the lock; again after a while, since
+// notes of earlier guests may have come and another swap may have been under way.
 func (h *hosting) askChange(t *turn, need uint16) {
-	if t.v.rec.Lock.Asked {
+	l := &t.v.rec.Lock
+	if l.Asked != 0 && t.now.UnixMilli() < l.Asked+changeAgain.Milliseconds() {
 		return
 	}
-	t.v.rec.Lock.Asked = true
-	t.v.note(t.now, "the house has no notes of the right size to buy energy with; change is asked for")
+	if l.Asked == 0 {
+		t.v.note(t.now, "the house has no notes of the right size to buy energy with; change is asked for")
+	}
+	l.Asked = t.now.UnixMilli()
 	t.after = append(t.after, func() {
 		if err := h.purse.Change(need); err != nil {
 			h.env.Log.Warn("no change for a lock", "err", err)

@@ -97,7 +97,7 @@ func (w want) gives(at int64) bool { return w.Give > 0 && at >= w.GiveFrom }
 type lockState struct {
 	Op    uint64 // of the purse
 	Value int64  // millionths
-	Asked bool   // change was asked for
+	Asked int64  // UTC ms when change was asked for, 0 for never
 	Over  bool   // the notes are paid, or came back
 }
 
