@@ -53,10 +53,10 @@ func TestSessionBecomesACosignedEntryAndNotes(t *testing.T) {
 	bent := append([]byte(nil), v.settle...)
 	bent[len(bent)-1] ^= 1
 	service, op := route(bent)
-	if _, err := s.asks("home", must(s.operators("home").Aggregator()).Key, service, op, bent); refusedWith(err) != nil {
+	if _, err := s.asks("home", s.seenBy("home").Key, service, op, bent); refusedWith(err) != nil {
 		t.Errorf("other bytes for a settled session: %v", err)
 	}
-	if err := refusedWith(lastOf(s.asks("home", must(s.operators("home").Aggregator()).Key, mesh.EVRecord, ask.Settle, v.auth))); err != nil {
+	if err := refusedWith(lastOf(s.asks("home", s.seenBy("home").Key, mesh.EVRecord, ask.Settle, v.auth))); err != nil {
 		t.Errorf("an AuthReq as record: %v", err)
 	}
 }
@@ -78,6 +78,7 @@ func TestNotesComeHome(t *testing.T) {
 	}
 	x.swap()
 	handle := ask.Contract(s.places["home"].node.Env.ID.Bundle.Network, home)
+	s.eventually("the home's utility in the directory", func() bool { _, err := s.operators("home").Utility("northgrid"); return err == nil })
 	u := must(s.operators("home").Utility("northgrid"))
 	b, err := s.asks("home", u.Key, mesh.Notes, ask.Account, []byte{byte(ask.Currency >> 8), byte(ask.Currency & 255)})
 	s.must(err)
@@ -153,7 +154,7 @@ func TestDisputeOpensExactlyOneSession(t *testing.T) {
 		return true
 	})
 	word := committee.NewStatement(s.places["home"].node.Net, &one.me, id, false, uint16(ledger.ReasonLawful))
-	if _, err := s.asks("driver", must(s.operators("driver").Aggregator()).Key, mesh.Dispute, ask.Statement, word.Bytes()); err != nil {
+	if _, err := s.asks("driver", s.seenBy("driver").Key, mesh.Dispute, ask.Statement, word.Bytes()); err != nil {
 		t.Errorf("the driver's word: %v", err)
 	}
 	s.must(seats[0].Seat().Vote(id, true))
@@ -193,7 +194,7 @@ func TestDisputeOpensExactlyOneSession(t *testing.T) {
 func (s *scene) sees(ref [32]byte, want bool) {
 	s.t.Helper()
 	s.eventually("the wallet's look at open cases", func() bool {
-		b, err := s.asks("driver", must(s.operators("driver").Aggregator()).Key, mesh.Dispute, ask.Cases, nil)
+		b, err := s.asks("driver", s.seenBy("driver").Key, mesh.Dispute, ask.Cases, nil)
 		s.must(err)
 		found := false
 		for _, c := range must(ask.ParseCases(b)) {
@@ -267,7 +268,7 @@ func TestInstructionIsDispatchedProvedAndPaid(t *testing.T) {
 	v := x.open(trip{grid: 1, shown: true})
 	from := s.clock.Now().Add(3 * time.Minute).Truncate(15 * time.Minute).Add(15 * time.Minute)
 	flex := x.flexOf(v, must(ocmf.NewKey(v.evidence.MeterKey)).Hash(), from)
-	evagg := must(s.operators("home").Aggregator()).Key
+	evagg := s.seenBy("home").Key
 	b, err := s.asks("home", evagg, mesh.EVRecord, ask.Flex, flex.Encode())
 	s.must(err)
 	line := must(signal.ParseLine(b))
@@ -337,7 +338,7 @@ func TestRecordsOfAnotherMeterProveNothing(t *testing.T) {
 	x := moveIn(s)
 	v := x.open(trip{grid: 1, shown: true})
 	from := s.clock.Now().Add(3 * time.Minute).Truncate(15 * time.Minute).Add(15 * time.Minute)
-	evagg := must(s.operators("home").Aggregator()).Key
+	evagg := s.seenBy("home").Key
 	_, err := s.asks("home", evagg, mesh.EVRecord, ask.Flex, x.flexOf(v, [32]byte{7}, from).Encode())
 	s.must(err)
 	s.eventually("the anchored plan", func() bool { return s.kinds()[ledger.KindAnchor] == 2+1 }) // beside the keys of two weeks
@@ -376,7 +377,7 @@ func TestRecordsOfAnotherMeterProveNothing(t *testing.T) {
 func (x *street) collectShares(v *visit, want int64) {
 	s := x.s
 	s.t.Helper()
-	evagg := must(s.operators("driver").Aggregator()).Key
+	evagg := s.seenBy("driver").Key
 	b, err := s.asks("driver", evagg, mesh.EVCollect, ask.Shares, must(v.driver.AskShares()))
 	s.must(err)
 	got := must(v.driver.OpenShares(b))

@@ -240,6 +240,17 @@ func (s *scene) operators(name string) ask.Operators {
 	return ask.Operators{Env: s.places[name].node.Env}
 }
 
+// seenBy is the aggregator as a leaf knows it, once its keys have reached that leaf.
+func (s *scene) seenBy(name string) (o ask.Aggregator) {
+	s.t.Helper()
+	s.eventually("the aggregator in the directory of "+name, func() (ok bool) {
+		var err error
+		o, err = s.operators(name).Aggregator()
+		return err == nil
+	})
+	return o
+}
+
 // eventually waits for something to become true.
 func (s *scene) eventually(what string, ok func() bool) {
 	s.t.Helper()

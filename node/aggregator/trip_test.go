@@ -42,12 +42,7 @@ func (x *street) driverKey() member.Key { return member.Key(x.contract.Public().
 func moveIn(s *scene) *street {
 	s.t.Helper()
 	x := &street{s: s, contract: must(privacy.NewKey(rand.Reader)), meter: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))}
-	s.eventually("operators in the directory", func() bool {
-		_, err := s.operators("home").Aggregator()
-		_, err2 := s.operators("driver").Utility("southpower")
-		return err == nil && err2 == nil
-	})
-	evagg := must(s.operators("home").Aggregator())
+	evagg := s.seenBy("home")
 	b, err := s.asks("home", evagg.Key, mesh.Pass, ask.PassKey, ask.WeekBody(pseudo.Week(s.clock.Now()), "elm"))
 	s.must(err)
 	week := must(ask.ParseWeekKey(b))
@@ -65,6 +60,7 @@ func moveIn(s *scene) *street {
 
 func (x *street) fetchDeck() {
 	s := x.s
+	s.eventually("the driver's utility in the directory", func() bool { _, err := s.operators("driver").Utility("southpower"); return err == nil })
 	u := must(s.operators("driver").Utility("southpower"))
 	env := s.places["driver"].node.Env
 	lk := x.contract // not the node's own key: its wallet fetches a deck of its own
@@ -73,7 +69,7 @@ func (x *street) fetchDeck() {
 	}
 	p := pseudo.Profile{Net: env.Net, Kind: pseudo.Driver, Contract: ask.Contract(env.ID.Bundle.Network, x.driverKey()), LK: lk, Arg: ask.DriverLimit,
 		Deck: ask.DeckSize, Issuer: u.ID, IssuerKey: u.Issuer, Suite: privacy.SuiteX25519, IssueBox: u.Issue}
-	evagg := must(s.operators("driver").Aggregator())
+	evagg := s.seenBy("driver")
 	pending := must(pseudo.NewBatch(rand.Reader, p, evagg.ID, pseudo.Week(s.clock.Now())))
 	b, err := s.asks("driver", u.Key, mesh.Deck, ask.Deck, pending.Box)
 	s.must(err)
@@ -134,7 +130,7 @@ func (x *street) ask(t trip) (*visit, error) {
 	deal, terms := x.deal()
 	pass := x.passes[0]
 	x.passes = x.passes[1:]
-	evagg := must(s.operators("home").Aggregator())
+	evagg := s.seenBy("home")
 	env := s.places["home"].node.Env
 	meterKey := must((&x.meter.PublicKey).Bytes())
 	v := &visit{x: x, evidence: &session.Evidence{Salt: [32]byte{1}, MeterSalt: [32]byte{2}, MeterKey: meterKey, Terms: terms}, begin: s.clock.Now(), pass: pass}
@@ -255,7 +251,7 @@ func (x *street) hand(v *visit, msg []byte) ([]byte, error) {
 		v.settle = msg
 	}
 	service, op := route(msg)
-	return x.s.asks("home", must(x.s.operators("home").Aggregator()).Key, service, op, msg)
+	return x.s.asks("home", x.s.seenBy("home").Key, service, op, msg)
 }
 
 // mintKeys fetches the month's keys with their proof, as wallets do.
@@ -263,7 +259,7 @@ func (x *street) mintKeys() {
 	s := x.s
 	s.t.Helper()
 	ops := s.operators("home")
-	evagg := must(ops.Aggregator())
+	evagg := s.seenBy("home")
 	b, err := s.asks("home", evagg.Key, mesh.Notes, ask.Denoms, ask.DenomsBody(ask.Currency, 0))
 	s.must(err)
 	e, err := must(ask.ParseProven(b)).Open(must(ops.Policy()))
@@ -280,7 +276,7 @@ func (x *street) collect(v *visit) int64 {
 	op := must(x.purse.Collect(x.month.Denoms, uint16(due/ev.MinorEUR)))
 	rows := must(x.purse.Rows(op.ID, x.month.Denoms))
 	c := must(v.host.Collect(session.PartyHost, x.month.Denoms.Epoch, *rows[0]))
-	b, err := s.asks("home", must(s.operators("home").Aggregator()).Key, mesh.EVCollect, ask.Collect, c.Bytes())
+	b, err := s.asks("home", s.seenBy("home").Key, mesh.EVCollect, ask.Collect, c.Bytes())
 	s.must(err)
 	got := must(session.ParseCollected(b))
 	var issue *ledger.Issue
@@ -297,7 +293,7 @@ func (x *street) swap() {
 	s.t.Helper()
 	op := must(x.purse.Swap(s.clock.Now(), x.month.Denoms, 0, uint32(ledger.EarnedAccount(0))))
 	r := must(x.purse.SwapRequest(op.ID, x.month.Denoms))
-	b, err := s.asks("home", must(s.operators("home").Aggregator()).Key, mesh.Notes, ask.Swap, r.Bytes())
+	b, err := s.asks("home", s.seenBy("home").Key, mesh.Notes, ask.Swap, r.Bytes())
 	s.must(err)
 	s.must(x.purse.Finish(op.ID, x.month.Denoms, must(note.ParseRowsReply(b))))
 }

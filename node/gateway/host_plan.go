@@ -16,11 +16,11 @@ const (
 	slotMS      = 900_000 // one step of a plan
 	planSlots   = 96      // a day: no car stays longer without a new plan
 	volt        = 230
-	roundW      = 100           // set points are kept this coarse, so that a changing house does not flood the wallbox
-	lockSpan    = 4 * time.Hour // energy that one lock should cover at full power
+	roundW      = 100              // set points are kept this coarse, so that a changing house does not flood the wallbox
+	lockSpan    = 4 * time.Hour    // energy that one lock should cover at full power
 	changeAgain = 15 * time.Minute // how soon after one the next change is asked for
-	lockNotes   = 12              // most notes of a lock: its message then fits class session
-	reaction    = 5 * time.Minute // how early the band stops a car, see ev.MarginFor
+	lockNotes   = 12               // most notes of a lock: its message then fits class session
+	reaction    = 5 * time.Minute  // how early the band stops a car, see ev.MarginFor
 )
 
 // phases of the wallbox; three unless its record says otherwise.
