@@ -427,7 +427,7 @@ func (s *Scene) open(m *Member) (*node.Node, error) {
 	if h := m.Home; h != nil {
 		o.Hardware = &node.Hardware{Load: h.Load, Roof: h.Roof, Feeder: h.feeder}
 		if h.Wallbox != nil {
-			o.Hardware.Car = h.Wallbox
+			o.Hardware.Car, o.Hardware.Told = h.Wallbox, h.Wallbox.Told
 		}
 	}
 	n, err := node.Open(m.Dir, o)

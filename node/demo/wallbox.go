@@ -21,13 +21,11 @@ import (
 type Wallbox struct {
 	CP *evsim.ChargePoint
 
-	mu      sync.Mutex
-	until   time.Time // stepped up to here
-	watts   float64
-	telling bool // to the gateway, with the clock held back
-	clock   clock.Clock
-	cancel  context.CancelFunc
-	done    chan error
+	mu     sync.Mutex
+	until  time.Time // stepped up to here
+	watts  float64
+	cancel context.CancelFunc
+	done   chan error
 }
 
 // Watts steps the charge point through the minute that starts at t.
@@ -37,36 +35,24 @@ func (w *Wallbox) Watts(t time.Time) float64 {
 	if !t.Before(w.until) {
 		w.watts = float64(w.CP.Step(t, plant.Step))
 		w.until = t.Add(plant.Step)
-		w.tell(w.until)
 	}
 	return w.watts
 }
 
-// Limits of how long the day waits for what a charge point has to tell.
+// Limits of how long a house waits for what its charge point has to tell.
 const (
-	tellWait = 2 * time.Second // in wall time: a gateway that is down is not waited for
+	tellWait = 2 * time.Second // in wall time: a gateway that hangs is not waited for
 	tellLook = time.Millisecond
 )
 
-// tell keeps the clock from running on before the gateway has heard what was
-// queued until now, so that on a busy machine a car starts in the same minute. The
-// caller holds mu.
-func (w *Wallbox) tell(now time.Time) {
-	if w.telling || !w.waiting() {
-		return
-	}
-	w.telling = true
-	pace := clock.Pace(w.clock)
-	pace.Due(now)
-	go func() { // ends within tellWait
-		for until := time.Now().Add(tellWait); w.waiting() && time.Now().Before(until); {
-			time.Sleep(tellLook)
+// Told waits until the gateway has heard what the charge point had to tell, so that
+// on a busy machine too it knows of a minute before it plans the next one.
+func (w *Wallbox) Told(ctx context.Context) {
+	for until := time.Now().Add(tellWait); w.waiting() && time.Now().Before(until); {
+		if !clock.Sleep(ctx, clock.Wall{}, tellLook) {
+			return
 		}
-		pace.Leave()
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.telling = false
-	}()
+	}
 }
 
 func (w *Wallbox) waiting() bool {
@@ -100,7 +86,7 @@ func (s *Scene) wallbox(h *Home, i int, toml *strings.Builder) error {
 	if err != nil {
 		return fmt.Errorf("wallbox: %w", err)
 	}
-	h.Wallbox = &Wallbox{CP: cp, clock: s.Clock}
+	h.Wallbox = &Wallbox{CP: cp}
 	fmt.Fprintf(toml, "[evse]\nlisten = %q\nmax_w = 11000\nstation = %q\nmeter_key = %q\n", h.OCPPListen, station, hex.EncodeToString(pub))
 	fmt.Fprintf(toml, "[hosting]\nenabled = true\nlisten = %q\n", h.DoorListen)
 	return nil

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"gridveil/node/clock"
 	"gridveil/node/role"
 )
 
@@ -58,6 +59,9 @@ func New(ctx context.Context, env *role.Env, hw Hardware) (*Gateway, error) {
 			return nil, fmt.Errorf("wallbox: %w", err)
 		}
 		g.hosting.heed(g.signals)
+		if g.house != nil && clock.Pace(env.Clock) != nil {
+			g.house.ordered = g.hosting.ordered
+		}
 	} else {
 		refuseGuests(env.Control)
 	}

@@ -32,7 +32,7 @@ import (
 // outside is what the house follows of others: prices, limits and controls.
 // *signals is it.
 type outside interface {
-	Now() signal.Signals
+	At(now time.Time) signal.Signals
 	OnChange(fn func())
 	// ExpectControl may call what OnChange was given: not to be called under mu.
 	ExpectControl(signal.Session) error

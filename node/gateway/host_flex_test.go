@@ -56,8 +56,8 @@ func (r *radio) held() *signal.Book {
 	return r.book
 }
 
-func (r *radio) Now() signal.Signals {
-	x := r.held().Signals(r.s.clock.Now())
+func (r *radio) At(now time.Time) signal.Signals {
+	x := r.held().Signals(now)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for open, set := range r.orders {
@@ -174,7 +174,7 @@ func TestCarWaitsOnInstructionAndItsDriverIsPaid(t *testing.T) {
 	s.stopNode(s.home)
 	s.startHost()
 	s.eventually("wallbox online", func() bool { return s.cp.Status().Online })
-	if x, ok := r.Now().Sets[f.Open]; !ok || x.W != 0 {
+	if x, ok := r.At(s.clock.Now()).Sets[f.Open]; !ok || x.W != 0 {
 		t.Error("after a restart the control is forgotten")
 	}
 	c2 := *c

@@ -17,6 +17,7 @@ import (
 	"gridveil/ev"
 	"gridveil/ev/guest"
 	"gridveil/ev/ocpp"
+	"gridveil/node/clock"
 	"gridveil/node/role"
 	"gridveil/node/store"
 )
@@ -376,6 +377,23 @@ func (h *hosting) serveOrders(ctx context.Context) error {
 		case <-h.env.Clock.After(pause):
 		}
 	}
+}
+
+// ordered waits until no order is due: a simulated house on an accelerated clock
+// takes its next minute only then. A wallbox that does not answer is not waited for.
+func (h *hosting) ordered(ctx context.Context) {
+	for until := time.Now().Add(machineTime); h.ordering() && time.Now().Before(until); {
+		if !clock.Sleep(ctx, clock.Wall{}, time.Millisecond) {
+			return
+		}
+	}
+}
+
+func (h *hosting) ordering() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := h.env.Clock.Now()
+	return slices.ContainsFunc(h.orders, func(o order) bool { return h.wanted(o) && !o.notBefore.After(now) })
 }
 
 // nextOrder takes the oldest order that is due.

@@ -60,7 +60,7 @@ func (h *hosting) informMask(d *ev.Decision) {
 
 // demand gathers everything that wants to decide.
 func (h *hosting) demand(v *visit, now time.Time) ev.Demand {
-	now = now.Truncate(time.Minute) // a plan holds for a minute and does not depend on when in it it is made
+	now = now.Truncate(time.Minute) // a plan holds for a minute and does not depend on when in it it is made; signals count from the full minute on
 	c := h.env.Config
 	maxW := int64(c.EVSE.MaxW)
 	house := int64(0)
@@ -85,32 +85,44 @@ func (h *hosting) demand(v *visit, now time.Time) ev.Demand {
 		}
 		d.HasDeparture = false
 	}
-	h.heard().Fill(&d, v.openHash())
+	h.heard(now).Fill(&d, v.openHash())
 	if r := len(v.readings); r > 0 && v.readings[r-1].HasSoC {
 		d.HasSoC, d.SoC, d.FloorSoC = true, v.readings[r-1].SoCPermille, socFloor
 	}
 	return d
 }
 
-// heard is what holds now of what grid, utility and aggregator signalled.
-func (h *hosting) heard() signal.Signals {
+// heard is what holds at now of what grid, utility and aggregator signalled.
+func (h *hosting) heard(now time.Time) signal.Signals {
 	if h.signals == nil {
 		return signal.Signals{}
 	}
-	return h.signals.Now()
+	return h.signals.At(now)
 }
 
-// replan plans the running session anew.
+// replan plans the running session anew, unless the frame of this minute is still to
+// come: it does so as well, and knows more.
 func (h *hosting) replan() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if v := h.current; v.s.State.Running() {
-		t := h.turn(v, h.env.Clock.Now())
+	now := h.env.Clock.Now()
+	if v := h.current; v.s.State.Running() && !h.frameDue(now) {
+		t := h.turn(v, now)
 		h.plan(t)
 		if err := t.commit(); err != nil {
 			h.env.Log.Warn("plan not renewed; the next minute tries again", "err", err)
 		}
 	}
+}
+
+// frameDue says whether the meter tells every minute and has not told in this one.
+func (h *hosting) frameDue(now time.Time) bool {
+	n := len(h.samples.marks)
+	if n == 0 {
+		return false
+	}
+	last := h.samples.marks[n-1].At
+	return now.Truncate(time.Minute).After(last) && now.Sub(last) < 2*time.Minute
 }
 
 // openHash is the session's name in controls, H(Open); zero without a guest.
@@ -154,7 +166,7 @@ func (h *hosting) charge(v *visit, now time.Time, maxW, surplusW int64) int64 {
 // slots are the steps until departure. The roof is taken to go on as now for an
 // hour: no longer forecast is better without weather.
 func (h *hosting) slots(now, departure time.Time, maxW, surplusW int64) []sched.Slot {
-	c, heard := h.env.Config.Hosting, h.heard()
+	c, heard := h.env.Config.Hosting, h.heard(now)
 	var out []sched.Slot
 	for at := now; at.Before(departure) && len(out) < planSlots; {
 		end := time.UnixMilli((at.UnixMilli()/slotMS + 1) * slotMS)

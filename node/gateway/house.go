@@ -26,6 +26,9 @@ type Hardware struct {
 	// Feeder hears the connection's registers, mWh, after each step: the meter at
 	// the transformer of a demonstration. Nil: nobody listens.
 	Feeder func(at time.Time, importMWh, exportMWh int64)
+	// Told waits until the wallbox has told the gateway about the minute that
+	// passed, within bounds of its own. Nil: nobody waits.
+	Told func(ctx context.Context)
 }
 
 // Inverter is what the battery and the roof hang on.
@@ -53,6 +56,9 @@ type house struct {
 	meter  *sim.Meter
 	serial string
 	feeder func(at time.Time, importMWh, exportMWh int64)
+	told   func(ctx context.Context)
+	// ordered waits until the wallbox has its orders; set before serve, nil without one.
+	ordered func(ctx context.Context)
 	// readPeriod is how often a reading is kept now; set before serve.
 	readPeriod func() time.Duration
 
@@ -72,7 +78,7 @@ const houseState = "house"
 // registers of the last run: a meter does not forget.
 func newHouse(env *role.Env, hw Hardware, carWatts func() float64) (*house, error) {
 	c := env.Config
-	h := &house{env: env, feeder: hw.Feeder, readPeriod: c.Meter.ReadPeriod.D, home: plant.Home{Load: hw.Load, PV: hw.Roof, Car: hw.Car}}
+	h := &house{env: env, feeder: hw.Feeder, told: hw.Told, readPeriod: c.Meter.ReadPeriod.D, home: plant.Home{Load: hw.Load, PV: hw.Roof, Car: hw.Car}}
 	seed := houseSeed(env)
 	if h.home.Load == nil {
 		h.home.Load = plant.NewHousehold(seed)
@@ -138,7 +144,10 @@ func (h *house) Command(w battery.Watts) {
 	h.home.Command(float64(w))
 }
 
-// serve steps the house at every full minute. An accelerated clock waits for it.
+// serve steps the house at every full minute. An accelerated clock waits for it, and
+// for what meter and wallbox have to say and to hear in between: first what the
+// wallbox measured, then what the meter shows, then the order for the next minute.
+// So a house does the same on a slow machine and on a fast one.
 func (h *house) serve(ctx context.Context) error {
 	pace := clock.Pace(h.env.Clock)
 	defer pace.Leave()
@@ -171,13 +180,20 @@ func (h *house) step(ctx context.Context, end time.Time) error {
 	if h.feeder != nil {
 		h.feeder(end, r.Import, r.Export)
 	}
+	if h.told != nil {
+		h.told(ctx)
+	}
 	if end.Truncate(h.readPeriod()).Equal(end) || h.watched() {
 		// Before the values leave: no register ever shows less than it showed.
 		if err := h.save(r); err != nil {
 			return err
 		}
 	}
-	return h.meter.Step(ctx, end, sim.Sample{ImportMWh: r.Import - last.Import, ExportMWh: r.Export - last.Export})
+	err := h.meter.Step(ctx, end, sim.Sample{ImportMWh: r.Import - last.Import, ExportMWh: r.Export - last.Export})
+	if err == nil && h.ordered != nil {
+		h.ordered(ctx)
+	}
+	return err
 }
 
 // save keeps the registers: import, export, PV, battery in and out, load, level.

@@ -73,9 +73,13 @@ func (m *mask) today() battery.Report {
 	return m.ctl.Today()
 }
 
+// nightly is when, after midnight UTC, a mask learns: between two minutes, so that
+// it is certain which one is masked last as before.
+const nightly = 2*time.Hour + 30*time.Second
+
 // serve learns the home's own chain every night and starts a new account.
 func (m *mask) serve(ctx context.Context) error {
-	for clock.Until(ctx, m.env.Clock, clock.Next(m.env.Clock.Now(), 24*time.Hour).Add(2*time.Hour)) {
+	for clock.Until(ctx, m.env.Clock, clock.Next(m.env.Clock.Now(), 24*time.Hour).Add(nightly)) {
 		if err := m.night(ctx); err != nil && ctx.Err() == nil {
 			m.env.Log.Warn("masking kernel not renewed; the old one stays", "err", err)
 		}

@@ -154,11 +154,11 @@ func (s *signals) ExpectControl(x signal.Session) error {
 // ForgetControl ends the controls of a session.
 func (s *signals) ForgetControl(open [32]byte) error { return s.book.Forget(open) }
 
-// Now is what holds now, for the plan.
-func (s *signals) Now() signal.Signals { return s.book.Signals(s.env.Clock.Now()) }
+// At is what holds at now, for the plan.
+func (s *signals) At(now time.Time) signal.Signals { return s.book.Signals(now) }
 
 // Signals is what holds now, for the page.
-func (g *Gateway) Signals() signal.Signals { return g.signals.Now() }
+func (g *Gateway) Signals() signal.Signals { return g.signals.At(g.env.Clock.Now()) }
 
 // SignalHistory lists the newest signals and what was made of them, newest first.
 func (g *Gateway) SignalHistory() []signal.Event { return g.signals.book.History() }
@@ -207,7 +207,7 @@ type LimitLine struct {
 }
 
 func (s *signals) status() SignalStatus {
-	now := s.Now()
+	now := s.At(s.env.Clock.Now())
 	out := SignalStatus{Prices: []PriceLine{}, History: s.book.History()}
 	for _, p := range now.Prices {
 		out.Prices = append(out.Prices, PriceLine{p.From, p.To, p.MicroPerKWh, p.Critical})
