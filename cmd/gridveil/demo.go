@@ -68,7 +68,7 @@ folder that is kept; without it a temporary one is removed at the end.`,
 	f.BoolVar(&verbose, "verbose", false, "show what the nodes log")
 	f.IntVar(&o.Homes, "homes", 25, "number of homes; below 20 the private classes refuse and class lab is used")
 	f.IntVar(&o.Hours, "hours", 24, "length of the day with --once")
-	f.Uint64Var(&o.Seed, "seed", 1, "the same seed gives the same bills, but for cents where a car fed in")
+	f.Uint64Var(&o.Seed, "seed", 1, "the same seed gives the same bills, to the millionth of a euro")
 	f.Float64Var(&o.Speed, "speed", demo.LiveSpeed, "how much faster than real time")
 	f.StringVar(&o.Traces, "traces", "", "folder with home_*.csv: household loads instead of generated ones")
 	f.StringVar(&o.Listen, "listen", "127.0.0.1:7080", "address of the dashboard")

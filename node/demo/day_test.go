@@ -306,6 +306,30 @@ func (v *view) holds(value []byte) bool {
 	return bytes.Contains(v.raw.Bytes(), value) || bytes.Contains(v.lower.Bytes(), []byte(hex.EncodeToString(value)))
 }
 
+// TestTheSameSeedGivesTheSameBills plays the day twice.
+func TestTheSameSeedGivesTheSameBills(t *testing.T) {
+	if !*long {
+		t.Skip("two days of a small scene: 150 s; run with -long")
+	}
+	var days [2]*Summary
+	for i := range days {
+		var err error
+		if days[i], err = Once(t.Context(), Options{Homes: 6, Hours: 24, Speed: OnceSpeed, Seed: 5, Dir: filepath.Join(t.TempDir(), "scene")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, b := days[0], days[1]
+	if !slices.Equal(a.Detail, b.Detail) || len(a.Detail) != 6 {
+		t.Errorf("homes: %+v, then %+v", a.Detail, b.Detail)
+	}
+	if !slices.Equal(a.Drivers, b.Drivers) || len(a.Drivers) == 0 {
+		t.Errorf("drivers: %+v, then %+v", a.Drivers, b.Drivers)
+	}
+	if a.Flexibility != b.Flexibility || a.Sessions != b.Sessions {
+		t.Errorf("sessions %+v, flexibility %+v; then %+v, %+v", a.Sessions, a.Flexibility, b.Sessions, b.Flexibility)
+	}
+}
+
 // each visits all that a stopped node's store holds.
 func each(t *testing.T, dir string, fn func(key, value []byte)) {
 	t.Helper()

@@ -137,6 +137,13 @@ func (s *Scene) judgeBills(st *Story, sum *Summary) error {
 		sum.Detail = append(sum.Detail, d)
 	}
 	sum.hold("every bill adds up to its registers", off...)
+	for _, m := range s.Of(member.RoleWallet) {
+		b, err := s.utility("utility-b").DriverBill(m.Node().Host.Self().Key)
+		if err != nil {
+			return fmt.Errorf("bill of %s: %w", m.Name, err)
+		}
+		sum.Drivers = append(sum.Drivers, DriverDetail{Driver: m.Name, Sessions: len(b.Lines), Bill: b.Total})
+	}
 	return nil
 }
 

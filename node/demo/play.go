@@ -19,9 +19,11 @@ const (
 	stepWait = 10 * time.Minute
 )
 
-// play lets one car arrive, charge or give, and leave.
+// play lets one car arrive, charge or give, and leave. It comes and goes when every
+// house has stepped through the minute before, so that it is certain which minutes
+// it was there.
 func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
-	if !clock.Until(ctx, st.s.Clock, at) {
+	if !clock.Until(ctx, st.s.Clock, at.Add(clock.Lead)) {
 		return nil
 	}
 	host := st.s.Get(fmt.Sprintf("home-%d", p.home))
@@ -51,7 +53,7 @@ func (st *Story) play(ctx context.Context, p *played, at time.Time) error {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
-	if !clock.Until(ctx, st.s.Clock, at.Add(p.stay)) {
+	if !clock.Until(ctx, st.s.Clock, at.Add(p.stay+clock.Lead)) {
 		return nil
 	}
 	box.Unplug(st.s.Clock.Now())

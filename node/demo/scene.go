@@ -38,7 +38,7 @@ import (
 type Options struct {
 	Homes  int     // default 25
 	Hours  int     // length of a day with --once, default 24
-	Seed   uint64  // the same seed gives the same bills, but for cents where a car fed in
+	Seed   uint64  // the same seed gives the same bills
 	Speed  float64 // of the clock
 	Dir    string  // kept there; empty means a temporary folder that is removed
 	Traces string  // folder with home_*.csv; empty means generated households

@@ -60,10 +60,11 @@ type Summary struct {
 		HeldMicro    int64 `json:"held_micro"`   // in their notes
 	} `json:"flexibility"`
 
-	Detail      []HomeDetail `json:"homes_detail"`
-	Invariants  []Invariant  `json:"invariants"`
-	WallSeconds float64      `json:"wall_seconds"`
-	Export      string       `json:"export,omitempty"` // kept with --data
+	Detail      []HomeDetail   `json:"homes_detail"`
+	Drivers     []DriverDetail `json:"drivers_detail"`
+	Invariants  []Invariant    `json:"invariants"`
+	WallSeconds float64        `json:"wall_seconds"`
+	Export      string         `json:"export,omitempty"` // kept with --data
 }
 
 // HomeDetail is one home's day: what it used, and what its meter showed.
@@ -72,6 +73,13 @@ type HomeDetail struct {
 	True    int64  `json:"energy_true_mwh"`
 	Metered int64  `json:"energy_metered_mwh"` // import, as billed
 	Bill    int64  `json:"bill_micro"`
+}
+
+// DriverDetail is what one driver's utility bills for sessions.
+type DriverDetail struct {
+	Driver   string `json:"driver"`
+	Sessions int    `json:"sessions"`
+	Bill     int64  `json:"bill_micro"`
 }
 
 // Invariant is one thing that must hold at the end of a day.
