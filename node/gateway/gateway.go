@@ -60,7 +60,7 @@ func New(ctx context.Context, env *role.Env, hw Hardware) (*Gateway, error) {
 		}
 		g.hosting.heed(g.signals)
 		if g.house != nil && clock.Pace(env.Clock) != nil {
-			g.house.ordered = g.hosting.ordered
+			g.house.ordered, g.hosting.stepped = g.hosting.ordered, true
 		}
 	} else {
 		refuseGuests(env.Control)

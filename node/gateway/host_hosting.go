@@ -58,6 +58,7 @@ type hosting struct {
 	signals outside        // nil: nobody outside is heard
 	key     ocmf.PublicKey // pinned meter key, zero if none
 	network [16]byte
+	stepped bool          // the house is stepped, and an accelerated clock waits for its steps
 	crash   func() error  // tests: dies between a durable step and what follows from it
 	kick    chan struct{} // the timer loop looks again
 	send    chan struct{} // the outbox has grown

@@ -60,7 +60,8 @@ func (h *hosting) informMask(d *ev.Decision) {
 
 // demand gathers everything that wants to decide.
 func (h *hosting) demand(v *visit, now time.Time) ev.Demand {
-	now = now.Truncate(time.Minute) // a plan holds for a minute and does not depend on when in it it is made; signals count from the full minute on
+	heard := h.heard(now)
+	now = now.Truncate(time.Minute) // a plan holds for a minute and does not depend on when in it it is made
 	c := h.env.Config
 	maxW := int64(c.EVSE.MaxW)
 	house := int64(0)
@@ -85,23 +86,27 @@ func (h *hosting) demand(v *visit, now time.Time) ev.Demand {
 		}
 		d.HasDeparture = false
 	}
-	h.heard(now).Fill(&d, v.openHash())
+	heard.Fill(&d, v.openHash())
 	if r := len(v.readings); r > 0 && v.readings[r-1].HasSoC {
 		d.HasSoC, d.SoC, d.FloorSoC = true, v.readings[r-1].SoCPermille, socFloor
 	}
 	return d
 }
 
-// heard is what holds at now of what grid, utility and aggregator signalled.
+// heard is what holds at now of what grid, utility and aggregator signalled. On an
+// accelerated clock it counts from the full minute on, when the house takes its step.
 func (h *hosting) heard(now time.Time) signal.Signals {
 	if h.signals == nil {
 		return signal.Signals{}
 	}
+	if h.stepped {
+		now = now.Truncate(time.Minute)
+	}
 	return h.signals.At(now)
 }
 
-// replan plans the running session anew, unless the frame of this minute is still to
-// come: it does so as well, and knows more.
+// replan plans the running session anew, unless a simulated house has still to take
+// the step of this minute: it plans as well, and the step is of the minute before.
 func (h *hosting) replan() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -115,10 +120,11 @@ func (h *hosting) replan() {
 	}
 }
 
-// frameDue says whether the meter tells every minute and has not told in this one.
+// frameDue says whether the step of this minute is still to come on an accelerated
+// clock.
 func (h *hosting) frameDue(now time.Time) bool {
 	n := len(h.samples.marks)
-	if n == 0 {
+	if n == 0 || !h.stepped {
 		return false
 	}
 	last := h.samples.marks[n-1].At
