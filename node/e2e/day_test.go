@@ -93,9 +93,10 @@ func (d *day) contract() {
 	})
 }
 
-// readNow reads the meter through head-end, substation and gateway.
+// readNow reads the meter through head-end, substation and gateway. A home lets that
+// happen once a minute, and an answer may be lost while processes are killed.
 func (d *day) readNow() {
-	eventually(d.t, 90*time.Second, func() string {
+	eventually(d.t, 4*time.Minute, func() string {
 		out, err := tryCLI(d.t, "meter", "read", d.point[:8], "--data", d.path("utility-a"))
 		if err != nil {
 			return err.Error()

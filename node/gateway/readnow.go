@@ -41,7 +41,7 @@ func (m *metering) readNow(ctx context.Context, _ mesh.Member, req []byte) ([]by
 	}
 	f, err := m.collector.ReadNow(ctx, q.Channels)
 	if err != nil {
-		m.unread(now)
+		m.unread(q.Nonce, now)
 		return nil, err
 	}
 	var rows []model.Reading
@@ -125,10 +125,12 @@ func (m *metering) fresh(nonce [16]byte, now time.Time) error {
 	return nil
 }
 
-// unread gives a turn back that told nobody anything: the meter did not answer.
-func (m *metering) unread(at time.Time) {
+// unread gives a turn back that told nobody anything: the meter did not answer. The
+// same request may come again by another way.
+func (m *metering) unread(nonce [16]byte, at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	delete(m.nonces, nonce)
 	if m.asked.Equal(at) {
 		m.asked = time.Time{}
 	}

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -423,15 +424,18 @@ func (h *Headend) readNow(ctx context.Context, from mesh.Member, req []byte) ([]
 	if !ok {
 		return nil, errors.New("no such usage point of this utility")
 	}
-	why := errors.New("no substation is connected")
+	var why []string
 	for _, ssn := range h.substations(r.via) {
 		answer, err := h.env.Host.Call(ctx, ssn.Peer, mesh.ReadNow, slices.Concat(r.Gateway[:], req))
 		if err == nil {
 			return answer, nil
 		}
-		why = err
+		why = append(why, fmt.Sprintf("through %s: %v", ssn.Zone, err))
 	}
-	return nil, fmt.Errorf("meter_unreachable: no substation reaches the gateway now: %w", why)
+	if len(why) == 0 {
+		why = append(why, "no substation is connected")
+	}
+	return nil, fmt.Errorf("meter_unreachable: no substation reaches the meter now: %s", strings.Join(why, "; "))
 }
 
 func (h *Headend) byPoint(up model.UsagePoint, utility string) (reference, bool) {
