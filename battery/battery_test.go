@@ -190,6 +190,85 @@ func TestStaleReadingLetsGo(t *testing.T) {
 	}
 }
 
+// TestExposedIsCounted: a load that the battery cannot cover, a command and a silent
+// meter are exposed minutes; a home that the battery covers has none.
+func TestExposedIsCounted(t *testing.T) {
+	spec := Reference(5000, 3000)
+	order := Watts(1500)
+	for _, c := range []struct {
+		name    string
+		edit    func(m int, o *Obs)
+		exposed [2]float64 // minutes of the day, least and most
+		wh      float64    // at least
+	}{
+		{"a covered home", func(int, *Obs) {}, [2]float64{0, 0}, 0},
+		{"a 9 kW shower of ten minutes", func(m int, o *Obs) {
+			if m >= 700 && m < 710 {
+				o.Load = 9000
+			}
+		}, [2]float64{10, 40}, 800},
+		{"an hour of command", func(m int, o *Obs) {
+			if m >= 700 && m < 760 {
+				o.Commanded = &order
+			}
+		}, [2]float64{60, 70}, 200},
+		{"a silent meter", func(m int, o *Obs) {
+			if m >= 700 && m < 720 {
+				o.Stale = time.Hour
+			}
+		}, [2]float64{20, 30}, 0},
+	} {
+		ctl := controller(t, spec, "veil", 3)
+		st := Store{Spec: spec, E: 2500}
+		prev := Watts(0)
+		for m := range 1440 {
+			o := Obs{Time: noon.Add(time.Duration(m) * time.Minute), Dt: time.Minute, Load: 400, E: st.E, PrevMeter: prev}
+			c.edit(m, &o)
+			cmd := ctl.Step(o)
+			st.Apply(cmd.Battery, time.Minute)
+			prev = o.Load - cmd.Battery
+		}
+		if r := ctl.Today(); r.ExposedMins < c.exposed[0] || r.ExposedMins > c.exposed[1] || r.ExposedWh < c.wh {
+			t.Errorf("%s: %.0f minutes, %.0f Wh exposed; want %.0f to %.0f minutes, %.0f Wh or more", c.name, r.ExposedMins, r.ExposedWh, c.exposed[0], c.exposed[1], c.wh)
+		}
+	}
+}
+
+// TestACommandDoesNotStopLearning: under a command the home's demand is still booked
+// block by block; without a reading it is not guessed.
+func TestACommandDoesNotStopLearning(t *testing.T) {
+	spec := Reference(5000, 3000)
+	ctl := controller(t, spec, "veil", 3)
+	st := Store{Spec: spec, E: 2500}
+	order, prev := Watts(0), Watts(0)
+	for m := range 181 {
+		o := Obs{Time: noon.Add(time.Duration(m) * time.Minute), Dt: time.Minute, Load: 600, E: st.E, PrevMeter: prev}
+		switch {
+		case m >= 60 && m < 120:
+			o.Commanded, o.Load = &order, 1200
+		case m >= 120 && m < 150:
+			o.Stale = time.Hour
+		}
+		cmd := ctl.Step(o)
+		st.Apply(cmd.Battery, time.Minute)
+		prev = o.Load - cmd.Battery
+	}
+	var low, high int
+	for _, wh := range ctl.Snapshot() {
+		switch {
+		case math.Abs(wh-50) < 3:
+			low++
+		case math.Abs(wh-100) < 3:
+			high++
+		default:
+			t.Errorf("a block of %.1f Wh, the home took 50 or 100", wh)
+		}
+	}
+	if low < 15 || low > 18 || high < 10 || high > 12 {
+		t.Errorf("%d blocks of 50 Wh and %d of 100 Wh, want about 17 and 11: none of the silent half-hour", low, high)
+	}
+}
+
 type fixed Watts
 
 func (fixed) Name() string       { return "fixed" }

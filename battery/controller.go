@@ -2,6 +2,7 @@ package battery
 
 import (
 	"context"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -10,6 +11,10 @@ import (
 
 // historyBlocks is how much demand is remembered for the chain: 28 days.
 const historyBlocks = 28 * 288
+
+// exposedFrom is the measured difference, in watts, from which a step counts as
+// exposed. Less is what an inverter needs to follow a change of load.
+const exposedFrom = releaseFloor
 
 // minHistory is how much is needed before the home's own chain is trusted.
 const minHistory = 4 * 288
@@ -25,16 +30,19 @@ type Controller struct {
 	block   time.Time
 	day     Report
 	reason  string
+	shown   Watts // of the house alone, what the mask wanted to show in the last step
+	cause   Cause // that decided the last step; empty before the first
+	obeyed  bool  // a command stood in the last step
 }
 
 // Report is one day's account, for the household's own privacy page.
 type Report struct {
 	Policy        string
 	BoundBits     float64 // proven bound of the kernel, bits per day; 0 without one
-	ExposedMins   float64 // minutes in which the meter showed more than the mask wanted
-	ExposedWh     float64
-	CommandedMins float64
-	StaleMins     float64
+	ExposedMins   float64 // minutes in which the meter did not show the mask's level: a forced peak, a command, a silent meter
+	ExposedWh     float64 // by how much, measured
+	CommandedMins float64 // of them under a command
+	StaleMins     float64 // of them without a reading
 	LoadWh        float64
 	MeterWh       float64
 	Reason        string // why another policy runs than was asked for; empty if none
@@ -111,24 +119,32 @@ func (c *Controller) Step(o Obs) Command {
 	return cmd
 }
 
+// account books the step that is over, with what the meter measured in it, and
+// remembers what the one that begins is to show.
 func (c *Controller) account(o Obs, cmd Command) {
 	mins, hours := o.Dt.Minutes(), o.Dt.Hours()
 	if mins <= 0 {
 		return
 	}
-	switch {
-	case cmd.Cause == CauseStale:
+	house := o.PrevMeter - o.PrevEV
+	if c.cause != "" && c.cause != CauseStale && cmd.Cause != CauseStale && !bad(house) {
+		miss := math.Abs(float64(house - c.shown))
+		if miss > float64(exposedFrom) || c.obeyed {
+			c.day.ExposedMins += mins
+			c.day.ExposedWh += miss * hours
+		}
+		if c.obeyed {
+			c.day.CommandedMins += mins
+		}
+		c.day.MeterWh += float64(o.PrevMeter) * hours
+	}
+	if cmd.Cause == CauseStale {
 		c.day.StaleMins += mins
-		return
-	case cmd.Cause == CauseCommanded:
-		c.day.CommandedMins += mins
-	}
-	if cmd.Exposed != 0 {
 		c.day.ExposedMins += mins
-		c.day.ExposedWh += max(float64(cmd.Exposed), -float64(cmd.Exposed)) * hours
+	} else {
+		c.day.LoadWh += float64(o.Load) * hours
 	}
-	c.day.LoadWh += float64(o.Load) * hours
-	c.day.MeterWh += float64(cmd.Predicted) * hours
+	c.shown, c.cause, c.obeyed = cmd.Predicted-cmd.Exposed-o.EV.Plan, cmd.Cause, o.Commanded != nil
 }
 
 // remember keeps the demand of whole blocks for the home's chain.
@@ -136,7 +152,7 @@ func (c *Controller) remember(o Obs) {
 	if c.veil == nil {
 		return
 	}
-	at := o.Time.Truncate(Block)
+	at := c.veil.block
 	if at.Equal(c.block) {
 		return
 	}

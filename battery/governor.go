@@ -37,9 +37,13 @@ type Command struct {
 	Battery   Watts // discharge positive
 	EV        Watts // what the car is asked to draw
 	Predicted Watts // meter power if nothing changes
-	Exposed   Watts // meter power beyond what the mask wanted to show
+	Exposed   Watts // meter power beyond what the mask shows without forced peaks, commands and limits
 	Cause     Cause
 }
+
+// leveller is a policy that shows one level per block: what the meter shows
+// beyond it, forced by a peak for example, is exposed.
+type leveller interface{ Base() Watts }
 
 // Governor keeps a battery safe whatever its policy asks for: no target, input
 // or fault moves it outside its limits.
@@ -62,13 +66,18 @@ func (g *Governor) Decide(o Obs, p Policy) Command {
 	net := o.Load + o.EV.Plan
 	o.MinMeter, o.MaxMeter = net-hi, net-lo
 	target, cause := net, CausePolicy
+	if y := p.Target(o); !bad(y) { // asked under a command too: it goes on learning the home
+		target = y
+	}
+	wanted := target
+	if m, ok := p.(leveller); ok {
+		wanted = m.Base() + o.EV.Plan
+	}
 	if o.Commanded != nil {
-		cause = CauseCommanded
+		target, cause = net, CauseCommanded
 		if !bad(*o.Commanded) {
 			target = net - *o.Commanded
 		}
-	} else if y := p.Target(o); !bad(y) {
-		target = y
 	}
 	b := net - target
 	c := min(max(b, lo), hi)
@@ -78,7 +87,7 @@ func (g *Governor) Decide(o Obs, p Policy) Command {
 	}
 	g.last = c
 	out := Command{Battery: c, EV: o.EV.Plan, Predicted: net - c, Cause: cause}
-	if miss := out.Predicted - target; miss > exposedFloor || miss < -exposedFloor {
+	if miss := out.Predicted - wanted; miss > exposedFloor || miss < -exposedFloor {
 		out.Exposed = miss
 	}
 	return out

@@ -81,7 +81,8 @@ type Veil struct {
 	row  []float64
 
 	block   time.Time
-	metered WattHours // of the running block, with the car's share apart
+	covered time.Duration // of the running block, by observations
+	metered WattHours     // of the running block, with the car's share apart
 	car     WattHours
 	startE  WattHours
 	demand  float64 // of the last whole block, Wh; negative when none
@@ -101,6 +102,10 @@ func (*Veil) Name() string { return "veil" }
 // kernel was solved for.
 func (v *Veil) Bound() float64 { return v.k.U * float64(24*time.Hour/Block) }
 
+// Base is the level that the running block shows; what the meter shows beyond it
+// and the car's plan is exposed.
+func (v *Veil) Base() Watts { return v.base }
+
 // Demand is what the home took in the last whole block, in Wh with losses;
 // false before one is complete.
 func (v *Veil) Demand() (wh float64, ok bool) { return v.demand, v.demand >= 0 }
@@ -113,6 +118,7 @@ func (v *Veil) Install(p Plan, k *kernel.Kernel) {
 // Target is the block's level, plus the falling edge of a peak that the battery
 // could not cover, plus the car's plan.
 func (v *Veil) Target(o Obs) Watts {
+	v.covered += o.Dt
 	v.metered += WattHours(float64(o.PrevMeter) * o.Dt.Hours())
 	v.car += WattHours(float64(o.PrevEV) * o.Dt.Hours())
 	if at := o.Time.Truncate(Block); !at.Equal(v.block) {
@@ -134,11 +140,11 @@ func (v *Veil) Target(o Obs) Watts {
 func (v *Veil) begin(at time.Time, o Obs) {
 	q := float64(v.Plan.Quantum)
 	show := q // what the meter showed of the house; one level when unknown
-	if at.Sub(v.block) == Block {
+	if at.Sub(v.block) == Block && (v.covered-Block).Abs() < o.Dt {
 		show = max(0, float64(v.metered-v.car))
 		v.demand = max(0, show-float64(o.E-v.startE))
 	} else {
-		v.demand = -1 // first block, gap or clock jump: nothing is known
+		v.demand = -1 // first block, gap, silent meter or clock jump: nothing is known
 	}
 	x := v.level(max(0, v.demand) / q)
 	w := min(max(v.round(float64(o.E-v.Spec.Floor())/q), 0), v.k.Ms+v.k.Mx) - v.k.Mx
@@ -151,7 +157,7 @@ func (v *Veil) begin(at time.Time, o Obs) {
 	} else {
 		v.base = Watts(.25 * v.rnd.Float64() * q / hour)
 	}
-	v.block, v.startE, v.metered, v.car = at, o.E, 0, 0
+	v.block, v.startE, v.covered, v.metered, v.car = at, o.E, 0, 0, 0
 }
 
 // round is stochastic rounding: it keeps the mean and tells no remainder.

@@ -31,14 +31,6 @@ type Hardware struct {
 	Told func(ctx context.Context)
 }
 
-// Inverter is what the battery and the roof hang on.
-type Inverter interface {
-	// House gives the newest values; ok is false while there are none.
-	House() (h House, ok bool)
-	// Command sets the battery's power, discharge positive, until the next one.
-	Command(w battery.Watts)
-}
-
 // House is what the inverter measures.
 type House struct {
 	At                  time.Time
@@ -137,11 +129,10 @@ func (h *house) House() (House, bool) {
 	return h.now, h.seen
 }
 
-// Command sets the battery's power from the next step on.
-func (h *house) Command(w battery.Watts) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.home.Command(float64(w))
+// regulate has f give the battery's power in each step; set before serve. f must not
+// ask the house.
+func (h *house) regulate(f func(plant.Flow) battery.Watts) {
+	h.home.Regulate = func(x plant.Flow) float64 { return float64(f(x)) }
 }
 
 // serve steps the house at every full minute. An accelerated clock waits for it, and

@@ -13,26 +13,23 @@ import (
 
 	"gridveil/battery"
 	"gridveil/node/clock"
+	"gridveil/node/plant"
 	"gridveil/node/role"
 	"gridveil/node/store"
 )
 
-// mask drives the battery: one decision per meter frame.
+// mask drives the battery: one decision per step of the house.
 type mask struct {
 	env *role.Env
-	inv Inverter
 
-	mu        sync.Mutex
-	ctl       *battery.Controller
-	prevMeter battery.Watts
-	plan      battery.EVState
-	commanded *battery.Watts
-	last      battery.Command
+	mu   sync.Mutex
+	ctl  *battery.Controller
+	plan battery.EVState
 }
 
 const demandState = "demand"
 
-func newMask(ctx context.Context, env *role.Env, spec battery.Spec, inv Inverter, prior battery.Prior) (*mask, error) {
+func newMask(ctx context.Context, env *role.Env, spec battery.Spec, prior battery.Prior) (*mask, error) {
 	var seed [32]byte
 	if _, err := rand.Read(seed[:]); err != nil {
 		return nil, fmt.Errorf("draw mask seed: %w", err)
@@ -51,19 +48,17 @@ func newMask(ctx context.Context, env *role.Env, spec battery.Spec, inv Inverter
 	if err != nil {
 		return nil, fmt.Errorf("battery: %w", err)
 	}
-	return &mask{env: env, inv: inv, ctl: ctl}, nil
+	return &mask{env: env, ctl: ctl}, nil
 }
 
-// step decides on what a new meter value and the inverter say.
-func (m *mask) step(at time.Time, dt time.Duration, meter battery.Watts, h House) {
+// step decides what the battery does for the rest of a minute, from what flows now.
+func (m *mask) step(f plant.Flow) battery.Watts {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	o := battery.Obs{Time: at, Dt: dt, Load: trueLoad(meter, h) - h.PVWatts, PrevMeter: meter, PrevEV: h.CarWatts, E: h.Stored, EV: m.plan,
-		Stale: max(0, at.Sub(h.At)), Commanded: m.commanded, PrevActual: h.BattWatts}
-	o.EV.Plan = h.CarWatts
-	m.last = m.ctl.Step(o)
-	m.prevMeter = meter
-	m.inv.Command(m.last.Battery)
+	o := battery.Obs{Time: f.At.Add(plant.Reaction), Dt: plant.Step, Load: battery.Watts(f.Load - f.PV), PrevMeter: battery.Watts(f.Last.MeterW),
+		PrevEV: battery.Watts(f.Last.CarW), E: f.Stored, EV: m.plan, PrevActual: battery.Watts(f.Last.BatteryW)}
+	o.EV.Plan = battery.Watts(f.Car)
+	return m.ctl.Step(o).Battery
 }
 
 // today is the day's account for the local page.

@@ -160,7 +160,9 @@ func (g *Gateway) openMask(ctx context.Context, hw Hardware) error {
 		return nil
 	}
 	var err error
-	g.mask, err = newMask(ctx, g.env, spec, g.house, sharedPrior)
+	if g.mask, err = newMask(ctx, g.env, spec, sharedPrior); err == nil {
+		g.house.regulate(g.mask.step)
+	}
 	return err
 }
 
@@ -186,9 +188,6 @@ func (g *Gateway) frame(f meter.Frame) {
 		return
 	}
 	g.curve.add(Minute{At: at, Load: float64(trueLoad(watts, h)), Meter: float64(watts), PV: float64(h.PVWatts), Battery: float64(h.BattWatts), Car: float64(h.CarWatts)})
-	if g.mask != nil {
-		g.mask.step(at, time.Minute, watts, h)
-	}
 }
 
 // serve reads and reports until ctx ends.

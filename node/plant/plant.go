@@ -3,9 +3,10 @@
 // `meter.source = "sim"` put in the place of copper and says so on screen.
 //
 // A plant moves in steps of [Step]. In each it asks the wallbox what the car
-// draws, lets the inverter do what the gateway commanded, and advances the
-// meter's registers by exactly what flowed: the meter of a masked home measures
-// the mask, not a calculation of it. The same seed gives the same energy to the
+// draws, lets the inverter go on as before for [Reaction] and then do what the
+// gateway decides on what flows now, and advances the meter's registers by exactly
+// what flowed: the meter of a masked home measures the mask, with the edges that no
+// inverter is fast enough to hide, not a calculation of it. The same seed gives the same energy to the
 // last milliwatt-hour, whatever the machine's speed.
 package plant
 
@@ -18,6 +19,11 @@ import (
 
 // Step is the plant's time step.
 const Step = time.Minute
+
+// Reaction is how long a change of load shows at the meter before meter, gateway and
+// inverter have answered it: readings come every few seconds, and an inverter needs
+// 1 to 10 s.
+const Reaction = 5 * time.Second
 
 // Load is the true consumption of a household without car and battery.
 type Load interface {
@@ -56,14 +62,22 @@ type Home struct {
 	PV      Source // nil without a roof
 	Battery *battery.Store
 	Car     Car // nil without a wallbox
+	// Regulate gives the battery's power, discharge positive, from what flows now. It
+	// is asked once in each step. Nil: the battery rests.
+	Regulate func(Flow) float64
 
-	command float64 // battery power asked for, discharge positive
-	reg     Registers
+	power battery.Watts // of the battery since it was regulated last
+	reg   Registers
 	rest    [7]float64 // sub-mWh remainders, so that rounding never drifts
 }
 
-// Command sets the battery's power from the next step on; discharge is positive.
-func (h *Home) Command(watts float64) { h.command = watts }
+// Flow is what gateway and inverter know in a step, in watts.
+type Flow struct {
+	At            time.Time // when the minute began
+	Load, PV, Car float64   // now
+	Stored        battery.WattHours
+	Last          Registers // as the minute before ended; its powers are means
+}
 
 // Registers are the values at the end of the last step.
 func (h *Home) Registers() Registers { return h.reg }
@@ -79,35 +93,53 @@ func (h *Home) Advance(t time.Time) Registers {
 	if h.Car != nil {
 		car = h.Car.Watts(t)
 	}
-	batt := h.battery()
-	net := load + car - pv - batt
+	before, after := h.battery(Flow{At: t, Load: load, PV: pv, Car: car, Last: h.reg})
+	net := load + car - pv
 	r := &h.reg
-	r.Import += h.take(0, math.Max(net, 0))
-	r.Export += h.take(1, math.Max(-net, 0))
+	r.Import += h.take(0, mean(math.Max(net-before, 0), math.Max(net-after, 0)))
+	r.Export += h.take(1, mean(math.Max(before-net, 0), math.Max(after-net, 0)))
 	r.PV += h.take(2, pv)
-	r.BattOut += h.take(3, math.Max(batt, 0))
-	r.BattIn += h.take(4, math.Max(-batt, 0))
+	r.BattOut += h.take(3, mean(math.Max(before, 0), math.Max(after, 0)))
+	r.BattIn += h.take(4, mean(math.Max(-before, 0), math.Max(-after, 0)))
 	r.Load += h.take(5, load)
 	if car >= 0 {
 		r.CarIn += h.take(6, car)
 	} else {
 		r.CarOut += int64(math.Round(-car * 1000 / 60))
 	}
-	r.MeterW, r.LoadW, r.PVW, r.BatteryW, r.CarW = net, load, pv, batt, car
+	batt := mean(before, after)
+	r.MeterW, r.LoadW, r.PVW, r.BatteryW, r.CarW = net-batt, load, pv, batt, car
 	r.At = t.Add(Step)
 	return *r
 }
 
-// battery applies the command within the battery's physics.
-func (h *Home) battery() float64 {
+// mean is the mean power of a step from those before and after the inverter answered.
+func mean(before, after float64) float64 {
+	const share = float64(Reaction) / float64(Step)
+	return before*share + after*(1-share)
+}
+
+// battery lets the inverter go on, then regulate, within the battery's physics.
+func (h *Home) battery(f Flow) (before, after float64) {
 	if h.Battery == nil {
-		return 0
+		return 0, 0
 	}
-	lo, hi := h.Battery.Bounds(Step)
-	b := min(max(battery.Watts(h.command), lo), hi)
-	loss := h.Battery.Apply(b, Step)
-	h.reg.Loss += int64(math.Round(float64(loss) * 1000))
+	before = h.run(h.power, Reaction)
+	h.power = 0
+	if h.Regulate != nil {
+		f.Stored = h.Battery.E
+		h.power = battery.Watts(h.Regulate(f))
+	}
+	after = h.run(h.power, Step-Reaction)
 	h.reg.BattLevel = int64(math.Round(float64(h.Battery.E) * 1000))
+	return before, after
+}
+
+func (h *Home) run(asked battery.Watts, d time.Duration) float64 {
+	lo, hi := h.Battery.Bounds(d)
+	b := min(max(asked, lo), hi)
+	loss := h.Battery.Apply(b, d)
+	h.reg.Loss += int64(math.Round(float64(loss) * 1000))
 	return float64(b)
 }
 

@@ -20,8 +20,9 @@ func TestEnergyIsConservedToTheMilliwattHour(t *testing.T) {
 	h := &Home{Load: NewHousehold(7), PV: Roof{PeakW: 6000, Seed: 1}, Car: constant(3700),
 		Battery: &battery.Store{Spec: battery.Reference(5000, 3000), E: 2500}}
 	h.reg.BattLevel = 2_500_000
+	asked := 0
+	h.Regulate = func(Flow) float64 { asked++; return float64(asked%7-3) * 900 }
 	for m := range minutesPerDay {
-		h.Command(float64(m%7-3) * 900)
 		h.Advance(monday.Add(time.Duration(m) * time.Minute))
 	}
 	r := h.Registers()
