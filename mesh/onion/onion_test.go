@@ -259,48 +259,6 @@ func TestARecordedPacketIsRefusedAtOnceAndAfterARestart(t *testing.T) {
 	meshtest.Eventually(t, "their keys are gone", func() bool { return ssn.Onion.Stats().Dropped[onion.DropKey] > 0 })
 }
 
-func TestAFloodingNeighbourCostsTheOthersLessThanOnePercent(t *testing.T) {
-	n, _ := lab(t, 4, meshtest.Options{Speed: 100, Policy: member.Policy{SlotMS: 10_000, HopMS: 1000}})
-	rogue, honest := n.Homes[0], n.Homes[1:]
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	for _, s := range n.SSNs {
-		stream, err := rogue.Host.Stream(ctx, s.Member.Peer, "/gridveil/onion/1")
-		if err != nil {
-			t.Fatal(err)
-		}
-		wg.Go(func() {
-			defer stream.Reset()
-			junk := make([]byte, packet.Size*16)
-			rand.Read(junk)
-			for ctx.Err() == nil {
-				if _, err := stream.Write(junk); err != nil {
-					return
-				}
-			}
-		})
-	}
-	time.Sleep(2500 * time.Millisecond)
-	cancel()
-	wg.Wait()
-	var judged, lost, flood uint64
-	for _, h := range honest {
-		st := h.Onion.Stats()
-		judged, lost = judged+st.LoopsReturned+st.LoopsLost, lost+st.LoopsLost
-	}
-	for _, s := range n.SSNs {
-		st := s.Onion.Stats()
-		flood += st.Dropped[onion.DropRate] + st.Dropped[onion.DropQueue] + st.Dropped[onion.DropKey]
-	}
-	t.Logf("%d junk packets dropped; %d of %d honest loops lost", flood, lost, judged)
-	if judged < 50 || lost*100 >= judged {
-		t.Errorf("%d of %d honest loops lost, want less than 1 %% of at least 50", lost, judged)
-	}
-	if flood < 100*judged {
-		t.Errorf("the flood was only %d packets for %d honest loops", flood, judged)
-	}
-}
-
 func TestEveryCallIsAcknowledgedOrEndsInAnErrorAndNothingIsDoneTwice(t *testing.T) {
 	t.Parallel() // mostly waits
 	const seed = 4711
