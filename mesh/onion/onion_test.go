@@ -185,8 +185,12 @@ func TestNoStageSeesMoreThanItsPart(t *testing.T) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	homeKey, aggKey := packet.NodeKey(home.Member.Key), packet.NodeKey(agg.Member.Key)
-	for _, d := range n.SSNs {
-		for _, see := range s.seen[packet.NodeKey(d.Member.Key)] {
+	for i, d := range n.SSNs { // guard, middle and exit of three are all of them, for the request and for its answer
+		seen := s.seen[packet.NodeKey(d.Member.Key)]
+		if len(seen) < 2 {
+			t.Errorf("substation %d saw %d packets, want request and answer", i+1, len(seen))
+		}
+		for _, see := range seen {
 			if see.from == homeKey && see.r.Next == aggKey || see.from == aggKey && see.r.Next == homeKey {
 				t.Error("one relay knows both ends")
 			}
@@ -196,6 +200,9 @@ func TestNoStageSeesMoreThanItsPart(t *testing.T) {
 				}
 			}
 		}
+	}
+	if len(s.seen[aggKey]) == 0 || len(s.seen[homeKey]) == 0 {
+		t.Error("the recipient saw no request, or the home no answer")
 	}
 	for _, see := range s.seen[aggKey] {
 		if see.from == homeKey || bytes.Contains(see.bytes, homeKey[:]) {
