@@ -5,7 +5,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 )
 
-// NewStranger makes a bare libp2p host that speaks nothing by itself.
+// NewStranger makes a bare libp2p host that speaks nothing by itself and keeps to no limits.
 func NewStranger(key crypto.PrivKey) (host.Host, error) {
-	return newWire(key, leafLimits, newGater(wallClock{}))
+	loose := Limits{ConnsOut: 1 << 12, TransientConns: 1 << 12, TransientStreams: 1 << 12, StreamsPerPeer: 1 << 12, MemoryBytes: 1 << 32}
+	return newWire(key, loose, newGater(wallClock{}))
 }

@@ -8,18 +8,22 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"gridveil/mesh"
+	"gridveil/mesh/lane"
 	"gridveil/mesh/member"
 	"gridveil/mesh/meshtest"
+	"gridveil/mesh/packet"
 )
 
 func warns(h *mesh.Host, code string) bool {
@@ -227,38 +231,90 @@ func stranger(t *testing.T, to peer.AddrInfo) host.Host {
 
 func TestAStrangerGetsOnlyHelloAndEnrol(t *testing.T) {
 	t.Parallel() // mostly waits
-	n, _ := withDesk(t, meshtest.Options{SSNs: 1})
-	seed := n.SSNs[0].Host.AddrInfo()
+	const counted protocol.ID = "/gridveil/counted/1"
+	var entered atomic.Int32
+	n, _ := withDesk(t, meshtest.Options{SSNs: 1, Homes: 1, Onion: true, Speed: 1, Ready: func(d *meshtest.Node) error {
+		d.Host.Streams(counted, func(_ mesh.Member, s network.Stream) {
+			defer s.Reset()
+			entered.Add(1)
+			io.Copy(io.Discard, s)
+		})
+		return nil
+	}})
+	ssn := n.SSNs[0]
+	seed := ssn.Host.AddrInfo()
+	h := stranger(t, seed)
+	enrol, err := h.NewStream(t.Context(), seed.ID, member.ProtocolEnrol) // begun, so the connection outlives the wait for hello
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer enrol.Reset()
+	spoken := map[protocol.ID][]byte{ // with what a served peer would say first
+		"/gridveil/lane/1":  lane.AppendFrame([]byte{1}, lane.Frame{ID: 1, Type: lane.Req, Service: uint8(mesh.Probe)}),
+		"/gridveil/http/1":  append([]byte{4}, "tree"...),
+		"/gridveil/onion/1": make([]byte, packet.Size),
+		"/meshsub/1.3.0":    {0}, "/meshsub/1.2.0": {0}, "/meshsub/1.1.0": {0},
+		counted: {0},
+	}
 	var wg sync.WaitGroup
-	defer wg.Wait()
-	for _, p := range []protocol.ID{"/gridveil/lane/1", "/gridveil/http/1", "/gridveil/onion/1", "/meshsub/1.2.0", "/ipfs/id/1.0.0", "/ipfs/ping/1.0.0"} {
-		h := stranger(t, seed)
+	for p, first := range spoken {
+		s, err := h.NewStream(t.Context(), seed.ID, p)
+		if err != nil {
+			t.Fatalf("%s is not spoken to members: %v", p, err)
+		}
 		wg.Go(func() {
-			s, err := h.NewStream(t.Context(), seed.ID, p)
-			if err != nil {
-				return // not spoken at all
+			s.SetDeadline(time.Now().Add(time.Minute))
+			if _, err := s.Write(first); err != nil {
+				t.Errorf("%s: %v", p, err)
 			}
-			s.SetDeadline(time.Now().Add(10 * time.Second))
-			s.Write([]byte{1})
-			if _, err := io.ReadFull(s, make([]byte, 1)); err == nil {
-				t.Errorf("%s answered a stranger", p)
+			if got, err := io.ReadAll(s); len(got) > 0 || !errors.Is(err, network.ErrReset) {
+				t.Errorf("%s gave a stranger %d bytes and ended with %v, want nothing and a reset", p, len(got), err)
+			}
+			if s.Conn().IsClosed() {
+				t.Errorf("%s was ended only with its connection", p)
 			}
 		})
 	}
+	for _, p := range []protocol.ID{"/floodsub/1.0.0", "/meshsub/1.0.0", "/ipfs/id/1.0.0", "/ipfs/id/push/1.0.0", "/ipfs/ping/1.0.0", "/ipfs/kad/1.0.0", "/libp2p/circuit/relay/0.2.0/hop"} {
+		if s, err := h.NewStream(t.Context(), seed.ID, p); err == nil {
+			t.Errorf("%s is spoken", p)
+			s.Reset()
+		}
+	}
+	wg.Wait()
+	if entered.Load() > 0 {
+		t.Error("a stranger's stream reached its handler")
+	}
+	for why, count := range ssn.Onion.Stats().Dropped {
+		if count > 0 {
+			t.Errorf("the onion looked at a stranger's packet: %s", why)
+		}
+	}
+	s, err := n.Homes[0].Host.Stream(t.Context(), seed.ID, counted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Reset()
+	meshtest.Eventually(t, "a member's stream reaches the same handler", func() bool { return entered.Load() == 1 })
+}
+
+func TestAStrangerWhoSaysNoHelloIsDisconnected(t *testing.T) {
+	t.Parallel() // mostly waits
+	n, _ := withDesk(t, meshtest.Options{SSNs: 1})
+	seed := n.SSNs[0].Host.AddrInfo()
 	h := stranger(t, seed)
 	s, err := h.NewStream(t.Context(), seed.ID, member.ProtocolHello)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.SetDeadline(time.Now().Add(10 * time.Second))
+	s.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.ReadFull(s, make([]byte, 6)); err != nil {
 		t.Errorf("the responder does not speak first: %v", err)
 	}
-	began := time.Now()
-	io.Copy(io.Discard, s) // says nothing
-	if took := time.Since(began); took > 2*member.HelloTimeout {
-		t.Errorf("a silent stranger stayed %v", took)
+	if _, err := io.Copy(io.Discard, s); isTimeout(err) { // says nothing
+		t.Error("a silent stranger stayed for a minute")
 	}
+	meshtest.Eventually(t, "its connection ends too", s.Conn().IsClosed)
 }
 
 // invite opens a code and gives the invitation as a link.

@@ -30,7 +30,7 @@ import (
 
 const (
 	negotiateTimeout = 10 * time.Second // to agree on a stream's protocol
-	dialTimeout      = 10 * time.Second // TCP and Noise together
+	dialTimeout      = 10 * time.Second // TCP and Noise together, on either side
 	streamWindow     = 1 << 20          // libp2p's 16 MiB would let one bulk stream fill a home's uplink for minutes
 )
 
@@ -91,7 +91,7 @@ func addTCP(sw *swarm.Swarm, key crypto.PrivKey, resources network.ResourceManag
 	if err != nil {
 		return fmt.Errorf("noise: %w", err)
 	}
-	upgrader, err := tptu.New([]sec.SecureTransport{security}, muxers, nil, resources, gate)
+	upgrader, err := tptu.New([]sec.SecureTransport{security}, muxers, nil, resources, gate, tptu.WithAcceptTimeout(dialTimeout))
 	if err != nil {
 		return fmt.Errorf("upgrader: %w", err)
 	}
