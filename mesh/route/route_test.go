@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -246,7 +247,7 @@ func TestLoopsAndAnswersEndAtTheirCreator(t *testing.T) {
 	}
 	self, c := Self{packet.NodeKey{99}, own.At}, w.chooser()
 	for range 50 {
-		loop, err := c.Loop(self, relays[:2], start, w.rnd)
+		loop, err := c.Loop(self, relays[:2], relays[:2], start, w.rnd)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -261,9 +262,88 @@ func TestLoopsAndAnswersEndAtTheirCreator(t *testing.T) {
 			t.Fatal("an answer does not come by the guard")
 		}
 	}
-	one, err := c.Loop(self, relays[:1], start, w.rnd)
+	one, err := c.Loop(self, relays[:1], relays[:1], start, w.rnd)
 	if err != nil || one.First() != relays[0] {
 		t.Errorf("with one guard: %v", err)
+	}
+}
+
+// A guard that knows who runs which relay must not tell a loop from a call by the hops that follow.
+func TestLoopsFollowTheOperatorRulesOfCalls(t *testing.T) {
+	for _, tc := range []struct {
+		fact      string
+		ssns      int
+		operators []string
+		guards    []int
+		ends      []int
+		guardOnly bool // the ends are of fewer operators than the exits: compare what the guard sees
+	}{
+		{"one operator", 5, []string{"a"}, []int{0, 1}, []int{0, 1, 2}, false},
+		{"two operators, a guard of each", 6, []string{"a", "b"}, []int{0, 1}, []int{0, 1, 2}, false},
+		{"two operators, both guards of one", 6, []string{"a", "b"}, []int{0, 2}, []int{0, 2, 3}, false},
+		{"three operators", 9, []string{"a", "b", "c"}, []int{0, 1}, []int{0, 1, 2}, false},
+		{"three operators, both guards of one", 9, []string{"a", "b", "c"}, []int{0, 3}, []int{0, 3, 4, 5}, false},
+		{"four operators", 12, []string{"a", "b", "c", "d"}, []int{0, 1}, []int{0, 1, 2}, true},
+	} {
+		t.Run(tc.fact, func(t *testing.T) {
+			w := newTown()
+			relays := w.ssns(t, tc.ssns, tc.operators...)
+			aggregator := w.node(t, 200, member.RoleAggregator, "evagg", FlagRecipient, 0, 0)
+			own := mix.NewKeyring(epoch, mix.LeafTags)
+			if _, err := own.Advance(start, w.rnd); err != nil {
+				t.Fatal(err)
+			}
+			self, c := Self{packet.NodeKey{99}, own.At}, w.chooser()
+			pickOf := func(at []int) (keys []packet.NodeKey) {
+				for _, i := range at {
+					keys = append(keys, relays[i])
+				}
+				return keys
+			}
+			seen := func(r *Route, err error) string {
+				if err != nil {
+					t.Fatal(err)
+				}
+				var ops []string
+				for _, hop := range r.Relays() {
+					ops = append(ops, operatorOf(c.Snapshot, hop))
+				}
+				if tc.guardOnly {
+					ops = ops[:2]
+				}
+				return strings.Join(ops, " ")
+			}
+			guards := pickOf(tc.guards)
+			calls, loops := map[string]bool{}, map[string]bool{}
+			for range 1000 {
+				calls[seen(c.To(aggregator, guards, start, w.rnd))] = true
+				loops[seen(c.Loop(self, guards, pickOf(tc.ends), start, w.rnd))] = true
+				slices.Reverse(guards) // used in turn
+			}
+			if !maps.Equal(calls, loops) {
+				t.Errorf("calls run over %v, loops over %v", calls, loops)
+			}
+		})
+	}
+}
+
+func TestALoopKeepsTheMiddleApartWhenOnlyTheGuardsOperatorReachesUs(t *testing.T) {
+	w := newTown()
+	relays := w.ssns(t, 9, "a", "b", "c")
+	own := mix.NewKeyring(epoch, mix.LeafTags)
+	if _, err := own.Advance(start, w.rnd); err != nil {
+		t.Fatal(err)
+	}
+	self, c := Self{packet.NodeKey{99}, own.At}, w.chooser()
+	both := []packet.NodeKey{relays[0], relays[3]} // of a
+	for range 200 {
+		r, err := c.Loop(self, both, both, start, w.rnd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if path := r.Relays(); path[2] != relays[3] || operatorOf(c.Snapshot, path[1]) == "a" {
+			t.Fatalf("the loop comes back by %x, its middle is of operator %s", path[2][:1], operatorOf(c.Snapshot, path[1]))
+		}
 	}
 }
 
@@ -319,6 +399,27 @@ func TestGuardsStayForWeeksAndAreUsedInTurn(t *testing.T) {
 	}
 	if changed, err := g.Refresh(s, up, start.Add(40*24*time.Hour), w.rnd); !changed || err != nil || len(g.List()) != GuardCount {
 		t.Errorf("guards live forever: %v", err)
+	}
+}
+
+func TestTheSecondGuardIsOfAnotherOperatorWhereThereIsOne(t *testing.T) {
+	for seed := range byte(50) {
+		w := newTown()
+		w.ssns(t, 6, "a", "a", "b")
+		g, s := &Guards{}, w.dir.Snapshot(start)
+		if _, err := g.Refresh(s, func(packet.NodeKey) bool { return true }, start, seeded(seed)); err != nil {
+			t.Fatal(err)
+		}
+		two := g.List()
+		if len(two) != GuardCount || operatorOf(s, two[0].Node) == operatorOf(s, two[1].Node) {
+			t.Fatalf("seed %d: %d guards, both of one operator", seed, len(two))
+		}
+		w = newTown()
+		relays := w.ssns(t, 3, "a")
+		g = &Guards{}
+		if _, err := g.Refresh(w.dir.Snapshot(start), func(packet.NodeKey) bool { return true }, start, seeded(seed)); err != nil || len(g.List()) != GuardCount {
+			t.Fatalf("seed %d: %d of %d relays of one operator are guards, %v", seed, len(g.List()), len(relays), err)
+		}
 	}
 }
 
