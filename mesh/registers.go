@@ -232,6 +232,15 @@ func (h *Host) Publisher(e Envelope) (Member, error) {
 	return h.roll.Lookup(e.CertHash, h.clock.Now())
 }
 
+// Standing says why the certificate with this hash does not count now: member.ErrUnknown, also after its CA left the
+// network's bundle, ErrExpired or ErrRevoked; nil if it does. Registers signed under it count as long.
+func (h *Host) Standing(cert [32]byte) error {
+	h.trust.Lock()
+	defer h.trust.Unlock()
+	_, err := h.roll.Lookup(cert, h.clock.Now())
+	return err
+}
+
 // offerGossip is pubsub's validator.
 func (r *registers) offerGossip(raw []byte, k gossip.Kind) gossip.Action {
 	return r.offer(raw, gossip.Source{Topic: k}).Action

@@ -115,6 +115,17 @@ func (g *Guards) add(s *Snapshot, usable func(packet.NodeKey) bool, now time.Tim
 // List gives the guards, standing ones first. Floor.Check takes it.
 func (g *Guards) List() []Guard { return slices.Clone(g.list[:min(len(g.list), GuardCount)]) }
 
+// All gives the standing guards and the third, if there is one now.
+func (g *Guards) All() []Guard { return slices.Clone(g.list) }
+
+// Drop ends a guard whose certificate was revoked and reports whether it was one;
+// the next Refresh draws another.
+func (g *Guards) Drop(node packet.NodeKey) bool {
+	n := len(g.list)
+	g.list = slices.DeleteFunc(g.list, func(x Guard) bool { return x.Node == node })
+	return len(g.list) < n
+}
+
 // Usable lists the guards to try for the next packet: those that are usable,
 // the two standing ones alternately first.
 func (g *Guards) Usable(usable func(packet.NodeKey) bool) []packet.NodeKey {

@@ -649,10 +649,48 @@ func TestTheDirectoryForgetsWhatExpired(t *testing.T) {
 	if len(w.dir.nodes) != 0 {
 		t.Errorf("%d members stay for ever", len(w.dir.nodes))
 	}
-	w.ssns(t, 1, "a")
-	w.dir.Remove(packet.NodeKey{1})
-	if _, known := w.dir.Snapshot(start).Node(packet.NodeKey{1}); known {
-		t.Error("a removed member is still there")
+}
+
+func TestTheDirectoryForgetsWhoseCertificateEnded(t *testing.T) {
+	w := newTown()
+	w.node(t, 1, member.RoleSSN, "a", FlagRelay|FlagRecipient, 20, 1000)
+	old, next := member.Member{Key: member.Key{2}, Role: member.RoleSSN, CertHash: [32]byte{1}, NotAfter: start.Add(time.Hour)},
+		member.Member{Key: member.Key{2}, Role: member.RoleSSN, CertHash: [32]byte{2}, NotAfter: start.Add(2 * time.Hour)}
+	k := Keys{Flags: FlagRelay, Epoch: mix.EpochAt(start, epoch), Keys: []mix.PublicKey{{ID: 1}}}
+	body, err := k.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(signer member.Member) {
+		t.Helper()
+		if err := w.dir.PutKeys(signer, body, start, start.Add(2*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end := map[[32]byte]error{}
+	prune := func() []packet.NodeKey { return w.dir.Prune(func(cert [32]byte) error { return end[cert] }) }
+	put(old)
+	if gone := prune(); len(gone) != 0 || len(w.dir.Snapshot(start).Relays()) != 2 {
+		t.Errorf("%d members are gone without reason", len(gone))
+	}
+	put(next)
+	if err := w.dir.PutSeal(old, make([]byte, packet.SealKeySize), start.Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	end[old.CertHash] = member.ErrExpired
+	prune()
+	if n, known := w.dir.Snapshot(start).Node(packet.NodeKey{2}); !known || !n.Relay() || n.SealKey != nil || n.Member.CertHash != next.CertHash {
+		t.Error("a renewed member lost what its new certificate signed, or kept what the old one did")
+	}
+	end[next.CertHash] = member.ErrRevoked
+	if gone := prune(); len(gone) != 1 || gone[0] != (packet.NodeKey{2}) {
+		t.Errorf("revoked: %x", gone)
+	}
+	if _, known := w.dir.Snapshot(start).Node(packet.NodeKey{2}); known {
+		t.Error("a revoked member is still there")
+	}
+	if len(w.dir.Snapshot(start).Relays()) != 1 {
+		t.Error("another member went with it")
 	}
 }
 
