@@ -3,9 +3,13 @@ package mesh
 import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // NewStranger makes a bare libp2p host that speaks nothing by itself.
 func NewStranger(key crypto.PrivKey) (host.Host, error) {
 	return newWire(key, leafLimits, newGater(wallClock{}))
 }
+
+// CallOrder lists the parents in the order in which CallParents asks them.
+func (h *Host) CallOrder() []peer.ID { return h.callOrder() }

@@ -52,7 +52,9 @@ type registers struct {
 	wake     chan struct{}     // leaf: the set of parents changed
 	certWake chan struct{}
 
-	split int // leaf: rounds in a row in which the second parent knew more; only leafLoop uses it
+	// Leaf, only leafLoop uses it: directory registers that the second parent showed and the feeding one, lackedBy, did not.
+	lacking  map[gossip.ID]uint64
+	lackedBy peer.ID
 }
 
 func openRegisters(h *Host) (*registers, error) {

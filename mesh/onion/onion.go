@@ -49,6 +49,10 @@ type Store interface {
 
 // Config says what an Onion does. The zero value suits every role.
 type Config struct {
+	// GuardsKept says that whoever runs this onion keeps its guards (Onion.Guards) connected, as they share a leaf's few
+	// connections with its other parents.
+	GuardsKept bool
+
 	Relay    bool         // a backbone member that is no SSN relays too; SSNs always do
 	MinSet   int          // own floor of class meter, when above the network's
 	MinHomes int          // own floor of homes enrolled, when above the network's
@@ -305,7 +309,9 @@ func (o *Onion) refresh(now time.Time) {
 	if err != nil {
 		o.log.Error("guards not chosen or saved", "err", err)
 	}
-	o.hold(keep, release)
+	if !o.c.GuardsKept {
+		o.hold(keep, release)
+	}
 	o.flag(mesh.WarnLoopsLost, enough && ratio > mix.LostLimit)
 	o.flag(mesh.WarnSingleOperator, single)
 	o.flag(mesh.WarnSmallSet, errors.Is(st.Err, route.ErrSmallSet))
