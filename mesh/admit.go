@@ -40,7 +40,8 @@ type link struct {
 	done      bool // settled is closed
 	wantsFeed bool
 	enrolling bool
-	err       error // why it was refused
+	err       error     // why it was refused
+	unkept    time.Time // since when nobody keeps the peer; zero while somebody does
 }
 
 // role reads the peer's role; it never changes on a connection.

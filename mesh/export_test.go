@@ -3,6 +3,7 @@ package mesh
 import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // NewStranger makes a bare libp2p host that speaks nothing by itself and keeps to no limits.
@@ -10,3 +11,6 @@ func NewStranger(key crypto.PrivKey) (host.Host, error) {
 	loose := Limits{ConnsOut: 1 << 12, TransientConns: 1 << 12, TransientStreams: 1 << 12, StreamsPerPeer: 1 << 12, MemoryBytes: 1 << 32}
 	return newWire(key, loose, newGater(wallClock{}))
 }
+
+// CallOrder lists the parents in the order in which CallParents asks them.
+func (h *Host) CallOrder() []peer.ID { return h.callOrder() }

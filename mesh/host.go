@@ -33,7 +33,7 @@ type Config struct {
 
 	Listen   []ma.Multiaddr  // where to listen; a leaf has none
 	Announce []ma.Multiaddr  // addresses to publish instead of the listen addresses, behind a NAT
-	Parents  []peer.AddrInfo // kept connected: a leaf's SSNs in order of preference, a backbone node's seeds
+	Parents  []peer.AddrInfo // kept connected: a leaf's SSNs in order of preference, a backbone node's seeds; until SetParents
 
 	Limits Limits    // zero fields mean the defaults of the role
 	Enrol  Registrar // nil: strangers are not served
@@ -77,6 +77,7 @@ type Host struct {
 	self     Member
 	links    map[network.Conn]*link
 	peers    map[peer.ID][]*link // admitted, oldest first
+	parents  []peer.AddrInfo     // best first; each has a keeper
 	handlers map[Service]HandlerFunc
 	doors    map[string]*listener
 	keepers  map[peer.ID]*keeper
@@ -131,9 +132,14 @@ func New(c Config, key crypto.PrivKey, s Stores) (*Host, error) {
 	if err := errors.Join(h.open(), h.wire.listen(c.Listen)); err != nil {
 		return nil, errors.Join(fmt.Errorf("mesh: %w", err), h.wire.Close())
 	}
-	for _, p := range c.Parents {
-		h.Keep(p)
+	parents, err := h.loadParents()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("mesh: %w", err), h.wire.Close())
 	}
+	for _, p := range c.Parents {
+		h.Learn(p) // also those that are parents no more: one of them may be the registrar
+	}
+	h.useParents(parents)
 	return h, nil
 }
 
@@ -241,6 +247,7 @@ func (h *Host) housekeep(ctx context.Context) {
 			return
 		case <-h.clock.After(houseTick):
 			h.recheck(false)
+			h.dropUnkept()
 			h.renewIfDue(ctx)
 		}
 	}
@@ -334,7 +341,7 @@ func (h *Host) Call(ctx context.Context, to peer.ID, s Service, req []byte) ([]b
 // nextParent is how long CallParents waits for one parent before it asks the next one too.
 const nextParent = time.Second
 
-// CallParents sends one request to this node's parents in order of preference until one answers: after each second of
+// CallParents sends one request to this node's parents in order of preference, connected ones first, until one answers: after each second of
 // protocol time without an answer, or at once after an error, the next one is asked too. Receivers see the request more than
 // once and deduplicate by the id in it. Alarms go this way. The error is the last parent's.
 func (h *Host) CallParents(ctx context.Context, s Service, req []byte) ([]byte, error) {
@@ -344,13 +351,14 @@ func (h *Host) CallParents(ctx context.Context, s Service, req []byte) ([]byte, 
 		body []byte
 		err  error
 	}
-	results := make(chan result, len(h.c.Parents))
-	err := fmt.Errorf("call %v: %w: no parent is configured", s, ErrOffline)
+	parents := h.callOrder()
+	results := make(chan result, len(parents))
+	err := fmt.Errorf("call %v: %w: no parent is known", s, ErrOffline)
 	asked, open := 0, 0
 	for {
 		var next <-chan time.Time
-		if asked < len(h.c.Parents) {
-			to := h.c.Parents[asked].ID
+		if asked < len(parents) {
+			to := parents[asked]
 			asked, open = asked+1, open+1
 			if !h.Go(func(context.Context) {
 				body, err := h.Call(ctx, to, s, req)
@@ -368,17 +376,17 @@ func (h *Host) CallParents(ctx context.Context, s Service, req []byte) ([]byte, 
 				if r.err == nil {
 					return r.body, nil
 				}
-				if err = r.err; asked < len(h.c.Parents) {
+				if err = r.err; asked < len(parents) {
 					break wait
 				}
 			case <-next:
-				if asked < len(h.c.Parents) {
+				if asked < len(parents) {
 					break wait
 				}
 				next = nil
 			}
 		}
-		if open == 0 && asked == len(h.c.Parents) {
+		if open == 0 && asked == len(parents) {
 			return nil, err
 		}
 	}

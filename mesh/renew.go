@@ -7,7 +7,10 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"gridveil/mesh/gossip"
 	"gridveil/mesh/lane"
@@ -84,7 +87,7 @@ func (h *Host) renewIfDue(ctx context.Context) {
 			return
 		}
 	}
-	for _, p := range h.backbonePeers() {
+	for _, p := range h.registrars() {
 		answer, err := h.Call(ctx, p, Renew, raw)
 		if err != nil {
 			continue // not a registrar, or not ours
@@ -95,6 +98,18 @@ func (h *Host) renewIfDue(ctx context.Context) {
 		}
 	}
 	h.warn(WarnRenewal)
+}
+
+// registrars lists whom to ask for a certificate: connected backbone members, then the contacts of the start, which a
+// leaf may not be connected to any more.
+func (h *Host) registrars() []peer.ID {
+	out := h.backbonePeers()
+	for _, p := range h.c.Parents {
+		if p.ID != h.ID() && !slices.Contains(out, p.ID) {
+			out = append(out, p.ID)
+		}
+	}
+	return out
 }
 
 // serveRenew answers Renew where a Registrar is configured.

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
+
 	"gridveil/mesh/gossip"
 	"gridveil/mesh/lane"
 )
@@ -90,6 +92,7 @@ type Metrics struct {
 	Gossip   map[string]uint64 // offered registers by verdict, e.g. "accept" or "ignore:old"
 	Blocked  uint64            // connections and streams that the resource limits refused
 	Peers    int               // members connected now
+	Dialled  int               // connections that this node opened and that stand: entries of a home's router
 }
 
 // Metrics gives the counters.
@@ -99,6 +102,11 @@ func (h *Host) Metrics() Metrics {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m.Peers = len(h.peers)
+	for c := range h.links {
+		if c.Stat().Direction == network.DirOutbound {
+			m.Dialled++
+		}
+	}
 	return m
 }
 

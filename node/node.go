@@ -129,7 +129,8 @@ func (n *Node) join() error {
 		return err
 	}
 	var err error
-	if n.Onion, err = onion.New(n.Host, onion.Config{Rand: n.Rand, Log: n.Log, Store: meshStore{n.Store}, Relay: relays(n.ID.Member.Role)}); err != nil {
+	if n.Onion, err = onion.New(n.Host, onion.Config{Rand: n.Rand, Log: n.Log, Store: meshStore{n.Store}, Relay: relays(n.ID.Member.Role),
+		GuardsKept: true}); err != nil {
 		return err
 	}
 	signal.Guard(n.Host)

@@ -27,6 +27,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"gridveil/mesh"
 	"gridveil/mesh/gossip"
 	"gridveil/mesh/member"
@@ -47,6 +49,10 @@ type Store interface {
 
 // Config says what an Onion does. The zero value suits every role.
 type Config struct {
+	// GuardsKept says that whoever runs this onion keeps its guards (Onion.Guards) connected, as they share a leaf's few
+	// connections with its other parents.
+	GuardsKept bool
+
 	Relay    bool         // a backbone member that is no SSN relays too; SSNs always do
 	MinSet   int          // own floor of class meter, when above the network's
 	MinHomes int          // own floor of homes enrolled, when above the network's
@@ -96,7 +102,7 @@ type Onion struct {
 	mu       sync.Mutex // guards what follows
 	dir      *route.Directory
 	known    map[packet.NodeKey]bool // every member that was ever in the directory
-	snap     *route.Snapshot
+	snap     *route.Snapshot         // never nil once New returned
 	guards   *route.Guards
 	kept     map[packet.NodeKey]bool // guards that we hold a connection to
 	lastUp   map[packet.NodeKey]time.Time
@@ -141,12 +147,14 @@ func New(h *mesh.Host, c Config) (*Onion, error) {
 	if o.seals, err = openSeals(c.Store, o.rnd, self.Role, o.clock.Now()); err != nil {
 		return nil, fmt.Errorf("onion: %w", err)
 	}
+	o.snap = o.dir.Snapshot(o.clock.Now())
 	o.relay = newRelay(o, policy)
 	o.out = &neighbours{o: o, to: map[packet.NodeKey]*neighbour{}}
 	if _, err := o.relay.advance(o.clock.Now(), 0); err != nil {
 		return nil, fmt.Errorf("onion: %w", err)
 	}
 	h.Follow(gossip.KindDirectory, checkDirectory, o.learn)
+	h.Follow(gossip.KindTrust, nil, func(mesh.Envelope) { o.refresh(o.clock.Now()) }) // after the host: who was revoked leaves the routes
 	h.Streams(protoOnion, o.serveStream)
 	for _, e := range h.Registers(gossip.KindDirectory) {
 		o.learn(e)
@@ -221,7 +229,8 @@ func checkDirectory(e mesh.Envelope) mesh.Verdict {
 func (o *Onion) learn(e mesh.Envelope) {
 	m, err := o.h.Publisher(e)
 	if err != nil {
-		return // its certificate ended meanwhile
+		o.unlearn(e, err) // its certificate ended meanwhile
+		return
 	}
 	if e.Key == gossip.KeySheet {
 		return // service keys: the onion has no use for them
@@ -249,9 +258,26 @@ func (o *Onion) learn(e mesh.Envelope) {
 	o.refresh(o.clock.Now())
 }
 
+// unlearn ends a guard that was revoked while this node was off.
+func (o *Onion) unlearn(e mesh.Envelope, err error) {
+	if !errors.Is(err, mesh.ErrRevoked) {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	key := packet.NodeKey(e.Publisher)
+	if _, known := o.snap.Node(key); !known {
+		o.guards.Drop(key) // the refresh that follows keeps the change
+	}
+}
+
 // refresh rebuilds the snapshot and what depends on it.
 func (o *Onion) refresh(now time.Time) {
 	o.mu.Lock()
+	dropped := false
+	for _, key := range o.dir.Prune(o.h.Standing) {
+		dropped = o.guards.Drop(key) || dropped
+	}
 	o.dir.Sweep(now)
 	o.snap = o.dir.Snapshot(now)
 	if !o.role.Leaf() {
@@ -277,13 +303,15 @@ func (o *Onion) refresh(now time.Time) {
 	o.expireReplies(now)
 	o.mu.Unlock()
 
-	if err == nil && changed {
+	if err == nil && (changed || dropped) {
 		err = o.c.Store.SaveState(stateGuards, record)
 	}
 	if err != nil {
 		o.log.Error("guards not chosen or saved", "err", err)
 	}
-	o.hold(keep, release)
+	if !o.c.GuardsKept {
+		o.hold(keep, release)
+	}
 	o.flag(mesh.WarnLoopsLost, enough && ratio > mix.LostLimit)
 	o.flag(mesh.WarnSingleOperator, single)
 	o.flag(mesh.WarnSmallSet, errors.Is(st.Err, route.ErrSmallSet))
@@ -328,6 +356,20 @@ func (o *Onion) hold(keep, release []packet.NodeKey) {
 			o.h.Release(id)
 		}
 	}
+}
+
+// Guards lists the relays that this leaf uses as first hop, the third while both others are down among them; they need a
+// kept connection each.
+func (o *Onion) Guards() []peer.ID {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var out []peer.ID
+	for _, g := range o.guards.All() {
+		if id, err := member.Key(g.Node).Peer(); err == nil {
+			out = append(out, id)
+		}
+	}
+	return out
 }
 
 // usable reports whether a relay is connected and not skipped; o.mu is held.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -330,6 +331,32 @@ func TestEveryCallIsAcknowledgedOrEndsInAnErrorAndNothingIsDoneTwice(t *testing.
 	t.Logf("%d acknowledged, %d with unknown outcome, %d retries", good, unknown, n.Homes[0].Onion.Stats().Retries+n.Homes[1].Onion.Stats().Retries+n.Homes[2].Onion.Stats().Retries)
 	if good+unknown != 30 || good == 0 {
 		t.Errorf("%d acknowledged and %d unknown of 30 calls", good, unknown)
+	}
+}
+
+func TestARevokedRelayLeavesTheRoutesWithItsList(t *testing.T) {
+	n, _ := lab(t, 2, meshtest.Options{})
+	bad, home := n.SSNs[1], n.Homes[0]
+	knows := func() bool {
+		return slices.ContainsFunc(home.Onion.Recipients(member.RoleSSN), func(m mesh.Member) bool { return m.Key == bad.Member.Key })
+	}
+	guards := func() bool { return slices.Contains(home.Onion.Guards(), bad.Member.Peer) }
+	if !knows() {
+		t.Fatal("the home does not know the relay before")
+	}
+	crl, err := n.CAs[bad.Member.Operator].Revoke([]string{bad.Member.Serial}, 1, n.Clock.Now(), n.Clock.Now().Add(24*time.Hour), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := n.Clock.Now()
+	if err := n.Others[0].Host.PublishCRL(crl); err != nil {
+		t.Fatal(err)
+	}
+	meshtest.Eventually(t, "the relay is out of directory and guards", func() bool { return !knows() && !guards() })
+	t.Logf("gone after %v", n.Clock.Now().Sub(began))
+	home.Restart()
+	if knows() || guards() {
+		t.Error("after a restart the revoked relay is back")
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"gridveil/mesh"
+	"gridveil/mesh/member"
 	"gridveil/mesh/mix"
 	"gridveil/mesh/packet"
 	"gridveil/mesh/route"
@@ -309,7 +310,7 @@ func (o *Onion) sessionCover(to Recipient, timing mix.Timing, have int) []*job {
 	return out
 }
 
-// sendLoop sends a packet to ourselves over guard, middle and other guard.
+// sendLoop sends a packet to ourselves over guard, middle and another SSN that we are connected to.
 func (o *Onion) sendLoop() {
 	p, first, err := o.buildLoop()
 	if err != nil {
@@ -326,7 +327,7 @@ func (o *Onion) buildLoop() (*packet.Packet, packet.NodeKey, error) {
 	}
 	o.mu.Lock()
 	policy := o.h.Bundle().Policy
-	r, err := o.chooser(policy.Hop()).Loop(o.backSelf(), o.guards.Usable(o.usable), o.clock.Now(), o.rnd)
+	r, err := o.chooser(policy.Hop()).Loop(o.backSelf(), o.guards.Usable(o.usable), o.ends(), o.clock.Now(), o.rnd)
 	if err == nil {
 		o.loops.Sent(id, r.Relays(), r.Arrival.Add(o.h.Lag()))
 	}
@@ -338,6 +339,17 @@ func (o *Onion) buildLoop() (*packet.Packet, packet.NodeKey, error) {
 	copy(user, id[:])
 	p := new(packet.Packet)
 	return p, r.First(), packet.Build(p, r.Hops, packet.FlagDrop, user, o.rnd)
+}
+
+// ends lists the relays that a loop may come back by: those that this node is connected to. o.mu is held.
+func (o *Onion) ends() []packet.NodeKey {
+	var out []packet.NodeKey
+	for _, n := range o.snap.Relays() {
+		if n.Member.Role == member.RoleSSN && o.usable(n.Key) {
+			out = append(out, n.Key)
+		}
+	}
+	return out
 }
 
 // looped takes a cover packet that ended here: a loop of ours, or a session's cover.
