@@ -24,18 +24,20 @@ import (
 // town is three substations of three operators that keep mail in stores of their
 // own, a home that sends and a wallet that may be away.
 type town struct {
-	t    *testing.T
-	net  *meshtest.Network
-	dirs map[member.Key]string
+	t     *testing.T
+	net   *meshtest.Network
+	dirs  map[member.Key]string
+	clock *meshtest.Clock
 
 	mu     sync.Mutex // guards what follows
 	stores map[member.Key]*store.Store
+	mails  map[member.Key]*mail
 	heard  map[member.Key][][]byte // what a substation's handler got
 }
 
 func newTown(t *testing.T) *town {
 	t.Helper()
-	w := &town{t: t, dirs: map[member.Key]string{}, stores: map[member.Key]*store.Store{}, heard: map[member.Key][][]byte{}}
+	w := &town{t: t, dirs: map[member.Key]string{}, mails: map[member.Key]*mail{}, stores: map[member.Key]*store.Store{}, heard: map[member.Key][][]byte{}}
 	w.net = meshtest.Start(t, meshtest.Options{SSNs: 3, Homes: 1, Wallets: 1, Onion: true, Policy: member.Policy{Lab: true}, Ready: w.equip})
 	w.net.AwaitDirectory()
 	for _, leaf := range []*meshtest.Node{w.sender(), w.recipient()} {
@@ -52,17 +54,32 @@ func newTown(t *testing.T) *town {
 func (w *town) sender() *meshtest.Node    { return w.net.Homes[0] }
 func (w *town) recipient() *meshtest.Node { return w.net.Wallets[0] }
 
-// equip opens a substation's store, as every start does.
+// equip lets a substation keep mail.
 func (w *town) equip(n *meshtest.Node) error {
 	if n.Member.Role != member.RoleSSN {
 		return nil
 	}
+	key := n.Member.Key
+	w.dirs[key] = w.t.TempDir()
+	w.clock = n.Net.Clock
+	if err := w.revive(key); err != nil {
+		return err
+	}
+	n.Onion.Handle(mesh.Mailbox, func(ctx context.Context, body []byte) ([]byte, error) {
+		w.mu.Lock()
+		m := w.mails[key]
+		w.heard[key] = append(w.heard[key], bytes.Clone(body))
+		w.mu.Unlock()
+		return m.answer(ctx, body)
+	})
+	return nil
+}
+
+// revive opens a substation's store and reads its mail from there, as every start
+// does; what was in memory is gone.
+func (w *town) revive(key member.Key) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	key := n.Member.Key
-	if w.dirs[key] == "" {
-		w.dirs[key] = w.t.TempDir()
-	}
 	if old := w.stores[key]; old != nil {
 		if err := old.Close(); err != nil {
 			return err
@@ -81,13 +98,7 @@ func (w *town) equip(n *meshtest.Node) error {
 	if err != nil {
 		return err
 	}
-	m := &mail{&role.Env{Clock: n.Net.Clock, Log: slog.New(slog.DiscardHandler)}, k}
-	n.Onion.Handle(mesh.Mailbox, func(ctx context.Context, body []byte) ([]byte, error) {
-		w.mu.Lock()
-		w.heard[key] = append(w.heard[key], bytes.Clone(body))
-		w.mu.Unlock()
-		return m.answer(ctx, body)
-	})
+	w.mails[key] = &mail{&role.Env{Clock: w.clock, Log: slog.New(slog.DiscardHandler)}, k}
 	return nil
 }
 
@@ -144,11 +155,6 @@ func (w *town) put(o *mailbox.Owner, msg string) {
 	}
 }
 
-func (w *town) node(keeper mailbox.Key) *meshtest.Node {
-	i := slices.IndexFunc(w.net.SSNs, func(n *meshtest.Node) bool { return n.Member.Key == keeper })
-	return w.net.SSNs[i]
-}
-
 func (w *town) owner() *mailbox.Owner {
 	w.t.Helper()
 	var list []mailbox.Candidate
@@ -174,8 +180,9 @@ func TestWhoWasAwayGetsEachItemOnceAlsoFromAKeeperThatDied(t *testing.T) {
 	o := w.owner()
 	w.recipient().Stop()
 	w.put(o, "first marker item")
-	w.node(o.Keepers[0]).Restart() // its memory is gone, its store is not
-	w.net.AwaitConnected()
+	if err := w.revive(o.Keepers[0]); err != nil {
+		t.Fatal(err)
+	}
 	w.put(o, "second marker item")
 	if err := w.recipient().Start(); err != nil {
 		t.Fatal(err)
