@@ -426,6 +426,24 @@ func (o *Onion) Recipients(r member.Role) []mesh.Member {
 	return out
 }
 
+// keepsMail reports whether this node serves mailboxes.
+func (o *Onion) keepsMail() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.handlers[mesh.Mailbox] != nil
+}
+
+// Keepers lists the substations that say they keep mailboxes, ordered by key.
+func (o *Onion) Keepers() []mesh.Member {
+	all := o.Recipients(member.RoleSSN)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.DeleteFunc(all, func(m mesh.Member) bool {
+		n, ok := o.snap.Node(packet.NodeKey(m.Key))
+		return !ok || n.Keys.Flags&route.FlagMailbox == 0
+	})
+}
+
 // SealKey gives the public sealing key that a recipient publishes, for messages that a guest seals itself (Carry).
 func (o *Onion) SealKey(to Recipient) ([]byte, bool) {
 	o.mu.Lock()

@@ -74,6 +74,9 @@ func (o *Onion) publishKeys(now time.Time) error {
 	if o.relays() {
 		k.Flags |= route.FlagRelay
 	}
+	if o.keepsMail() {
+		k.Flags |= route.FlagMailbox
+	}
 	k.Leaves, k.LeafFrames = o.traffic(now)
 	o.relay.keysMu.Lock()
 	k.Epoch, k.Keys = o.relay.keys.Public(now)

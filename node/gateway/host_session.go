@@ -285,6 +285,7 @@ func (t *turn) phase(before, after session.Phase) {
 			t.session(ev.Contested{})
 		}
 	case session.Done:
+		t.mailReceipt()
 		t.session(ev.Receipt{})
 		t.claimNotes()
 	}
