@@ -70,7 +70,7 @@ func (n *Node) commands() {
 func (n *Node) Status() Status {
 	self := n.Host.Self()
 	s := Status{Role: n.Config.Role, Key: hex.EncodeToString(self.Key[:]), Name: n.Config.Name, Operator: self.Operator, Zone: self.Zone, Ready: true, Now: n.Clock.Now(),
-		Uptime: time.Since(n.started).Round(time.Second).String(), Peers: map[string]int{}, Warnings: n.Warn.Standing(n.Clock.Now())}
+		Uptime: time.Since(n.started).Round(time.Second).String(), Peers: map[string]int{}, Warnings: n.Warnings()}
 	for _, a := range n.Host.Addrs() {
 		s.Addresses = append(s.Addresses, a.String())
 	}
