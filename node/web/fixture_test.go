@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -173,13 +174,13 @@ func (f fixture) Mesh(_ context.Context, id string) (Mesh, bool) {
 }
 
 // switched is what the fixture was asked to switch last.
-var switched string
+var switched atomic.Value
 
 func (f fixture) SwitchMesh(_ context.Context, id string, on bool) error {
 	if id != "home-1" {
 		return errors.New("This node is offline. Try again when it runs.")
 	}
-	switched = fmt.Sprint(id, on)
+	switched.Store(fmt.Sprint(id, on))
 	return nil
 }
 

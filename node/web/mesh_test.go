@@ -41,13 +41,13 @@ func TestTheSwitchIsMovedByTheOwnPageOnly(t *testing.T) {
 		{"a node that cannot", url.Values{"node": {"home-3"}, "switch": {"on"}}, nil, 409, ""},
 		{"a form without end", url.Values{"node": {strings.Repeat("x", 2*maxForm)}, "switch": {"on"}}, nil, 400, ""},
 	} {
-		switched = ""
-		if w := submit(s, c.form, c.headers...); w.Code != c.code || switched != c.moved {
-			t.Errorf("%s: %d and %q, want %d and %q", c.fact, w.Code, switched, c.code, c.moved)
+		switched.Store("")
+		if w := submit(s, c.form, c.headers...); w.Code != c.code || switched.Load() != c.moved {
+			t.Errorf("%s: %d and %q, want %d and %q", c.fact, w.Code, switched.Load(), c.code, c.moved)
 		}
 	}
-	switched = ""
-	if get(t, s, "/mesh?node=home-1&switch=off"); switched != "" {
+	switched.Store("")
+	if get(t, s, "/mesh?node=home-1&switch=off"); switched.Load() != "" {
 		t.Error("reading the page moved the switch")
 	}
 	if w := submit(s, off); w.Header().Get("Location") != "/mesh?node=home-1" {
