@@ -40,8 +40,10 @@ type link struct {
 	done      bool // settled is closed
 	wantsFeed bool
 	enrolling bool
-	err       error     // why it was refused
-	unkept    time.Time // since when nobody keeps the peer; zero while somebody does
+	err       error         // why it was refused
+	unkept    time.Time     // since when nobody keeps the peer; zero while somebody does
+	since     time.Time     // of admission
+	trip      time.Duration // of the hello, wall time; 0 when it was not measured
 }
 
 // role reads the peer's role; it never changes on a connection.
@@ -161,6 +163,7 @@ func (h *Host) admit(l *link, a member.Admission, hello member.Hello) error {
 	l.member, l.chain, l.admitted, l.wantsFeed = a.Member, hello.Chain, true, hello.WantFeed
 	newcomer := first && len(h.peers[a.Member.Peer]) == 0
 	if first {
+		l.since = h.clock.Now()
 		h.peers[a.Member.Peer] = append(h.peers[a.Member.Peer], l)
 		delete(h.failures, a.Member.Peer)
 	}
@@ -286,10 +289,12 @@ func (h *Host) greet(l *link) error {
 	if err := writeSized(s, ours); err != nil {
 		return fmt.Errorf("%w: write hello: %w", ErrOffline, redact(err))
 	}
+	asked := time.Now()
 	answer := make([]byte, member.VerdictSize)
 	if _, err := io.ReadFull(s, answer); err != nil {
 		return fmt.Errorf("%w: read verdict: %w", ErrOffline, redact(err))
 	}
+	h.timed(l, time.Since(asked))
 	if verdict, err = member.ParseVerdict(answer); err != nil {
 		return err
 	}
@@ -302,6 +307,13 @@ func (h *Host) greet(l *link) error {
 		return err
 	}
 	return s.Close()
+}
+
+// timed notes how long the other side of a hello took to answer.
+func (h *Host) timed(l *link, took time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l.trip = took
 }
 
 // compareClock warns when a relay's time lies more than 30 s outside of the span from began to now. A leaf is admitted
@@ -341,10 +353,12 @@ func (h *Host) respond(l *link, s network.Stream) error {
 	if err := writeSized(s, ours); err != nil {
 		return fmt.Errorf("write hello: %w", redact(err))
 	}
+	asked := time.Now()
 	raw, err := readSized(s)
 	if err != nil {
 		return fmt.Errorf("read hello: %w", redact(err))
 	}
+	h.timed(l, time.Since(asked))
 	theirs, a, verdict, err := h.judge(raw, l.conn.RemotePeer(), began)
 	if errors.Is(err, member.ErrHello) {
 		return err

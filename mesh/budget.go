@@ -47,7 +47,11 @@ func untilMidnight(now time.Time) time.Duration {
 }
 
 // Spend counts bytes of this node's link that do not travel on lanes.
-func (h *Host) Spend(up, down int) { h.spent.spend(up, down, h.clock.Now()) }
+func (h *Host) Spend(up, down int) {
+	now := h.clock.Now()
+	h.traffic.add(onionPart, up, down, now)
+	h.spent.spend(up, down, now)
+}
 
 // Tight reports whether so much of the day's data budget is used that cover traffic should slow down. Bulk calls are
 // refused with ErrBusy before that; alarms never are.
@@ -67,5 +71,7 @@ func (h *Host) dailyBytes() int64 {
 // countLane counts frames of lanes, for metrics and budget.
 func (h *Host) countLane(l lane.Lane, sent, received int) {
 	h.stats.lane(l, sent, received)
-	h.Spend(sent, received)
+	now := h.clock.Now()
+	h.traffic.add(int(l), sent, received, now)
+	h.spent.spend(sent, received, now)
 }

@@ -61,6 +61,8 @@ type Host struct {
 	lag   lagMeter
 	spent budget
 
+	traffic traffic
+
 	run context.Context // of Serve; libp2p's callbacks bring none. Set before serving is true
 	wg  sync.WaitGroup  // everything that Serve or a callback started
 

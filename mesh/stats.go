@@ -40,6 +40,8 @@ const (
 	WarnSmallSet       = "small-set"       // below the anonymity floor: private records wait
 	WarnLab            = "lab"             // class lab is on: no delays, no cover
 	WarnStaleDirectory = "stale-directory" // no fresh directory of relays
+	WarnFewRelays      = "few-relays"      // fewer relays than a route needs: private records wait
+	WarnOff            = "mesh-off"        // private messages and relaying are switched off here
 )
 
 // Warning is a standing problem.

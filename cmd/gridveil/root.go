@@ -36,7 +36,7 @@ is wrong; 3: the node runs with a standing fault (gridveil status).`,
 		}
 	}
 	add(groupFirst, demoCommand(), initCommand(), joinCommand(), runCommand(), statusCommand())
-	add(groupDaily, walletCommand(), evseCommand(), guestCommand(), alarmCommand(), signalsCommand())
+	add(groupDaily, walletCommand(), evseCommand(), guestCommand(), alarmCommand(), signalsCommand(), meshCommand())
 	add(groupOperate, networkCommand(), inviteCommand(), contractCommand(), meterCommand(), gridCommand(), priceCommand(), flexibilityCommand(), ledgerCommand(), caseCommand())
 	add(groupTools, configCommand(), storeCommand(), verifyCommand(), batteryCommand(), versionCommand())
 	root.SetVersionTemplate("gridveil {{.Version}}\n")

@@ -40,8 +40,12 @@ type neighbour struct {
 	queue chan *packet.Packet
 }
 
-// send queues a packet for a neighbour and reports whether there was room.
+// send queues a packet for a neighbour and reports whether there was room. While the onion is switched off there is
+// none: this is the only way out of it.
 func (n *neighbours) send(to packet.NodeKey, p *packet.Packet) bool {
+	if n.o.off.Load() {
+		return false
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	nb := n.to[to]
@@ -109,6 +113,10 @@ func (n *neighbours) write(ctx context.Context, to packet.NodeKey, nb *neighbour
 			n.o.log.Error("no randomness", "err", err)
 			return
 		}
+		if n.o.off.Load() { // it was switched after these were queued
+			n.o.count(DropOff, uint64(len(batch)))
+			continue
+		}
 		if s == nil {
 			s = n.open(ctx, nb.id)
 		}
@@ -121,7 +129,9 @@ func (n *neighbours) write(ctx context.Context, to packet.NodeKey, nb *neighbour
 			if s == nil && n.retire(to, nb) {
 				return // whoever does not exist must not cost a goroutine
 			}
+			continue
 		}
+		n.o.h.Spend(len(batch)*packet.Size, 0)
 	}
 }
 

@@ -12,7 +12,7 @@
 // the sealing key; records that wait are the caller's.
 //
 // Locks: Onion.mu guards what a sender knows, relay.mu the intake, relay.keysMu the onion keys. None is held while
-// taking another, except keysMu, which may be taken under Onion.mu. Source: doc/design.md, onion.
+// taking another, except keysMu, which may be taken under Onion.mu, and Onion.mu under switching. Source: doc/design.md, onion.
 package onion
 
 import (
@@ -25,6 +25,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -99,6 +100,10 @@ type Onion struct {
 	delivered chan *packet.Packet // to the recipient loop
 	handling  chan struct{}       // slots for running handlers
 
+	switching sync.Mutex // held while the switch is stored, before mu
+	off       atomic.Bool
+	republish chan struct{} // capacity 1: what the directory says of this node has changed
+
 	mu       sync.Mutex // guards what follows
 	dir      *route.Directory
 	known    map[packet.NodeKey]bool // every member that was ever in the directory
@@ -117,6 +122,8 @@ type Onion struct {
 	stats    stats
 	handlers map[mesh.Service]HandlerFunc
 	wake     chan struct{} // slots changed
+	offSince time.Time     // zero while on
+	stopped  chan struct{} // closed while off
 }
 
 // New prepares an Onion on h. Handlers are registered before Serve.
@@ -136,7 +143,11 @@ func New(h *mesh.Host, c Config) (*Onion, error) {
 		delivered: make(chan *packet.Packet, deliverQueue), handling: make(chan struct{}, maxHandlers),
 		dir: route.NewDirectory(policy.Epoch()), known: map[packet.NodeKey]bool{}, kept: map[packet.NodeKey]bool{},
 		lastUp: map[packet.NodeKey]time.Time{}, began: h.Clock().Now(), slotMean: policy.Slot(),
-		replies: map[packet.ReplyID]*openReply{}, handlers: map[mesh.Service]HandlerFunc{}, wake: make(chan struct{}, 1)}
+		replies: map[packet.ReplyID]*openReply{}, handlers: map[mesh.Service]HandlerFunc{}, wake: make(chan struct{}, 1),
+		republish: make(chan struct{}, 1)}
+	if err := o.loadOff(); err != nil {
+		return nil, err
+	}
 	raw, err := c.Store.LoadState(stateGuards)
 	if err != nil {
 		return nil, fmt.Errorf("onion: load guards: %w", err)
@@ -280,8 +291,10 @@ func (o *Onion) refresh(now time.Time) {
 	}
 	o.dir.Sweep(now)
 	o.snap = o.dir.Snapshot(now)
+	off := o.off.Load()
 	if !o.role.Leaf() {
 		o.mu.Unlock()
+		o.flag(mesh.WarnOff, off)
 		return
 	}
 	for _, lost := range o.loops.Expire(now) {
@@ -316,6 +329,8 @@ func (o *Onion) refresh(now time.Time) {
 	o.flag(mesh.WarnSingleOperator, single)
 	o.flag(mesh.WarnSmallSet, errors.Is(st.Err, route.ErrSmallSet))
 	o.flag(mesh.WarnStaleDirectory, errors.Is(st.Err, route.ErrStaleDirectory))
+	o.flag(mesh.WarnFewRelays, errors.Is(st.Err, route.ErrFewRelays))
+	o.flag(mesh.WarnOff, off)
 	o.flag(mesh.WarnLab, floor.Policy.Lab)
 }
 
@@ -404,12 +419,12 @@ func (o *Onion) floor() route.Floor {
 	return route.Floor{Policy: o.h.Bundle().Policy, MinSet: o.c.MinSet, MinHomes: o.c.MinHomes}
 }
 
-// Status says whether class c may send now, and the numbers for the page. Err is ErrSmallSet, ErrFewRelays,
+// Status says whether class c may send now, and the numbers for the page. Err is mesh.ErrOff, ErrSmallSet, ErrFewRelays,
 // ErrStaleDirectory or route.ErrLabClass.
 func (o *Onion) Status(c mesh.Class) route.Status {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.floor().Check(c, o.snap, o.guards.List(), o.clock.Now())
+	return o.offStatus(o.floor().Check(c, o.snap, o.guards.List(), o.clock.Now()))
 }
 
 // Recipients lists the members of a role that take requests by onion, ordered by key.

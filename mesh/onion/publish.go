@@ -62,6 +62,7 @@ func (o *Onion) publishLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-o.clock.After(wait):
+		case <-o.republish:
 		}
 	}
 }
@@ -70,9 +71,12 @@ func (o *Onion) publishKeys(now time.Time) error {
 	if _, err := o.relay.advance(now, o.h.Lag()); err != nil {
 		return err
 	}
-	k := route.Keys{Flags: route.FlagRecipient, Region: o.region()}
-	if o.relays() {
-		k.Flags |= route.FlagRelay
+	k := route.Keys{Region: o.region()}
+	if !o.off.Load() { // a node that is switched off stays in the directory for what travels on lanes
+		k.Flags = route.FlagRecipient
+		if o.relays() {
+			k.Flags |= route.FlagRelay
+		}
 	}
 	if o.keepsMail() {
 		k.Flags |= route.FlagMailbox

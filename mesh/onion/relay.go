@@ -94,6 +94,10 @@ func (r *relay) leave(n packet.NodeKey) {
 
 // take queues a packet from a neighbour, or drops it before it costs an X25519.
 func (r *relay) take(from mesh.Member, p *packet.Packet) {
+	if r.o.off.Load() {
+		r.o.count(DropOff, 1)
+		return
+	}
 	rate := r.rates[1]
 	if from.Role.Leaf() {
 		rate = r.rates[0]
@@ -274,6 +278,6 @@ func (r *relay) release(now time.Time) {
 	defer r.o.mu.Unlock()
 	r.o.stats.Relayed += sent
 	if lost > 0 {
-		r.o.countLocked(DropNeighbour, lost)
+		r.o.countLocked(r.o.unsent(), lost)
 	}
 }

@@ -100,6 +100,9 @@ func (o *Onion) plan(to Recipient, c mesh.Class, timing mix.Timing, count int) (
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := o.clock.Now()
+	if o.off.Load() {
+		return nil, mesh.ErrOff
+	}
 	if timing.Slots && o.slots.waiting()+count > maxWaiting {
 		return nil, &mesh.BusyError{After: time.Hour}
 	}
@@ -179,6 +182,14 @@ func (o *Onion) release(jobs []*job) {
 // sendSlots sends one packet per slot: what waits, else a loop.
 func (o *Onion) sendSlots(ctx context.Context) {
 	for {
+		if o.off.Load() {
+			select {
+			case <-ctx.Done():
+				return
+			case <-o.wake:
+			}
+			continue
+		}
 		at, err := o.nextSlotAt(o.clock.Now())
 		if err != nil {
 			o.log.Error("no randomness", "err", err)
@@ -187,7 +198,7 @@ func (o *Onion) sendSlots(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-o.wake: // the mean changed
+		case <-o.wake: // the mean changed, or the switch
 			continue
 		case <-o.clock.After(at.Sub(o.clock.Now())):
 		}
@@ -284,13 +295,12 @@ func (o *Onion) depart(j *job) {
 // push hands a packet to a first relay and counts it.
 func (o *Onion) push(first packet.NodeKey, p *packet.Packet, counted func(*Stats)) {
 	sent := o.out.send(first, p)
-	o.h.Spend(packet.Size, 0)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if sent {
 		counted(&o.stats.Stats)
 	} else {
-		o.countLocked(DropNeighbour, 1)
+		o.countLocked(o.unsent(), 1)
 	}
 }
 

@@ -208,6 +208,9 @@ func (h *Health) Judge(relays []packet.NodeKey, lost bool, now time.Time) {
 	}
 }
 
+// Forget clears every judgement.
+func (h *Health) Forget() { *h = Health{} }
+
 // Skipped reports whether a relay is to be avoided at now.
 func (h *Health) Skipped(node packet.NodeKey, now time.Time) bool {
 	until, marked := h.skip[node]

@@ -68,7 +68,7 @@ type Home struct {
 
 	power battery.Watts // of the battery since it was regulated last
 	reg   Registers
-	rest    [7]float64 // sub-mWh remainders, so that rounding never drifts
+	rest  [7]float64 // sub-mWh remainders, so that rounding never drifts
 }
 
 // Flow is what gateway and inverter know in a step, in watts.

@@ -21,9 +21,9 @@ type Gateway struct {
 // ForGateway shows a house to who lives in it: its load, what left, its alarms
 // and sessions.
 func ForGateway(env *role.Env, g *gateway.Gateway) *Gateway {
-	s := &Gateway{common: common{env, []string{"overview", "energy", "alarms", "privacy"}}, g: g, house: HouseOf(env.Config)}
+	s := &Gateway{common: common{env, []string{"overview", "energy", "alarms", "privacy", "mesh"}}, g: g, house: HouseOf(env.Config)}
 	if s.house.Hosts {
-		s.pages = []string{"overview", "energy", "sessions", "alarms", "privacy"}
+		s.pages = []string{"overview", "energy", "sessions", "alarms", "privacy", "mesh"}
 	}
 	return s
 }
