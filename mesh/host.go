@@ -60,6 +60,7 @@ type Host struct {
 	stats counters
 	lag   lagMeter
 	spent budget
+	heard clockBook
 
 	run context.Context // of Serve; libp2p's callbacks bring none. Set before serving is true
 	wg  sync.WaitGroup  // everything that Serve or a callback started

@@ -61,6 +61,7 @@ func (n *Node) commands() {
 		}
 		return n.acknowledge(id)
 	})
+	n.Control.Handle("doctor", func(ctx context.Context, _ json.RawMessage) (any, error) { return n.doctor(ctx), nil })
 	n.Control.Handle("store-check", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		return nil, describeDamage(n.Store.Check(ctx), nil)
 	})

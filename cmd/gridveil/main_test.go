@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"net"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -18,7 +20,8 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs the real command line. In a script, `exits N gridveil ...`
 // wants that exit code; `joins FILE DIR` joins with the link in FILE; `taken
-// FILE` replaces TAKEN in it by a port that somebody else listens at.
+// FILE` replaces TAKEN in it by a port that somebody else listens at; `met DIR
+// ROLE` waits until the node in DIR is connected to a member of that role.
 func TestScripts(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -32,7 +35,7 @@ func TestScripts(t *testing.T) {
 		ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 	}
 	testscript.Run(t, testscript.Params{Dir: "testdata/script", RequireExplicitExec: true,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "joins": joins, "taken": taken}})
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "joins": joins, "taken": taken, "met": met}})
 }
 
 func exits(ts *testscript.TestScript, neg bool, args []string) {
@@ -59,6 +62,23 @@ func joins(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: joins FILE DIR")
 	}
 	ts.Check(ts.Exec("gridveil", "join", strings.TrimSpace(ts.ReadFile(args[0])), "--data", args[1]))
+}
+
+func met(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: met DIR ROLE")
+	}
+	for until := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		ts.Check(ts.Exec("gridveil", "status", "--json", "--data", args[0]))
+		var s struct{ Peers map[string]int }
+		ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &s))
+		if s.Peers[args[1]] > 0 {
+			return
+		}
+		if time.Now().After(until) {
+			ts.Fatalf("%s met no %s", args[0], args[1])
+		}
+	}
 }
 
 func TestReportLabelsWhatHappenedAndWhatToDo(t *testing.T) {

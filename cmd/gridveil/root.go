@@ -35,7 +35,7 @@ is wrong; 3: the node runs with a standing fault (gridveil status).`,
 			root.AddCommand(c)
 		}
 	}
-	add(groupFirst, demoCommand(), initCommand(), joinCommand(), runCommand(), statusCommand())
+	add(groupFirst, demoCommand(), initCommand(), joinCommand(), runCommand(), statusCommand(), doctorCommand())
 	add(groupDaily, walletCommand(), evseCommand(), guestCommand(), alarmCommand(), signalsCommand())
 	add(groupOperate, networkCommand(), inviteCommand(), contractCommand(), meterCommand(), gridCommand(), priceCommand(), flexibilityCommand(), ledgerCommand(), caseCommand())
 	add(groupTools, configCommand(), storeCommand(), verifyCommand(), batteryCommand(), versionCommand())

@@ -370,6 +370,14 @@ func (o *Onion) Status(c mesh.Class) route.Status {
 	return o.floor().Check(c, o.snap, o.guards.List(), o.clock.Now())
 }
 
+// LoopsLost is the share of this leaf's loops of the last hour that did not come back; enough is false while too few
+// were judged for the share to mean anything.
+func (o *Onion) LoopsLost() (ratio float64, enough bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.loops.LostRatio(o.clock.Now())
+}
+
 // Recipients lists the members of a role that take requests by onion, ordered by key.
 func (o *Onion) Recipients(r member.Role) []mesh.Member {
 	o.mu.Lock()
