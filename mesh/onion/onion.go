@@ -50,6 +50,7 @@ type Config struct {
 	Relay    bool         // a backbone member that is no SSN relays too; SSNs always do
 	MinSet   int          // own floor of class meter, when above the network's
 	MinHomes int          // own floor of homes enrolled, when above the network's
+	Intake   [2]mix.Rate  // most that a leaf and that a backbone neighbour may send; zero means mix.LeafRate and mix.RelayRate
 	Rand     io.Reader    // nil means crypto/rand
 	Log      *slog.Logger // nil discards
 	Store    Store        // nil keeps nothing: new guards at every start
@@ -147,7 +148,7 @@ func New(h *mesh.Host, c Config) (*Onion, error) {
 		return nil, fmt.Errorf("onion: %w", err)
 	}
 	h.Follow(gossip.KindDirectory, checkDirectory, o.learn)
-	h.Streams(protoOnion, o.serveStream)
+	h.Streams(Protocol, o.serveStream)
 	for _, e := range h.Registers(gossip.KindDirectory) {
 		o.learn(e)
 	}
