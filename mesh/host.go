@@ -242,6 +242,7 @@ func (h *Host) housekeep(ctx context.Context) {
 			return
 		case <-h.clock.After(houseTick):
 			h.recheck(false)
+			h.checkLists()
 			h.renewIfDue(ctx)
 		}
 	}

@@ -38,6 +38,7 @@ const (
 	WarnSmallSet       = "small-set"       // below the anonymity floor: private records wait
 	WarnLab            = "lab"             // class lab is on: no delays, no cover
 	WarnStaleDirectory = "stale-directory" // no fresh directory of relays
+	WarnStaleRevoked   = "stale-revoked"   // an operator's revocation list is past its next update
 )
 
 // Warning is a standing problem.

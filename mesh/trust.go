@@ -3,6 +3,7 @@ package mesh
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"gridveil/mesh/gossip"
@@ -67,6 +68,20 @@ func (h *Host) Revoke(crl []byte) error {
 	}
 	h.recheck(false)
 	return nil
+}
+
+// checkLists warns when the revocation list that covers this node or a connected member is past its next update: its
+// operator is away, and whom it took back since then cannot be known. Nobody is refused for it.
+func (h *Host) checkLists() {
+	members, now := append(h.Peers(), h.Self()), h.clock.Now()
+	h.trust.Lock()
+	stale := slices.ContainsFunc(members, func(m Member) bool { return h.revoked.Stale(m, now) })
+	h.trust.Unlock()
+	if stale {
+		h.warn(WarnStaleRevoked)
+	} else {
+		h.calm(WarnStaleRevoked)
+	}
 }
 
 // InstallBundle switches to a newer bundle, durably, and drops members that it no longer admits.

@@ -53,6 +53,7 @@ func (n *Node) commands() {
 		}
 		return n.invite(q.Role, q.Zone)
 	})
+	n.memberCommands()
 	n.Control.Handle("alarms", func(context.Context, json.RawMessage) (any, error) { return n.alarms() })
 	n.Control.Handle("alarm-ack", func(_ context.Context, in json.RawMessage) (any, error) {
 		var id string

@@ -88,7 +88,7 @@ func (n *Node) doctor(ctx context.Context) Checkup {
 		judgeClock(n.Host.Clocks(), now),
 	}
 	out = append(out, judgeReach(n.probe(ctx), len(n.Host.Peers()), self.Role.Leaf())...)
-	out = append(out, judgeCertificate(self, now, standing), judgeDirectory(n.Onion.Status(mesh.Meter).Fresh, now, standing[mesh.WarnDirectorySplit]))
+	out = append(out, judgeCertificate(self, now, standing), judgeDirectory(n.Onion.Status(mesh.Meter).Fresh, now, standing[mesh.WarnDirectorySplit]), judgeLists(standing[mesh.WarnStaleRevoked]))
 	if self.Role.Leaf() {
 		lab := n.Host.Bundle().Policy.Lab
 		for _, c := range []mesh.Class{mesh.Meter, mesh.Session} {
@@ -244,6 +244,14 @@ func judgeCertificate(m mesh.Member, now time.Time, standing map[string]bool) Fi
 		f.Text = fmt.Sprintf("Good until %s, renewed by itself from %s on.", end, renew)
 	}
 	return f
+}
+
+func judgeLists(stale bool) Finding {
+	if stale {
+		return Finding{Check: "revocations", State: Limited, Text: "An operator's list of revoked members is overdue: whom it took back since then would still be admitted.",
+			Next: "Tell the operator that its node which certifies others is away."}
+	}
+	return Finding{Check: "revocations", State: Well, Text: "No operator's list of revoked members is overdue."}
 }
 
 func judgeDirectory(fresh, now time.Time, split bool) Finding {

@@ -53,6 +53,9 @@ func TestDoctorJudgesEachRow(t *testing.T) {
 		{"an old directory", judgeDirectory(noon.Add(-route.MaxStale-time.Minute), noon, false), Sick, "2h1m0s old"},
 		{"two directories", judgeDirectory(noon, noon, true), Limited, "different lists"},
 
+		{"lists of revoked members", judgeLists(false), Well, "No operator"},
+		{"an overdue list", judgeLists(true), Limited, "overdue"},
+
 		{"a crowd", judgeClass(mesh.Meter, route.Status{Set: 9.25, MinSet: 8, Homes: 25, MinHomes: 20}, false), Well, "from 9.2 homes (at least 8), 25 homes enrolled (at least 20)"},
 		{"class session asks for no Set", judgeClass(mesh.Session, route.Status{Homes: 25, MinHomes: 20}, false), Well, "Private messages leave: 25 homes enrolled"},
 		{"too few homes", judgeClass(mesh.Meter, small, false), Limited, "3 of at least 20 enrolled"},

@@ -149,7 +149,7 @@ func relays(r member.Role) bool { return r == member.RoleHeadend || r == member.
 
 func (n *Node) openHost() error {
 	if n.ID.CA != nil {
-		r, err := enrol.New(n.Store, n.ID.CA, n.ID.Bundle, n.ID.Member.Operator, n.Clock, n.Rand, n.Log, n.misusedCode)
+		r, err := enrol.New(n.Store, n.ID.CA, n.bundle, n.ID.Member.Operator, n.Clock, n.Rand, n.Log, n.misusedCode)
 		if err != nil {
 			return err
 		}
@@ -198,6 +198,14 @@ func multiaddrs(texts []string) ([]ma.Multiaddr, error) {
 	return out, nil
 }
 
+// bundle is the network's bundle in force.
+func (n *Node) bundle() *member.Bundle {
+	if n.Host == nil {
+		return n.ID.Bundle
+	}
+	return n.Host.Bundle()
+}
+
 // misusedCode raises the alarm for a code that was tried by the wrong hands.
 func (n *Node) misusedCode() {
 	n.Warn.Raise(role.Warning{Code: "enrolment-misused", Severity: role.Problem, Title: "An enrolment code was misused",
@@ -231,6 +239,7 @@ func (n *Node) Serve(ctx context.Context) (err error) {
 	upper.Go(func() error { return n.Role.Serve(upperCtx) })
 	upper.Go(func() error { return n.keepParents(upperCtx) })
 	upper.Go(func() error { return n.maintain(upperCtx) })
+	upper.Go(func() error { return n.keepRevocations(upperCtx) })
 	upper.Go(func() error { // a fallen mesh ends the node
 		select {
 		case <-lowerCtx.Done():
