@@ -93,6 +93,11 @@ func (h *Host) InstallBundle(raw, sig []byte) error {
 	if err := h.store.SaveState(stateBundle, joinBundle(raw, sig)); err != nil {
 		return fmt.Errorf("save network bundle: %w", err)
 	}
+	if h.c.SaveBundle != nil {
+		if err := h.c.SaveBundle(raw, sig); err != nil {
+			return fmt.Errorf("save network bundle: %w", err)
+		}
+	}
 	h.trust.Lock()
 	h.roll.Replace(next, h.clock.Now())
 	h.trust.Unlock()

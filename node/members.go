@@ -65,6 +65,52 @@ func (n *Node) memberCommands() {
 		}
 		return n.revoke(q)
 	})
+	n.Control.Handle("bundle-publish", func(ctx context.Context, in json.RawMessage) (any, error) {
+		var q signedBundle
+		if err := json.Unmarshal(in, &q); err != nil {
+			return nil, errors.New("want {bundle, signatures}")
+		}
+		ctx, cancel := context.WithTimeout(ctx, publishPatience)
+		defer cancel()
+		return nil, n.publishBundle(ctx, q)
+	})
+}
+
+// Publish lets the running node in dir spread a newer network bundle with its
+// root signatures; it holds here when Publish returns.
+func Publish(ctx context.Context, dir string, raw, sig []byte) error {
+	return control.Call(ctx, dir, "bundle-publish", signedBundle{raw, sig}, nil)
+}
+
+// signedBundle is the body of control command "bundle-publish".
+type signedBundle struct {
+	Raw []byte `json:"bundle"`
+	Sig []byte `json:"signatures"`
+}
+
+// publishBundle spreads a bundle and waits until it is in force here.
+func (n *Node) publishBundle(ctx context.Context, q signedBundle) error {
+	next, err := n.Host.Bundle().Replace(q.Raw, q.Sig)
+	if err != nil {
+		return err
+	}
+	if n.Host.Self().Role.Leaf() {
+		return errors.New("a home publishes nothing: name the data directory of an operator's node")
+	}
+	if err := n.Host.PublishBundle(q.Raw, q.Sig); err != nil {
+		if errors.Is(err, gossip.ErrRefused) {
+			err = fmt.Errorf("%w\nnext: a node publishes one list or bundle a minute; try again in a minute", err)
+		}
+		return err
+	}
+	for n.Host.Bundle().Version < next.Version {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * time.Millisecond): // machine time: the register is durable and on its way to its follower
+		}
+	}
+	return nil
 }
 
 func (n *Node) members() (Members, error) {
@@ -106,6 +152,8 @@ func (n *Node) revoke(q revokeRequest) (Revocation, error) {
 const (
 	listsPeriod = 15 * time.Second
 	listsLate   = 3 * time.Minute // one list a minute may be published
+
+	publishPatience = 30 * time.Second // wall time for a new bundle to come into force here
 )
 
 // keepRevocations publishes the own revocation list until the mesh holds it, and

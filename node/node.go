@@ -160,7 +160,8 @@ func (n *Node) openHost() error {
 		return fmt.Errorf("node key: %w", err)
 	}
 	c := mesh.Config{Clock: n.Clock, Log: n.Log, Bundle: n.ID.Bundle, Sig: n.ID.Sig, Chain: n.ID.Chain, DailyMB: n.Config.Mesh.DailyMB,
-		SaveChain: func(chain [][]byte) error { return identity.SaveChain(n.Config.Dir, chain) }}
+		SaveChain:  func(chain [][]byte) error { return identity.SaveChain(n.Config.Dir, chain) },
+		SaveBundle: func(raw, sig []byte) error { return identity.SaveBundle(n.Config.Dir, raw, sig) }}
 	if n.registrar != nil {
 		c.Enrol = n.registrar
 	}

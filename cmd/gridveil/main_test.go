@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 // FILE` replaces TAKEN in it by a port that somebody else listens at; `met DIR
 // ROLE` waits until the node in DIR is connected to a member of that role, `cut
 // DIR` until it is connected to nobody; `revokes BY DIR REASON` lets the node
-// in BY revoke the one in DIR.
+// in BY revoke the one in DIR; `contains FILE TEXT` waits until FILE does.
 func TestScripts(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -37,7 +37,7 @@ func TestScripts(t *testing.T) {
 		ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 	}
 	testscript.Run(t, testscript.Params{Dir: "testdata/script", RequireExplicitExec: true,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "joins": joins, "taken": taken, "met": met, "cut": cut, "revokes": revokes}})
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "joins": joins, "taken": taken, "met": met, "cut": cut, "revokes": revokes, "contains": contains}})
 }
 
 func exits(ts *testscript.TestScript, neg bool, args []string) {
@@ -78,6 +78,17 @@ func cut(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: cut DIR")
 	}
 	await(ts, args[0], "is still connected", func(s peers) bool { return len(s.Peers) == 0 })
+}
+
+func contains(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: contains FILE TEXT")
+	}
+	for until := time.Now().Add(90 * time.Second); !strings.Contains(ts.ReadFile(args[0]), args[1]); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(until) {
+			ts.Fatalf("%s never contained %q", args[0], args[1])
+		}
+	}
 }
 
 func revokes(ts *testscript.TestScript, neg bool, args []string) {
