@@ -256,6 +256,9 @@ func (h *Host) judge(raw []byte, remote peer.ID, began time.Time) (member.Hello,
 	defer h.trust.Unlock()
 	gate := member.Gate{Bundle: h.Bundle(), Revoked: h.revoked, MinVersion: helloVersion, MaxVersion: helloVersion}
 	a, v, err := gate.Accept(m, remote, at)
+	if a.Member.Role.Backbone() {
+		h.heard.note(remote, ClockSample{Off: a.ClockOff, At: h.clock.Now()})
+	}
 	return m, a, v, err
 }
 

@@ -39,7 +39,10 @@ type Config struct {
 	Enrol  Registrar // nil: strangers are not served
 	// SaveChain keeps a renewed certificate, which is Chain of the next start; nil forgets it.
 	SaveChain func(chain [][]byte) error
-	DailyMB   int // cap on each direction of a leaf's traffic per UTC day, 0 means 30; see Host.Tight
+	// SaveBundle keeps a newer network bundle and its signatures, which are Bundle and Sig of the next start: a renewed
+	// certificate may hang on a CA that only the newer one names. Nil keeps it in the store alone.
+	SaveBundle func(raw, sig []byte) error
+	DailyMB    int // cap on each direction of a leaf's traffic per UTC day, 0 means 30; see Host.Tight
 }
 
 // HandlerFunc answers a request of a member whose role the service allows. The returned bytes are the answer.
@@ -60,6 +63,7 @@ type Host struct {
 	stats counters
 	lag   lagMeter
 	spent budget
+	heard clockBook
 
 	traffic traffic
 
@@ -250,6 +254,7 @@ func (h *Host) housekeep(ctx context.Context) {
 		case <-h.clock.After(houseTick):
 			h.recheck(false)
 			h.dropUnkept()
+			h.checkLists()
 			h.renewIfDue(ctx)
 		}
 	}

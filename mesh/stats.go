@@ -42,6 +42,7 @@ const (
 	WarnStaleDirectory = "stale-directory" // no fresh directory of relays
 	WarnFewRelays      = "few-relays"      // fewer relays than a route needs: private records wait
 	WarnOff            = "mesh-off"        // private messages and relaying are switched off here
+	WarnStaleRevoked   = "stale-revoked"   // an operator's revocation list is past its next update
 )
 
 // Warning is a standing problem.

@@ -3,6 +3,7 @@ package mesh
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"gridveil/mesh/gossip"
@@ -69,6 +70,20 @@ func (h *Host) Revoke(crl []byte) error {
 	return nil
 }
 
+// checkLists warns when the revocation list that covers this node or a connected member is past its next update: its
+// operator is away, and whom it took back since then cannot be known. Nobody is refused for it.
+func (h *Host) checkLists() {
+	members, now := append(h.Peers(), h.Self()), h.clock.Now()
+	h.trust.Lock()
+	stale := slices.ContainsFunc(members, func(m Member) bool { return h.revoked.Stale(m, now) })
+	h.trust.Unlock()
+	if stale {
+		h.warn(WarnStaleRevoked)
+	} else {
+		h.calm(WarnStaleRevoked)
+	}
+}
+
 // InstallBundle switches to a newer bundle, durably, and drops members that it no longer admits.
 func (h *Host) InstallBundle(raw, sig []byte) error {
 	next, err := h.Bundle().Replace(raw, sig)
@@ -77,6 +92,11 @@ func (h *Host) InstallBundle(raw, sig []byte) error {
 	}
 	if err := h.store.SaveState(stateBundle, joinBundle(raw, sig)); err != nil {
 		return fmt.Errorf("save network bundle: %w", err)
+	}
+	if h.c.SaveBundle != nil {
+		if err := h.c.SaveBundle(raw, sig); err != nil {
+			return fmt.Errorf("save network bundle: %w", err)
+		}
 	}
 	h.trust.Lock()
 	h.roll.Replace(next, h.clock.Now())

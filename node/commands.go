@@ -52,6 +52,7 @@ func (n *Node) commands() {
 		}
 		return n.invite(q.Role, q.Zone)
 	})
+	n.memberCommands()
 	n.Control.Handle("alarms", func(context.Context, json.RawMessage) (any, error) { return n.alarms() })
 	n.Control.Handle("alarm-ack", func(_ context.Context, in json.RawMessage) (any, error) {
 		var id string
@@ -61,6 +62,7 @@ func (n *Node) commands() {
 		return n.acknowledge(id)
 	})
 	n.meshCommands()
+	n.Control.Handle("doctor", func(ctx context.Context, _ json.RawMessage) (any, error) { return n.doctor(ctx), nil })
 	n.Control.Handle("store-check", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		return nil, describeDamage(n.Store.Check(ctx), nil)
 	})

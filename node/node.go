@@ -150,7 +150,7 @@ func relays(r member.Role) bool { return r == member.RoleHeadend || r == member.
 
 func (n *Node) openHost() error {
 	if n.ID.CA != nil {
-		r, err := enrol.New(n.Store, n.ID.CA, n.ID.Bundle, n.ID.Member.Operator, n.Clock, n.Rand, n.Log, n.misusedCode)
+		r, err := enrol.New(n.Store, n.ID.CA, n.bundle, n.ID.Member.Operator, n.Clock, n.Rand, n.Log, n.misusedCode)
 		if err != nil {
 			return err
 		}
@@ -161,7 +161,8 @@ func (n *Node) openHost() error {
 		return fmt.Errorf("node key: %w", err)
 	}
 	c := mesh.Config{Clock: n.Clock, Log: n.Log, Bundle: n.ID.Bundle, Sig: n.ID.Sig, Chain: n.ID.Chain, DailyMB: n.Config.Mesh.DailyMB,
-		SaveChain: func(chain [][]byte) error { return identity.SaveChain(n.Config.Dir, chain) }}
+		SaveChain:  func(chain [][]byte) error { return identity.SaveChain(n.Config.Dir, chain) },
+		SaveBundle: func(raw, sig []byte) error { return identity.SaveBundle(n.Config.Dir, raw, sig) }}
 	if n.registrar != nil {
 		c.Enrol = n.registrar
 	}
@@ -199,6 +200,14 @@ func multiaddrs(texts []string) ([]ma.Multiaddr, error) {
 	return out, nil
 }
 
+// bundle is the network's bundle in force.
+func (n *Node) bundle() *member.Bundle {
+	if n.Host == nil {
+		return n.ID.Bundle
+	}
+	return n.Host.Bundle()
+}
+
 // misusedCode raises the alarm for a code that was tried by the wrong hands.
 func (n *Node) misusedCode() {
 	n.Warn.Raise(role.Warning{Code: "enrolment-misused", Severity: role.Problem, Title: "An enrolment code was misused",
@@ -232,6 +241,7 @@ func (n *Node) Serve(ctx context.Context) (err error) {
 	upper.Go(func() error { return n.Role.Serve(upperCtx) })
 	upper.Go(func() error { return n.keepParents(upperCtx) })
 	upper.Go(func() error { return n.maintain(upperCtx) })
+	upper.Go(func() error { return n.keepRevocations(upperCtx) })
 	upper.Go(func() error { // a fallen mesh ends the node
 		select {
 		case <-lowerCtx.Done():

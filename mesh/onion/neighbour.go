@@ -16,9 +16,10 @@ import (
 	"gridveil/mesh/packet"
 )
 
-const (
-	protoOnion protocol.ID = "/gridveil/onion/1"
+// Protocol is the libp2p protocol on which packets travel, one stream in each direction, one after another.
+const Protocol protocol.ID = "/gridveil/onion/1"
 
+const (
 	sendQueue     = 512              // packets waiting for one neighbour; more are dropped
 	writeTimeout  = 10 * time.Second // wall time for one batch
 	openTimeout   = 10 * time.Second
@@ -155,7 +156,7 @@ func (n *neighbours) gather(ctx context.Context, nb *neighbour, first *packet.Pa
 func (n *neighbours) open(ctx context.Context, id peer.ID) network.Stream {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	s, err := n.o.h.Stream(ctx, id, protoOnion)
+	s, err := n.o.h.Stream(ctx, id, Protocol)
 	if err != nil {
 		n.o.log.Debug("onion neighbour not reached", "err", err)
 		return nil

@@ -57,6 +57,7 @@ type Config struct {
 	Relay    bool         // a backbone member that is no SSN relays too; SSNs always do
 	MinSet   int          // own floor of class meter, when above the network's
 	MinHomes int          // own floor of homes enrolled, when above the network's
+	Intake   [2]mix.Rate  // most that a leaf and that a backbone neighbour may send; zero means mix.LeafRate and mix.RelayRate
 	Rand     io.Reader    // nil means crypto/rand
 	Log      *slog.Logger // nil discards
 	Store    Store        // nil keeps nothing: new guards at every start
@@ -166,7 +167,7 @@ func New(h *mesh.Host, c Config) (*Onion, error) {
 	}
 	h.Follow(gossip.KindDirectory, checkDirectory, o.learn)
 	h.Follow(gossip.KindTrust, nil, func(mesh.Envelope) { o.refresh(o.clock.Now()) }) // after the host: who was revoked leaves the routes
-	h.Streams(protoOnion, o.serveStream)
+	h.Streams(Protocol, o.serveStream)
 	for _, e := range h.Registers(gossip.KindDirectory) {
 		o.learn(e)
 	}
@@ -425,6 +426,14 @@ func (o *Onion) Status(c mesh.Class) route.Status {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.offStatus(o.floor().Check(c, o.snap, o.guards.List(), o.clock.Now()))
+}
+
+// LoopsLost is the share of this leaf's loops of the last hour that did not come back; enough is false while too few
+// were judged for the share to mean anything.
+func (o *Onion) LoopsLost() (ratio float64, enough bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.loops.LostRatio(o.clock.Now())
 }
 
 // Recipients lists the members of a role that take requests by onion, ordered by key.

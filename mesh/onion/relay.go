@@ -57,7 +57,7 @@ func newRelay(o *Onion, p member.Policy) *relay {
 	case o.role.Leaf():
 		hold, tags = mix.LeafHold, mix.LeafTags
 	}
-	return &relay{o: o, epoch: p.Epoch(), rates: [2]mix.Rate{mix.LeafRate, mix.RelayRate}, wake: make(chan struct{}, 1),
+	return &relay{o: o, epoch: p.Epoch(), rates: intake(o.c.Intake), wake: make(chan struct{}, 1),
 		hold: mix.NewHold(hold), fair: mix.NewFair(), joined: map[packet.NodeKey]int{}, leaves: map[packet.NodeKey]bool{},
 		window: o.clock.Now(), keys: mix.NewKeyring(p.Epoch(), tags)}
 }
@@ -280,4 +280,14 @@ func (r *relay) release(now time.Time) {
 	if lost > 0 {
 		r.o.countLocked(r.o.unsent(), lost)
 	}
+}
+
+// intake fills in the usual rates.
+func intake(rates [2]mix.Rate) [2]mix.Rate {
+	for i, usual := range [2]mix.Rate{mix.LeafRate, mix.RelayRate} {
+		if rates[i] == (mix.Rate{}) {
+			rates[i] = usual
+		}
+	}
+	return rates
 }

@@ -124,6 +124,28 @@ func SaveChain(dir string, chain [][]byte) error {
 	return WriteFile(filepath.Join(dir, CertificateFile), encodeChain(chain))
 }
 
+// SaveBundle replaces the network bundle by a newer one. Wherever a crash falls,
+// the signatures on disk are those of the bundle on disk.
+func SaveBundle(dir string, raw, sig []byte) error {
+	if _, err := member.OpenBundle(raw, sig, nil); err != nil {
+		return err
+	}
+	old, err := os.ReadFile(filepath.Join(dir, SignatureFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("network bundle signatures: %w", err)
+	}
+	// Lines over other bytes do not count, so both bundles verify with both sets of lines.
+	if both := slices.Concat(sig, old); len(both) <= member.MaxBundleSig {
+		if err := WriteFile(filepath.Join(dir, SignatureFile), both); err != nil {
+			return err
+		}
+	}
+	if err := WriteFile(filepath.Join(dir, BundleFile), raw); err != nil {
+		return err
+	}
+	return WriteFile(filepath.Join(dir, SignatureFile), sig)
+}
+
 // WriteFile writes data so that after a crash either the old or the new file is
 // there; mode 0600.
 func WriteFile(path string, data []byte) error {
@@ -186,7 +208,7 @@ func readCA(dir string, b *member.Bundle, operator string) (*member.CA, error) {
 			return &member.CA{Certificate: der, Key: key}, nil
 		}
 	}
-	return nil, fmt.Errorf("%s belongs to no CA of operator %s in %s", CAFile, operator, BundleFile)
+	return nil, fmt.Errorf("%s belongs to no CA of operator %s in %s\nnext: put the key of a CA that it names there, or move the file away: the node then certifies nobody", CAFile, operator, BundleFile)
 }
 
 func readKey(path string) (ed25519.PrivateKey, error) {
