@@ -128,6 +128,11 @@ func TestAFloodingNeighbourCostsTheOthersLessThanOnePercent(t *testing.T) {
 	wg.Wait()
 	// What has not come back at a moment is lost or on its way; of the latter there is about one packet.
 	least := sent
+	for range 50 {
+		all, back := loops()
+		least = min(least, all-back)
+		time.Sleep(20 * time.Millisecond)
+	}
 	meshtest.EventuallyWithin(t, time.Minute, "all but 1 % of the honest loops are back", func() bool {
 		all, back := loops()
 		least = min(least, all-back)
@@ -140,8 +145,9 @@ func TestAFloodingNeighbourCostsTheOthersLessThanOnePercent(t *testing.T) {
 			t.Errorf("nothing was dropped as %s", why)
 		}
 	}
-	if grown > 16<<20 {
-		t.Errorf("the flood made the heap grow by %d bytes, want at most 16 MiB", grown)
+	// Nine streams with a window of 1 MiB at either end; the flood itself is a hundred MB and more.
+	if grown > 32<<20 {
+		t.Errorf("the flood made the heap grow by %d bytes, want at most 32 MiB", grown)
 	}
 }
 
