@@ -335,14 +335,12 @@ func (w *Wallet) visitHost(ctx context.Context, t *trip) (over bool, err error) 
 		return false, err
 	}
 	w.setAway(t, false)
-	if err := w.sayMailbox(ctx, t, conn); err != nil {
-		return false, err
-	}
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	asking.Go(func() { t.sayStop(ctx, conn) })
+	asking.Go(func() { w.sayMailbox(ctx, t, conn) })
 	for {
 		m, err := conn.Receive(ctx)
 		if err != nil {
