@@ -71,7 +71,7 @@ func (h *Host) linkOf(c network.Conn) *link {
 	}
 	l := &link{conn: c, settled: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancel(h.run)
-	cfg := lane.Config{Handle: h.answer(l), Clock: h.clock, Count: h.countLane}
+	cfg := lane.Config{Handle: h.answer(l), Clock: h.clock, Count: h.stats.lane}
 	if c.Stat().Direction == network.DirOutbound {
 		cfg.Open = func(ctx context.Context) (lane.Stream, error) { return openOn(ctx, c, protoLane) }
 	}
@@ -158,6 +158,7 @@ func (h *Host) admit(l *link, a member.Admission, hello member.Hello) error {
 		h.mu.Unlock()
 		return fmt.Errorf("%w: role or zone changed on an open connection", member.ErrRole)
 	}
+	feed := first || l.wantsFeed != hello.WantFeed || hello.WantFeed
 	l.member, l.chain, l.admitted, l.wantsFeed = a.Member, hello.Chain, true, hello.WantFeed
 	newcomer := first && len(h.peers[a.Member.Peer]) == 0
 	if first {
@@ -175,7 +176,7 @@ func (h *Host) admit(l *link, a member.Admission, hello member.Hello) error {
 	if newcomer {
 		h.regs.peerUp(a.Member)
 	}
-	if first || hello.WantFeed {
+	if feed {
 		h.regs.feedChanged(a.Member)
 	}
 	return nil
@@ -297,7 +298,9 @@ func (h *Host) greet(l *link) error {
 		return verdictError(verdict)
 	}
 	h.compareClock(verdict.Now, began)
-	theirs.WantFeed = false // only the opener of an exchange asks for the feed
+	h.mu.Lock()
+	theirs.WantFeed = l.wantsFeed // only the opener of an exchange asks for the feed
+	h.mu.Unlock()
 	if err := h.admit(l, a, theirs); err != nil {
 		return err
 	}

@@ -8,7 +8,7 @@ import (
 
 // NewStranger makes a bare libp2p host that speaks nothing by itself.
 func NewStranger(key crypto.PrivKey) (host.Host, error) {
-	return newWire(key, leafLimits, newGater(wallClock{}))
+	return newWire(key, leafLimits, newGater(wallClock{}), nil)
 }
 
 // CallOrder lists the parents in the order in which CallParents asks them.

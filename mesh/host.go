@@ -39,7 +39,7 @@ type Config struct {
 	Enrol  Registrar // nil: strangers are not served
 	// SaveChain keeps a renewed certificate, which is Chain of the next start; nil forgets it.
 	SaveChain func(chain [][]byte) error
-	DailyMB   int // cap on each direction of a leaf's traffic per UTC day, 0 means 30; see Host.Tight
+	DailyMB   int // cap on each direction of a leaf's traffic per UTC day, 0 means 30; kept from LeastDailyMB on; see Host.Thrift
 }
 
 // HandlerFunc answers a request of a member whose role the service allows. The returned bytes are the answer.
@@ -126,7 +126,7 @@ func New(c Config, key crypto.PrivKey, s Stores) (*Host, error) {
 	h.bundle.Store(&held{c.Bundle, c.Sig})
 	h.roll = member.NewRoll(c.Bundle, h.revoked)
 	h.lim = c.Limits.orDefaults(defaultLimits(self.Role))
-	if h.wire, err = newWire(key, h.lim, h.gate); err != nil {
+	if h.wire, err = newWire(key, h.lim, h.gate, h.spending()); err != nil {
 		return nil, fmt.Errorf("mesh: %w", err)
 	}
 	if err := errors.Join(h.open(), h.wire.listen(c.Listen)); err != nil {
@@ -163,6 +163,13 @@ func defaultLimits(r member.Role) Limits {
 
 // open wires the protocols and loads state.
 func (h *Host) open() error {
+	raw, err := h.store.LoadState(stateBudget)
+	if err != nil {
+		return fmt.Errorf("load data budget: %w", err)
+	}
+	if err := h.spent.load(raw); err != nil {
+		return err
+	}
 	if err := h.loadBundle(); err != nil {
 		return err
 	}
@@ -223,6 +230,7 @@ func (h *Host) shut() error {
 	err := h.wire.Close()
 	h.wg.Wait()
 	h.regs.close()
+	h.saveBudget(true)
 	return errors.Join(err, h.wire.Peerstore().Close())
 }
 
@@ -248,6 +256,7 @@ func (h *Host) housekeep(ctx context.Context) {
 		case <-h.clock.After(houseTick):
 			h.recheck(false)
 			h.dropUnkept()
+			h.saveBudget(false)
 			h.renewIfDue(ctx)
 		}
 	}
@@ -316,8 +325,8 @@ func (h *Host) Call(ctx context.Context, to peer.ID, s Service, req []byte) ([]b
 	if !known || r.class != 0 || !s.AllowedSender(h.Self().Role) {
 		return nil, fmt.Errorf("call %v: %w", s, ErrNotAllowed)
 	}
-	if r.lane == lane.Bulk && h.spent.level(h.clock.Now()) >= budgetTight {
-		return nil, fmt.Errorf("call %v: the day's data budget is nearly used: %w", s, &BusyError{After: untilMidnight(h.clock.Now())})
+	if err := h.thrifty(s, r); err != nil {
+		return nil, fmt.Errorf("call %v: %w", s, err)
 	}
 	for again := true; ; again = false {
 		l, err := h.reach(ctx, to)

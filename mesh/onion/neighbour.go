@@ -174,7 +174,6 @@ func (o *Onion) serveStream(from mesh.Member, s network.Stream) {
 		if _, err := io.ReadFull(s, p[:]); err != nil {
 			return
 		}
-		o.h.Spend(0, packet.Size)
 		o.relay.take(from, p)
 	}
 }

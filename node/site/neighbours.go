@@ -20,6 +20,7 @@ var meshWarnings = map[string]web.Warning{
 	mesh.WarnSingleOperator: {Severity: string(role.Notice), Title: "All relays belong to one operator", Text: "Who talks to whom is hidden from others, not from that operator.", Next: "Nothing to do here: the network needs a second operator's substation."},
 	mesh.WarnLoopsLost:      {Severity: string(role.Problem), Title: "Many test packets get lost", Text: "More than three in ten packets that this node sent to itself in the last hour did not come back.", Next: "Check the Internet connection; messages are sent again."},
 	mesh.WarnSmallSet:       {Severity: string(role.Problem), Title: "Too few homes to hide among", Text: "Private messages wait until enough homes take part. Nothing is lost.", Next: "Nothing to do: they leave as soon as the crowd is large enough."},
+	mesh.WarnDataCap:        {Severity: string(role.Notice), Title: "The day's data is nearly used", Text: "Reports wait until midnight UTC and cover traffic is slower; later sessions wait too. Alarms still go, and nothing is lost.", Next: "Raise `mesh.daily_mb` in gridveil.toml if your line allows it."},
 	mesh.WarnStaleDirectory: {Severity: string(role.Problem), Title: "The list of relays is old", Text: "Without a fresh one private messages wait.", Next: "Check the Internet connection of this node."},
 }
 
