@@ -3,12 +3,21 @@ package mesh
 import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // NewStranger makes a bare libp2p host that speaks nothing by itself.
 func NewStranger(key crypto.PrivKey) (host.Host, error) {
 	return newWire(key, leafLimits, newGater(wallClock{}), nil)
+}
+
+// Conn is the oldest connection to a member, nil if there is none.
+func (h *Host) Conn(id peer.ID) network.Conn {
+	if l := h.admitted(id); l != nil {
+		return l.conn
+	}
+	return nil
 }
 
 // CallOrder lists the parents in the order in which CallParents asks them.

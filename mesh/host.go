@@ -27,7 +27,7 @@ type Member = member.Member
 type Config struct {
 	Clock  Clock          // protocol time; nil means the wall clock
 	Log    *slog.Logger   // nil discards; no identity of a home is ever logged
-	Bundle *member.Bundle // the installed network bundle
+	Bundle *member.Bundle // the installed network bundle; a newer one that the host accepted before counts instead
 	Sig    []byte         // its signatures, handed to those who enrol here
 	Chain  [][]byte       // own certificates, leaf first, DER; role and zone stand in them
 
@@ -65,6 +65,7 @@ type Host struct {
 	wg  sync.WaitGroup  // everything that Serve or a callback started
 
 	bundle bundlePointer
+	roller roller // only housekeep uses it
 
 	trust   sync.Mutex // guards certificates and registers; may be taken while nothing else is held
 	revoked *member.Revocations
@@ -99,8 +100,15 @@ func New(c Config, key crypto.PrivKey, s Stores) (*Host, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if s == nil {
+		s = nothing{}
+	}
+	bundle, sig, err := NewestBundle(c.Bundle, c.Sig, s)
+	if err != nil {
+		return nil, fmt.Errorf("mesh: %w", err)
+	}
 	now := c.Clock.Now()
-	self, err := c.Bundle.Verify(c.Chain, now)
+	self, err := bundle.Verify(c.Chain, now)
 	if err != nil {
 		return nil, fmt.Errorf("mesh: own certificate: %w", err)
 	}
@@ -114,17 +122,14 @@ func New(c Config, key crypto.PrivKey, s Stores) (*Host, error) {
 	if self.Role.Leaf() && len(c.Listen) > 0 {
 		return nil, fmt.Errorf("mesh: a %s only dials out: remove its listen addresses", self.Role)
 	}
-	if s == nil {
-		s = nothing{}
-	}
 	h := &Host{c: c, clock: c.Clock, log: c.Log, key: ed25519.PrivateKey(raw), gate: newGater(c.Clock), store: s,
 		revoked: &member.Revocations{}, chain: c.Chain, self: self,
 		links: map[network.Conn]*link{}, peers: map[peer.ID][]*link{}, handlers: map[Service]HandlerFunc{},
 		doors: map[string]*listener{}, keepers: map[peer.ID]*keeper{}, failures: map[peer.ID]failure{},
 		warnings: map[string]time.Time{}}
 	h.spent.cap = h.dailyBytes()
-	h.bundle.Store(&held{c.Bundle, c.Sig})
-	h.roll = member.NewRoll(c.Bundle, h.revoked)
+	h.bundle.Store(&held{bundle, sig})
+	h.roll = member.NewRoll(bundle, h.revoked)
 	h.lim = c.Limits.orDefaults(defaultLimits(self.Role))
 	if h.wire, err = newWire(key, h.lim, h.gate, h.spending()); err != nil {
 		return nil, fmt.Errorf("mesh: %w", err)
@@ -168,9 +173,6 @@ func (h *Host) open() error {
 		return fmt.Errorf("load data budget: %w", err)
 	}
 	if err := h.spent.load(raw); err != nil {
-		return err
-	}
-	if err := h.loadBundle(); err != nil {
 		return err
 	}
 	regs, err := openRegisters(h)
@@ -258,6 +260,7 @@ func (h *Host) housekeep(ctx context.Context) {
 			h.dropUnkept()
 			h.saveBudget(false)
 			h.renewIfDue(ctx)
+			h.showChain()
 		}
 	}
 }
