@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"time"
+
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -19,6 +21,9 @@ func (h *Host) Conn(id peer.ID) network.Conn {
 	}
 	return nil
 }
+
+// SetPatience sets how long the end of Serve waits. Call it before Serve.
+func (h *Host) SetPatience(d time.Duration) { h.patience = d }
 
 // CallOrder lists the parents in the order in which CallParents asks them.
 func (h *Host) CallOrder() []peer.ID { return h.callOrder() }

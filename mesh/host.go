@@ -61,6 +61,8 @@ type Host struct {
 	lag   lagMeter
 	spent budget
 
+	patience time.Duration // of shut
+
 	run context.Context // of Serve; libp2p's callbacks bring none. Set before serving is true
 	wg  sync.WaitGroup  // everything that Serve or a callback started
 
@@ -126,7 +128,7 @@ func New(c Config, key crypto.PrivKey, s Stores) (*Host, error) {
 		revoked: &member.Revocations{}, chain: c.Chain, self: self,
 		links: map[network.Conn]*link{}, peers: map[peer.ID][]*link{}, handlers: map[Service]HandlerFunc{},
 		doors: map[string]*listener{}, keepers: map[peer.ID]*keeper{}, failures: map[peer.ID]failure{},
-		warnings: map[string]time.Time{}}
+		warnings: map[string]time.Time{}, patience: closeTimeout}
 	h.spent.cap = h.dailyBytes()
 	h.bundle.Store(&held{bundle, sig})
 	h.roll = member.NewRoll(bundle, h.revoked)
@@ -195,7 +197,7 @@ func (h *Host) open() error {
 }
 
 // Serve runs the host until ctx ends; then it closes every connection, waits for everything it started and returns
-// nil. It must be called at most once. It does not wait for anybody: with every remote down it just keeps trying.
+// nil, or ErrHangs when that takes more than 15 s. It must be called at most once. It does not wait for anybody: with every remote down it just keeps trying.
 func (h *Host) Serve(ctx context.Context) error {
 	run, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -218,7 +220,15 @@ func (h *Host) Serve(ctx context.Context) error {
 	return errors.Join(err, h.shut())
 }
 
-// shut refuses new work, closes the connections and waits. The sockets close first, so that every blocked read ends.
+// closeTimeout is how long shut waits, in wall time: the library's Close may hang, and so may a handler that does not end
+// with its context. A node that cannot stop could not be restarted either.
+const closeTimeout = 15 * time.Second
+
+// ErrHangs means that the host was closed but something of it did not end; it is gone with the process.
+var ErrHangs = errors.New("mesh did not close in time")
+
+// shut refuses new work, closes the connections and waits, at most closeTimeout. The sockets close first, so that every
+// blocked read ends.
 func (h *Host) shut() error {
 	h.mu.Lock()
 	h.serving, h.closed = false, true
@@ -229,14 +239,23 @@ func (h *Host) shut() error {
 		d.shut()
 	}
 	h.mu.Unlock()
-	err := h.wire.Close()
-	h.wg.Wait()
-	h.regs.close()
-	h.saveBudget(true)
-	return errors.Join(err, h.wire.Peerstore().Close())
+	closed := make(chan error, 1)
+	go func() { // owned by shut, which lets it go when it hangs
+		err := h.wire.Close()
+		h.wg.Wait()
+		closed <- err
+	}()
+	defer h.saveBudget(true)
+	select {
+	case err := <-closed:
+		h.regs.close()
+		return errors.Join(err, h.wire.Peerstore().Close())
+	case <-time.After(h.patience):
+		return fmt.Errorf("%w: waited %v for connections and handlers", ErrHangs, h.patience)
+	}
 }
 
-// Close frees a host that is not served. After Serve it does nothing.
+// Close frees a host that is not served; ErrHangs when that takes more than 15 s. After Serve it does nothing.
 func (h *Host) Close() error {
 	h.mu.Lock()
 	idle := !h.serving && !h.closed
