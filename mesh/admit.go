@@ -41,6 +41,8 @@ type link struct {
 	wantsFeed bool
 	enrolling bool
 	err       error         // why it was refused
+	shown     [32]byte      // our certificate that the peer has accepted last
+	showing   bool          // another one is being shown
 	unkept    time.Time     // since when nobody keeps the peer; zero while somebody does
 	since     time.Time     // of admission
 	trip      time.Duration // of the hello, wall time; 0 when it was not measured
@@ -160,6 +162,7 @@ func (h *Host) admit(l *link, a member.Admission, hello member.Hello) error {
 		h.mu.Unlock()
 		return fmt.Errorf("%w: role or zone changed on an open connection", member.ErrRole)
 	}
+	feed := first || l.wantsFeed != hello.WantFeed || hello.WantFeed
 	l.member, l.chain, l.admitted, l.wantsFeed = a.Member, hello.Chain, true, hello.WantFeed
 	newcomer := first && len(h.peers[a.Member.Peer]) == 0
 	if first {
@@ -178,7 +181,7 @@ func (h *Host) admit(l *link, a member.Admission, hello member.Hello) error {
 	if newcomer {
 		h.regs.peerUp(a.Member)
 	}
-	if first || hello.WantFeed {
+	if feed {
 		h.regs.feedChanged(a.Member)
 	}
 	return nil
@@ -228,14 +231,16 @@ func (h *Host) serveLane(s network.Stream) {
 	}
 }
 
-// hello is ours, as of now.
-func (h *Host) hello(want bool) ([]byte, error) {
+// hello is ours, as of now, and the hash of the certificate in it.
+func (h *Host) hello(want bool) ([]byte, [32]byte, error) {
 	b := h.Bundle()
 	h.mu.Lock()
+	cert := h.self.CertHash
 	m := member.Hello{MinVersion: helloVersion, MaxVersion: helloVersion, Network: b.Network, Now: h.clock.Now(),
 		Role: h.self.Role, WantFeed: want, BundleVersion: b.Version, Chain: h.chain}
 	h.mu.Unlock()
-	return m.Encode()
+	raw, err := m.Encode()
+	return raw, cert, err
 }
 
 // judge decides about a hello that arrived between began and now. The peer wrote its time somewhere in between, so
@@ -285,7 +290,7 @@ func (h *Host) greet(l *link) error {
 		}
 		return fmt.Errorf("responder's hello: %w", err)
 	}
-	ours, err := h.hello(h.regs.wantsFeed(l.conn.RemotePeer()))
+	ours, cert, err := h.hello(h.regs.wantsFeed(l.conn.RemotePeer()))
 	if err != nil {
 		return err
 	}
@@ -305,10 +310,13 @@ func (h *Host) greet(l *link) error {
 		return verdictError(verdict)
 	}
 	h.compareClock(verdict.Now, began)
-	theirs.WantFeed = false // only the opener of an exchange asks for the feed
+	h.mu.Lock()
+	theirs.WantFeed = l.wantsFeed // only the opener of an exchange asks for the feed
+	h.mu.Unlock()
 	if err := h.admit(l, a, theirs); err != nil {
 		return err
 	}
+	h.markShown(l, cert)
 	return s.Close()
 }
 
@@ -349,7 +357,7 @@ func (h *Host) respond(l *link, s network.Stream) error {
 	busy := h.beginHello()
 	defer h.endHello()
 	began := h.clock.Now()
-	ours, err := h.hello(false)
+	ours, cert, err := h.hello(false)
 	if err != nil {
 		return err
 	}
@@ -383,7 +391,14 @@ func (h *Host) respond(l *link, s network.Stream) error {
 		h.linger(s)
 		return err
 	}
+	h.markShown(l, cert) // whoever did not accept it has closed, and sent no hello
 	return s.Close()
+}
+
+func (h *Host) markShown(l *link, cert [32]byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l.shown = cert
 }
 
 // linger lets a refused peer read its verdict before the connection closes.
@@ -420,10 +435,29 @@ func (h *Host) recheck(newBundle bool) {
 	h.mu.Unlock()
 	for i := range open {
 		l := &open[i]
-		if err := h.stillMember(l, newBundle, now); err != nil {
+		err := h.stillMember(l, newBundle, now)
+		if err == nil {
+			continue
+		}
+		end := func() {
 			h.stats.drop(DropMembership)
 			h.refuse(h.linkOf(l.conn), err)
 		}
+		ask := newBundle && !errors.Is(err, ErrRevoked) && !errors.Is(err, member.ErrExpired)
+		if !ask || !h.Go(func(context.Context) { h.askAgain(h.linkOf(l.conn), end) }) {
+			end()
+		}
+	}
+}
+
+// askAgain exchanges hellos with a member whose certificate the new bundle refuses: it may have a renewed one that we
+// have not seen yet. end is for one that has not.
+func (h *Host) askAgain(l *link, end func()) {
+	if l == nil {
+		return // gone meanwhile
+	}
+	if err := h.greet(l); err != nil {
+		end()
 	}
 }
 

@@ -80,5 +80,10 @@ func (h *Host) RoundTrip(ctx context.Context, to peer.ID) (time.Duration, error)
 // BudgetUsed is how many percent of the day's data budget are used, in the worse direction, and the budget in bytes each
 // way; 0 bytes means that there is none.
 func (h *Host) BudgetUsed() (percent, daily int64) {
-	return h.spent.level(h.clock.Now()), h.dailyBytes()
+	daily = h.dailyBytes()
+	if daily == 0 {
+		return 0, 0
+	}
+	up, down := h.Spent()
+	return max(up, down) * 100 / daily, daily
 }

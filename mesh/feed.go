@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -131,6 +132,7 @@ func (r *registers) takeFed(_ context.Context, from Member, raw []byte) ([]byte,
 func (r *registers) leafLoop(ctx context.Context) {
 	swept := r.h.clock.Now()
 	var fedBy peer.ID
+	round := 0
 	for {
 		now := r.ensureFeed(ctx)
 		if now != "" && now != fedBy {
@@ -145,7 +147,9 @@ func (r *registers) leafLoop(ctx context.Context) {
 			return
 		case <-r.wake:
 		case <-r.h.clock.After(leafSync):
-			r.compare(ctx, fedBy)
+			if round++; r.h.Thrift() < ThriftSlow || round%thriftySync == 0 {
+				r.compare(ctx, fedBy)
+			}
 			swept = r.sweep(swept)
 		}
 	}
@@ -154,6 +158,10 @@ func (r *registers) leafLoop(ctx context.Context) {
 // ensureFeed asks the first connected parent for the feed if none feeds us, and names the one that does.
 func (r *registers) ensureFeed(ctx context.Context) peer.ID {
 	parents := r.h.Parents()
+	if r.h.Thrift() >= ThriftScarce {
+		r.stopFeed()
+		return ""
+	}
 	r.mu.Lock()
 	if !containsPeer(parents, r.feedFrom) {
 		r.feedFrom = ""
@@ -184,9 +192,20 @@ func (r *registers) ensureFeed(ctx context.Context) peer.ID {
 	return ""
 }
 
+// stopFeed tells the feeding parent that the live feed has to wait for the next day's data; rare pulls go on.
+func (r *registers) stopFeed() {
+	r.mu.Lock()
+	was := r.feedFrom
+	r.feedFrom = ""
+	r.mu.Unlock()
+	if l := r.h.admitted(was); l != nil {
+		_ = r.h.greet(l) // our hello now asks for none; a parent that did not hear it feeds on
+	}
+}
+
 // wantsFeed decides what a leaf's hello to p says.
 func (r *registers) wantsFeed(p peer.ID) bool {
-	if r.h.self.Role.Backbone() || !containsPeer(r.h.Parents(), p) {
+	if r.h.self.Role.Backbone() || !containsPeer(r.h.Parents(), p) || r.h.Thrift() >= ThriftScarce {
 		return false
 	}
 	r.mu.Lock()
@@ -205,12 +224,12 @@ func (r *registers) compare(ctx context.Context, fedBy peer.ID) {
 	if fedBy == "" || second == "" {
 		r.lacking = nil
 		r.h.calm(WarnDirectorySplit)
-		if fedBy != "" {
-			_, _ = r.pull(ctx, fedBy, gossip.Kinds()...) // what the feed lost; again in five minutes
+		if one := cmp.Or(fedBy, second); one != "" {
+			_, _ = r.pull(ctx, one, r.pulled()...) // what the feed lost; again in five minutes
 		}
 		return
 	}
-	fresh, err := r.pull(ctx, second, gossip.Kinds()...)
+	fresh, err := r.pull(ctx, second, r.pulled()...)
 	if err != nil {
 		return
 	}
@@ -236,6 +255,14 @@ func (r *registers) compare(ctx context.Context, fedBy peer.ID) {
 	} else {
 		r.h.calm(WarnDirectorySplit)
 	}
+}
+
+// pulled lists the kinds that a leaf pulls: with little data left, not the signals that are worthless after minutes.
+func (r *registers) pulled() []gossip.Kind {
+	if r.h.Thrift() < ThriftScarce {
+		return gossip.Kinds()
+	}
+	return []gossip.Kind{gossip.KindTrust, gossip.KindDirectory, gossip.KindPrice, gossip.KindAlarm}
 }
 
 // secondParent names the best connected parent besides the feeding one.

@@ -131,6 +131,8 @@ func (d *desk) Enrol(_ context.Context, q member.Request, ch member.Channel) (me
 }
 
 func (d *desk) Renew(_ context.Context, m mesh.Member, _ []byte) ([][]byte, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	g := member.Grant{Network: d.n.Bundle.Network, Key: m.Key, Role: m.Role, Zone: m.Zone}
 	return d.n.CAs[m.Operator].IssueMember(g, d.n.Clock.Now(), rand.Reader)
 }
@@ -214,6 +216,113 @@ func TestALostCAIsReplacedByTheRootsAlone(t *testing.T) {
 	n.SSNs[1].Restart()
 	if v := n.SSNs[1].Host.Bundle().Version; v != 2 {
 		t.Errorf("after a restart the bundle is version %d, want 2", v)
+	}
+}
+
+// An operator changes its CA: both stand in the bundle, everybody renews, the old one goes. Connections and calls live on.
+func TestACARolloverDropsNobody(t *testing.T) {
+	release := make(chan struct{})
+	n, d := withDesk(t, meshtest.Options{SSNs: 2, Operators: 1, Homes: 2, Others: []member.Role{member.RoleUtility}, Onion: true,
+		Ready: func(d *meshtest.Node) error {
+			if d.Member.Role == member.RoleSSN {
+				d.Host.Handle(mesh.Report, func(ctx context.Context, _ mesh.Member, req []byte) ([]byte, error) {
+					select {
+					case <-release:
+						return req, nil
+					case <-ctx.Done():
+						return nil, ctx.Err()
+					}
+				})
+			}
+			return nil
+		}})
+	n.AwaitDirectory()
+	all := slices.Concat(n.SSNs, n.Homes)
+	conns := map[[2]*meshtest.Node]network.Conn{}
+	for _, a := range n.Homes {
+		for _, b := range n.SSNs {
+			conns[[2]*meshtest.Node{a, b}] = a.Host.Conn(b.Member.Peer)
+		}
+	}
+	flying := make(chan error, 1)
+	go func() {
+		answer, err := n.Homes[0].Host.Call(t.Context(), n.SSNs[0].Member.Peer, mesh.Report, []byte("in flight"))
+		if err == nil && string(answer) != "in flight" {
+			err = errors.New("another answer")
+		}
+		flying <- err
+	}()
+	old := n.CAs["dso1"]
+	fresh, err := member.NewCA("dso1", n.Clock.Now(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.mu.Lock()
+	n.CAs["dso1"] = fresh
+	d.mu.Unlock()
+	publish := func(version uint64, cas ...member.DER) {
+		t.Helper()
+		next, err := member.ParseBundle(n.Raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next.Version, next.Operators[0].CA = version, cas
+		raw, err := next.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Others[0].Host.PublishBundle(raw, member.SignBundle(raw, nil, n.Root)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(2, fresh.Certificate, old.Certificate)
+	meshtest.Eventually(t, "everybody has a certificate of the next CA", func() bool {
+		for _, m := range all {
+			if first, _ := m.Host.Bundle().FirstCA("dso1"); m.Host.Bundle().Version != 2 || m.Host.Self().CA != first {
+				return false
+			}
+		}
+		return true
+	})
+	publish(3, fresh.Certificate)
+	meshtest.Eventually(t, "everybody has the bundle without the old one", func() bool {
+		return !slices.ContainsFunc(all, func(m *meshtest.Node) bool { return m.Host.Bundle().Version != 3 })
+	})
+	meshtest.Eventually(t, "everybody is seen under the next CA", func() bool {
+		for ends := range conns {
+			first, _ := ends[1].Host.Bundle().FirstCA("dso1")
+			home, up := ends[1].Host.Connected(ends[0].Member.Peer)
+			ssn, back := ends[0].Host.Connected(ends[1].Member.Peer)
+			if !up || !back || home.CA != first || ssn.CA != first {
+				return false
+			}
+		}
+		return true
+	})
+	close(release)
+	if err := <-flying; err != nil {
+		t.Errorf("the call in flight: %v", err)
+	}
+	for ends, c := range conns {
+		if c.IsClosed() || ends[0].Host.Conn(ends[1].Member.Peer) != c {
+			t.Error("a connection was replaced")
+		}
+	}
+	for _, m := range all {
+		if dropped := m.Host.Metrics().Drops[mesh.DropMembership]; dropped > 0 {
+			t.Errorf("a %v disconnected %d members", m.Member.Role, dropped)
+		}
+	}
+	for _, m := range []*meshtest.Node{n.SSNs[0], n.Homes[0]} { // the installed bundle names the old CA only
+		m.Restart()
+	}
+	meshtest.Eventually(t, "they are back after a restart", func() bool {
+		_, up := n.SSNs[0].Host.Connected(n.Homes[0].Member.Peer)
+		_, back := n.Homes[0].Host.Connected(n.SSNs[0].Member.Peer)
+		return up && back && n.Homes[0].Host.Bundle().Version == 3
+	})
+	if _, err := n.Homes[0].Host.Call(t.Context(), n.SSNs[0].Member.Peer, mesh.Report, []byte("again")); err != nil {
+		t.Errorf("a call after the restart: %v", err)
 	}
 }
 

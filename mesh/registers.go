@@ -26,6 +26,7 @@ type (
 const (
 	backboneSync = time.Minute     // one random neighbour
 	leafSync     = 5 * time.Minute // the second parent
+	thriftySync  = 6               // only every so many of them when the day's data runs out
 	sweepEvery   = time.Hour       // forget registers whose version number is no longer needed
 	pullTimeout  = 20 * time.Second
 

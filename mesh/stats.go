@@ -39,6 +39,7 @@ const (
 	WarnLoopsLost      = "loops-lost"      // more than 30 % of loops in an hour did not return
 	WarnSmallSet       = "small-set"       // below the anonymity floor: private records wait
 	WarnLab            = "lab"             // class lab is on: no delays, no cover
+	WarnDataCap        = "data-cap"        // the day's data is nearly used: less cover traffic, reports wait
 	WarnStaleDirectory = "stale-directory" // no fresh directory of relays
 	WarnFewRelays      = "few-relays"      // fewer relays than a route needs: private records wait
 	WarnOff            = "mesh-off"        // private messages and relaying are switched off here

@@ -63,6 +63,11 @@ func (h *Host) Usage() Usage {
 	now := h.clock.Now()
 	u := h.spent.today(now)
 	u.Parts = h.traffic.parts(now)
+	if u.Cap == 0 { // nothing is counted against a cap: what the parts say
+		for _, p := range u.Parts {
+			u.Today.Up, u.Today.Down = u.Today.Up+p.Today.Up, u.Today.Down+p.Today.Down
+		}
+	}
 	return u
 }
 

@@ -75,20 +75,21 @@ func Open(dir string, o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := identity.Load(dir, o.Clock.Now())
+	var st *store.Store
+	id, err := identity.LoadNewest(dir, o.Clock.Now(), func(installed *member.Bundle, sig []byte) (*member.Bundle, []byte, error) {
+		if st, err = openStore(dir, o.Log); err != nil {
+			return nil, nil, err
+		}
+		return mesh.NewestBundle(installed, sig, meshStore{st})
+	})
+	if err == nil && id.Member.Role.String() != c.Role {
+		err = fmt.Errorf("%s says role %q, the certificate says %q: one of them belongs to another node", config.FileName, c.Role, id.Member.Role)
+	}
 	if err != nil {
+		if st != nil {
+			err = errors.Join(err, st.Close())
+		}
 		return nil, err
-	}
-	if id.Member.Role.String() != c.Role {
-		return nil, fmt.Errorf("%s says role %q, the certificate says %q: one of them belongs to another node", config.FileName, c.Role, id.Member.Role)
-	}
-	mk, err := store.LoadOrCreateKey(filepath.Join(dir, "store.key"))
-	if err != nil {
-		return nil, err
-	}
-	st, err := store.Open(filepath.Join(dir, "store"), mk, store.Options{Log: o.Log})
-	if err != nil {
-		return nil, describeDamage(err, st)
 	}
 	n := &Node{o: o, started: began, Env: &role.Env{Config: c, Clock: o.Clock, Log: o.Log, ID: id, Store: st, Warn: role.NewBoard(), Rand: o.Rand,
 		Net: privacy.Net(id.Bundle.Tag()), Control: control.NewServer(dir)}}
@@ -96,6 +97,19 @@ func Open(dir string, o Options) (*Node, error) {
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
+}
+
+// openStore opens the node's store, or says what to do about a damaged one.
+func openStore(dir string, log *slog.Logger) (*store.Store, error) {
+	mk, err := store.LoadOrCreateKey(filepath.Join(dir, "store.key"))
+	if err != nil {
+		return nil, err
+	}
+	st, err := store.Open(filepath.Join(dir, "store"), mk, store.Options{Log: log})
+	if err != nil {
+		return nil, describeDamage(err, st)
+	}
+	return st, nil
 }
 
 func (o *Options) fill() {

@@ -252,6 +252,16 @@ func (b *Bundle) Operator(name string) (Operator, bool) {
 	return b.Operators[i], true
 }
 
+// FirstCA gives the SHA-256 of the public key of the CA that an operator issues under now: the first of its list.
+func (b *Bundle) FirstCA(operator string) (ca [32]byte, known bool) {
+	for _, c := range b.cas {
+		if b.Operators[c.operator].Name == operator {
+			return sha256.Sum256(c.cert.RawSubjectPublicKeyInfo), true
+		}
+	}
+	return ca, false
+}
+
 // Region gives the region whose relays serve zone.
 func (b *Bundle) Region(zone string) (uint16, bool) {
 	i := slices.IndexFunc(b.Zones, func(z Zone) bool { return z.Name == zone })

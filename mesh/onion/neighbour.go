@@ -132,7 +132,7 @@ func (n *neighbours) write(ctx context.Context, to packet.NodeKey, nb *neighbour
 			}
 			continue
 		}
-		n.o.h.Spend(len(batch)*packet.Size, 0)
+		n.o.h.Carried(len(batch)*packet.Size, 0)
 	}
 }
 
@@ -185,7 +185,7 @@ func (o *Onion) serveStream(from mesh.Member, s network.Stream) {
 		if _, err := io.ReadFull(s, p[:]); err != nil {
 			return
 		}
-		o.h.Spend(0, packet.Size)
+		o.h.Carried(0, packet.Size)
 		o.relay.take(from, p)
 	}
 }

@@ -67,7 +67,7 @@ func (s *schedule) draw(now time.Time, mean time.Duration, rnd io.Reader) error 
 
 // changeSlots switches to another mean: slots without a job are drawn again. o.mu is held.
 func (o *Onion) changeSlots(now time.Time, mean time.Duration) {
-	if o.h.Tight() {
+	if o.h.Thrift() >= mesh.ThriftSlow {
 		mean = max(mean, mix.SlowSlot)
 	}
 	if mean == o.slotMean {
@@ -97,6 +97,9 @@ func (o *Onion) poke() {
 
 // plan takes the next free slots, or the present moment outside of class meter, and chooses a route for each packet.
 func (o *Onion) plan(to Recipient, c mesh.Class, timing mix.Timing, count int) ([]*job, error) {
+	if err := o.h.Sparing(timing.Slots); err != nil {
+		return nil, err
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := o.clock.Now()
@@ -202,8 +205,8 @@ func (o *Onion) sendSlots(ctx context.Context) {
 			continue
 		case <-o.clock.After(at.Sub(o.clock.Now())):
 		}
-		if j, came := o.takeSlot(o.clock.Now()); !came {
-			continue
+		if j, came := o.takeSlot(o.clock.Now()); !came || o.h.Sparing(true) != nil {
+			continue // nothing more today: what was planned is tried again, and then refused until midnight
 		} else if j != nil {
 			o.depart(j)
 		} else {

@@ -52,7 +52,7 @@ type Mesh struct {
 	Announce []string `toml:"announce"`
 	// Parents are the addresses of the SSNs that a gateway or wallet stays connected to, with /p2p/ peer ids. Filled by enrolment.
 	Parents []string `toml:"parents"`
-	// DailyMB caps onion and bulk traffic per day and direction; alarms are never held back. Default 30.
+	// DailyMB caps the traffic of a gateway or wallet per UTC day and direction, 8 or more; alarms are never held back. Default 30.
 	DailyMB int `toml:"daily_mb"`
 }
 

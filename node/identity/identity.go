@@ -64,9 +64,19 @@ func Key(dir string, rnd io.Reader) (ed25519.PrivateKey, error) {
 	return key, writeKey(path, key)
 }
 
-// Load reads the identity in dir. It gives ErrNotEnrolled when there is no
-// certificate, and says what to do when files are damaged or do not fit.
+// Newest gives the bundle that counts for a node with an installed one: it may
+// have accepted a newer one since, whose CAs issued its certificate.
+type Newest func(installed *member.Bundle, sig []byte) (*member.Bundle, []byte, error)
+
+// Load is LoadNewest under the installed bundle.
 func Load(dir string, now time.Time) (*Identity, error) {
+	return LoadNewest(dir, now, func(b *member.Bundle, sig []byte) (*member.Bundle, []byte, error) { return b, sig, nil })
+}
+
+// LoadNewest reads the identity in dir. It gives ErrNotEnrolled when there is no
+// certificate, and says what to do when files are damaged or do not fit. newest
+// is asked once everything is read and before anything is verified.
+func LoadNewest(dir string, now time.Time, newest Newest) (*Identity, error) {
 	key, err := readKey(filepath.Join(dir, KeyFile))
 	if err != nil {
 		return nil, fmt.Errorf("node key: %w", err)
@@ -83,6 +93,9 @@ func Load(dir string, now time.Time) (*Identity, error) {
 		return nil, fmt.Errorf("%s: %w", CertificateFile, err)
 	}
 	if id.Bundle, id.Sig, err = readBundle(dir); err != nil {
+		return nil, err
+	}
+	if id.Bundle, id.Sig, err = newest(id.Bundle, id.Sig); err != nil {
 		return nil, err
 	}
 	if id.Member, err = id.Bundle.Verify(id.Chain, now); err != nil {
