@@ -71,7 +71,7 @@ func (n *Node) meshCommands() {
 
 // MeshStatus is the mesh page as the command line shows it.
 func (n *Node) MeshStatus() MeshStatus {
-	p := site.MeshPage(web.HomeRef{ID: "self", Name: n.Config.Name}, n.Env)
+	p := site.MeshPage(web.HomeRef{ID: "self", Name: n.Config.Name}, n.Env, n.Role)
 	s := MeshStatus{Off: p.Off, OffSince: known(p.OffSince), Summary: p.Headline, Classes: []MeshClass{}, Peers: len(p.Peers) + p.MorePeers, Relays: n.Onion.Health().Relays,
 		Packets: p.Packets, Today: MeshToday{p.Traffic.Up, p.Traffic.Down, p.Traffic.Cap}, Waiting: []Waiting{}}
 	for _, c := range p.Classes {

@@ -56,7 +56,9 @@ type Mesh struct {
 	DailyMB int `toml:"daily_mb"`
 }
 
-// Web is the local dashboard.
+// Web is the local dashboard. The same address serves /livez, /readyz and, as Prometheus text without identities,
+// /metrics: `gridveil_mesh_bytes_total`, `gridveil_mesh_drop_total`, `gridveil_mesh_gossip_total`, `gridveil_mesh_hold_packets`,
+// `gridveil_mesh_loops_lost_ratio`, `gridveil_mesh_rcmgr_blocked_total`, `gridveil_mesh_set`.
 type Web struct {
 	// Listen is the loopback address of the pages, "off" for none. Default "127.0.0.1:7080".
 	Listen string `toml:"listen"`

@@ -28,7 +28,7 @@ func (s *Site) Mesh(_ context.Context, id string) (web.Mesh, bool) {
 	if n == nil {
 		return web.Mesh{Node: refOf(m), Offline: true, Headline: titleOf(m) + " is offline: nothing leaves it now."}, true
 	}
-	return site.MeshPage(refOf(m), n.Env), true
+	return site.MeshPage(refOf(m), n.Env, n.Role), true
 }
 
 // SwitchMesh turns private messages and relaying of one node off or on.

@@ -16,6 +16,7 @@ import (
 	"gridveil/ev/evsim"
 	"gridveil/ev/guest"
 	"gridveil/mesh/route"
+	"gridveil/mesh"
 	"gridveil/node/ask"
 	"gridveil/node/config"
 	"gridveil/node/wallet"
@@ -258,6 +259,31 @@ func TestRecordWaitsBelowTheFloorAndLeavesOnceItIsMet(t *testing.T) {
 	s.ends("paid")
 	s.books(1)
 	s.eventually("nothing waits", func() bool { return waiting() == 0 })
+	s.eventually("receipt in the wallet", func() bool { x, _ := s.w().Session(id); return x.State == "receipted" })
+}
+
+// TestWhatTheSwitchHeldBackIsPaidOnceItIsOn has a home whose private messages are
+// switched off: the guest charges on trust, the records wait since a known time,
+// and are settled later.
+func TestWhatTheSwitchHeldBackIsPaidOnceItIsOn(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
+	s := newScene(t, sceneOptions{loadW: 500})
+	var off atomic.Bool
+	off.Store(true)
+	s.market.Broken = func(op ask.Op, _ []byte) ([]byte, error, bool) {
+		own := op == ask.Authorise || op == ask.Lock || op == ask.Settle
+		return nil, mesh.ErrOff, own && off.Load()
+	}
+	s.plug(electric())
+	id := s.pay(wallet.Options{Band: 20, WantMWh: 1_000_000, ShowUtility: true})
+	s.ends("signed")
+	if n, since, err := s.h().outbox.Waiting(); err != nil || n == 0 || since.IsZero() {
+		t.Errorf("%d messages wait since %v, %v", n, since, err)
+	}
+	s.books(0)
+	off.Store(false)
+	s.ends("paid")
+	s.books(1)
 	s.eventually("receipt in the wallet", func() bool { x, _ := s.w().Session(id); return x.State == "receipted" })
 }
 

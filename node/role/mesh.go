@@ -9,7 +9,7 @@ import (
 
 // settling is how long a node may look for its directory before anybody is told:
 // every start begins without.
-const settling = time.Minute
+const settling = 5 * time.Minute
 
 // meshWarnings are the standing problems of the mesh in words.
 var meshWarnings = map[string]Warning{

@@ -30,6 +30,11 @@ func ForGateway(env *role.Env, g *gateway.Gateway) *Gateway {
 
 func (s *Gateway) ref() web.HomeRef { return web.HomeRef{ID: "home", Name: s.env.Config.Name} }
 
+// Mesh is the house's end of the mesh.
+func (s *Gateway) Mesh(_ context.Context, id string) (web.Mesh, bool) {
+	return MeshPage(s.self(), s.env, s.g), id == "self"
+}
+
 // Homes is the one house.
 func (s *Gateway) Homes(context.Context) []web.HomeRef { return []web.HomeRef{s.ref()} }
 

@@ -12,6 +12,7 @@ import (
 	"gridveil/mesh/member"
 	"gridveil/mesh/onion"
 	"gridveil/mesh/route"
+	"gridveil/node/gateway"
 	"gridveil/node/role"
 	"gridveil/node/web"
 )
@@ -23,7 +24,7 @@ func (c common) self() web.HomeRef { return web.HomeRef{ID: "self", Name: c.env.
 
 // Mesh is this node's end of the mesh.
 func (c common) Mesh(_ context.Context, id string) (web.Mesh, bool) {
-	return MeshPage(c.self(), c.env), id == "self"
+	return MeshPage(c.self(), c.env, nil), id == "self"
 }
 
 // SwitchMesh turns private messages and relaying off or on.
@@ -47,8 +48,9 @@ func SwitchMesh(env *role.Env, on bool) error {
 // Metrics are this node's counters.
 func (c common) Metrics() prometheus.Gatherer { return Metrics(c.env) }
 
-// MeshPage shows a node's end of the mesh.
-func MeshPage(ref web.HomeRef, env *role.Env) web.Mesh {
+// MeshPage shows a node's end of the mesh. r is its role, nil where that keeps
+// nothing of its own that could wait.
+func MeshPage(ref web.HomeRef, env *role.Env, r role.Role) web.Mesh {
 	now := env.Clock.Now()
 	p := web.Mesh{Node: ref, Leaf: env.Host.Self().Role.Leaf()}
 	p.OffSince, p.Off = env.Onion.Off()
@@ -69,6 +71,11 @@ func MeshPage(ref web.HomeRef, env *role.Env) web.Mesh {
 	}
 	p.Routes = routes(p.Leaf, health, now)
 	p.Waiting = waiting(env, st.Waiting, health.Calls)
+	if g, ok := r.(*gateway.Gateway); ok {
+		if n, err := g.Waiting(); err == nil && n > 0 { // the store's own warning tells of an error
+			p.Waiting = append(p.Waiting, web.Waiting{What: "Meter reports for the substation", Count: int(n)})
+		}
+	}
 	p.Traffic = trafficToday(env.Host.Usage())
 	p.Headline = meshHeadline(p, env)
 	return p

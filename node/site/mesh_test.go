@@ -104,7 +104,7 @@ func TestMeshPageOfHomeAndSubstation(t *testing.T) {
 	if p, _ := (common{ssn, nil}).Mesh(t.Context(), "self"); p.Leaf || len(p.Classes) != 0 || p.Packets.Relayed == 0 || p.Traffic.Cap != 0 || !slices.ContainsFunc(p.Peers, func(x web.Peer) bool { return x.Role == "home" && !x.Dialled }) {
 		t.Errorf("substation: %+v", p)
 	}
-	raw, err := json.Marshal([]any{p, MeshPage(site.self(), ssn)})
+	raw, err := json.Marshal([]any{p, MeshPage(site.self(), ssn, nil)})
 	if err != nil {
 		t.Fatal(err)
 	}

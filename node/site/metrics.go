@@ -26,7 +26,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(prometheus.BuildFQName("gridveil", "mesh", name), help, labels, nil)
 }
 
-// Metrics gathers the counters of a node's mesh: see doc/config.md for the names.
+// Metrics gathers the counters of a node's mesh: names as in doc/config.md.
 func Metrics(env *role.Env) prometheus.Gatherer {
 	r := prometheus.NewPedanticRegistry()
 	r.MustRegister(meshMetrics{env}) // a fresh registry takes it
