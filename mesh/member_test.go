@@ -20,6 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"gridveil/mesh"
+	"gridveil/mesh/gossip"
 	"gridveil/mesh/lane"
 	"gridveil/mesh/member"
 	"gridveil/mesh/meshtest"
@@ -516,4 +517,62 @@ func TestAHundredPledgesAtOnceAllJoin(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+func TestAnOverdueRevocationListIsWarnedAboutAndRefusesNobody(t *testing.T) {
+	n := meshtest.Start(t, meshtest.Options{SSNs: 1, Homes: 1, Operators: 1, Others: []member.Role{member.RoleUtility}})
+	home, ssn, ca := n.Homes[0], n.SSNs[0].Host, n.CAs["dso1"]
+	publish := func(number uint64) {
+		crl, err := ca.Revoke(nil, number, n.Clock.Now(), n.Clock.Now().Add(24*time.Hour), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Others[0].Host.PublishCRL(crl); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(1)
+	meshtest.Eventually(t, "the substation holds the list", func() bool { return len(ssn.Registers(gossip.KindTrust)) == 1 })
+	if warns(ssn, mesh.WarnStaleRevoked) {
+		t.Error("a fresh list is overdue")
+	}
+	n.Clock.Jump(25 * time.Hour)
+	meshtest.Eventually(t, "the substation warns", func() bool { return warns(ssn, mesh.WarnStaleRevoked) })
+	meshtest.Eventually(t, "the home warns", func() bool { return warns(home.Host, mesh.WarnStaleRevoked) })
+	if _, up := ssn.Connected(home.Member.Peer); !up {
+		t.Error("an overdue list cut a home off")
+	}
+	publish(2)
+	meshtest.Eventually(t, "the warning ends", func() bool { return !warns(ssn, mesh.WarnStaleRevoked) && !warns(home.Host, mesh.WarnStaleRevoked) })
+}
+
+func TestANewerBundleIsKeptForTheNextStart(t *testing.T) {
+	var mu sync.Mutex
+	kept := map[member.Role]uint64{}
+	n := meshtest.Start(t, meshtest.Options{SSNs: 1, Homes: 1, Config: func(d *meshtest.Node, c *mesh.Config) {
+		c.SaveBundle = func(raw, sig []byte) error {
+			b, err := member.OpenBundle(raw, sig, nil)
+			if err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				kept[d.Member.Role] = b.Version
+			}
+			return err
+		}
+	}})
+	next, err := member.ParseBundle(n.Raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.Version, next.Policy.HomesEnrolled = 2, 33
+	n.Install(next)
+	if err := n.SSNs[0].Host.PublishBundle(n.Raw, n.Sig); err != nil {
+		t.Fatal(err)
+	}
+	meshtest.Eventually(t, "both keep the newer bundle", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return kept[member.RoleSSN] == 2 && kept[member.RoleGateway] == 2
+	})
+	meshtest.Eventually(t, "it is in force", func() bool { return n.Homes[0].Host.Bundle().Policy.HomesEnrolled == 33 })
 }
