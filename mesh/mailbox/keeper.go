@@ -356,7 +356,7 @@ func (k *Keeper) Sweep(now time.Time) error {
 	return nil
 }
 
-// Counts gives the number of boxes and of items, for the page.
+// Counts gives the number of boxes that were not closed, and of items.
 func (k *Keeper) Counts() (boxes, items int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
