@@ -83,7 +83,8 @@ func TestPagesInABrowser(t *testing.T) {
 		}
 	}
 	var headline string
-	if err := chromedp.Run(ctx, chromedp.Navigate(srv.URL), chromedp.WaitReady(".node.charging"), chromedp.Text(".headline", &headline)); err != nil || headline != "Live headline" {
+	if err := chromedp.Run(ctx, chromedp.Navigate(srv.URL), chromedp.WaitReady(".node.charging"),
+		chromedp.Poll(`document.querySelector(".headline").textContent === "Live headline"`, nil), chromedp.Text(".headline", &headline)); err != nil || headline != "Live headline" {
 		t.Errorf("live headline: %q %v", headline, err)
 	}
 	if err := chromedp.Run(ctx, chromedp.Navigate(srv.URL+"/energy"), chromedp.WaitReady("figure[data-drawn=yes] canvas")); err != nil {
