@@ -21,13 +21,13 @@ func onionOf(u mesh.Usage) mesh.PartUsage {
 func TestUsageCountsByPartAndBeginsANewDay(t *testing.T) {
 	n := meshtest.Start(t, meshtest.Options{SSNs: 1, Homes: 1, Speed: 1, Config: func(d *meshtest.Node, c *mesh.Config) {
 		if d.Member.Role.Leaf() {
-			c.DailyMB = 7
+			c.DailyMB = 9
 		}
 	}})
 	home := n.Homes[0].Host
-	home.Spend(1000, 2000)
+	home.Carried(1000, 2000)
 	u := home.Usage()
-	if got := onionOf(u); got.Today != (mesh.Traffic{Up: 1000, Down: 2000}) || got.Total != got.Today || u.Cap != 7<<20 || u.Today.Up < 1000 {
+	if got := onionOf(u); got.Today != (mesh.Traffic{Up: 1000, Down: 2000}) || got.Total != got.Today || u.Cap != 9<<20 || u.Today.Up < 1000 {
 		t.Errorf("%+v", u)
 	}
 	if _, err := home.Call(t.Context(), n.SSNs[0].Member.Peer, mesh.Probe, make([]byte, 500)); err != nil {

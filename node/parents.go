@@ -53,8 +53,9 @@ func (n *Node) keepParents(ctx context.Context) error {
 				return err
 			}
 		} else {
-			for _, c := range n.candidates(nil) {
-				if !kept[c.info.ID] && len(kept) < backboneLinks {
+			all := n.candidates(nil)
+			for _, c := range all[:min(backboneLinks, len(all))] {
+				if !kept[c.info.ID] {
 					kept[c.info.ID] = true
 					n.Host.Keep(c.info)
 				}
