@@ -249,8 +249,8 @@ func (n *Node) Serve(ctx context.Context) (err error) {
 	defer stopMesh()
 	lower, lowerCtx := errgroup.WithContext(meshCtx)
 	lower.Go(func() error { return n.Host.Serve(lowerCtx) })
+	n.awaitHost(lowerCtx) // before the onion, which publishes its keys at once
 	lower.Go(func() error { return n.Onion.Serve(lowerCtx) })
-	n.awaitHost(lowerCtx)
 	upper, upperCtx := errgroup.WithContext(ctx)
 	upper.Go(func() error { return n.Role.Serve(upperCtx) })
 	upper.Go(func() error { return n.keepParents(upperCtx) })
