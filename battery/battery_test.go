@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"gridveil/battery/kernel"
 )
 
 var noon = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
@@ -123,11 +125,25 @@ func TestEnergyIsConserved(t *testing.T) {
 
 func controller(t *testing.T, spec Spec, policy string, seed byte) *Controller {
 	t.Helper()
-	ctl, err := NewController(context.Background(), Config{Spec: spec, Policy: policy, Rand: chacha(seed)})
+	ctl, err := NewController(context.Background(), Config{Spec: spec, Policy: policy, Rand: chacha(seed), Prior: solvedOnce})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return ctl
+}
+
+var priors = map[Plan]*kernel.Kernel{}
+
+// solvedOnce is SolvePrior for homes of one size, each plan solved once.
+func solvedOnce(ctx context.Context, p Plan, yearly float64) (*kernel.Kernel, error) {
+	if k := priors[p]; k != nil {
+		return k, nil
+	}
+	k, err := SolvePrior(ctx, p, yearly)
+	if err == nil {
+		priors[p] = k
+	}
+	return k, err
 }
 
 func TestPolicyIsCausal(t *testing.T) {
