@@ -150,7 +150,8 @@ func (l *link) settle() {
 	}
 }
 
-// admit makes the link a member's. A second hello on the same connection (a renewed certificate) updates it.
+// admit makes the link a member's. A second hello on the same connection (a renewed certificate) updates it; of two that
+// crossed, the certificate that ends later counts.
 func (h *Host) admit(l *link, a member.Admission, hello member.Hello) error {
 	h.mu.Lock()
 	if !h.serving || l.ctx.Err() != nil {
@@ -163,7 +164,10 @@ func (h *Host) admit(l *link, a member.Admission, hello member.Hello) error {
 		return fmt.Errorf("%w: role or zone changed on an open connection", member.ErrRole)
 	}
 	feed := first || l.wantsFeed != hello.WantFeed || hello.WantFeed
-	l.member, l.chain, l.admitted, l.wantsFeed = a.Member, hello.Chain, true, hello.WantFeed
+	if first || !l.member.NotAfter.After(a.Member.NotAfter) {
+		l.member, l.chain = a.Member, hello.Chain
+	}
+	l.admitted, l.wantsFeed = true, hello.WantFeed
 	newcomer := first && len(h.peers[a.Member.Peer]) == 0
 	if first {
 		l.since = h.clock.Now()
