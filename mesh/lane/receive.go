@@ -65,9 +65,6 @@ func (k *Link) receive(ctx context.Context, l Lane, f Frame) error {
 			return fmt.Errorf("%w: window acknowledges more than was sent", ErrFrame)
 		}
 		k.lanes[l].unacked -= n
-		if n > 0 {
-			k.lanes[l].acked = time.Now()
-		}
 		k.poke()
 		return nil
 	case Cancel:
@@ -76,7 +73,6 @@ func (k *Link) receive(ctx context.Context, l Lane, f Frame) error {
 		}
 		if !ours {
 			delete(k.partial, f.ID)
-			k.sift(l, func(o *out) bool { return o.call != nil || o.id != f.ID || o.off > 0 })
 		}
 		return nil
 	case Req, Reply, Err:
@@ -156,11 +152,7 @@ func (k *Link) start(ctx context.Context, l Lane, f Frame) error {
 	select {
 	case k.runs[l] <- struct{}{}:
 	default:
-		if k.lanes[l].refused >= calls[l] {
-			return fmt.Errorf("%w: requests go on while %d refusals wait", ErrFrame, calls[l])
-		}
-		k.lanes[l].refused++
-		k.enqueue(l, nil, owesRefusal, Frame{ID: f.ID, Type: Err, Service: f.Service,
+		k.enqueue(l, nil, Frame{ID: f.ID, Type: Err, Service: f.Service,
 			Body: encodeError(&RemoteError{Code: CodeBusy, After: time.Second, Text: "too many requests at once"})})
 		return nil
 	}
@@ -169,13 +161,13 @@ func (k *Link) start(ctx context.Context, l Lane, f Frame) error {
 	k.wg.Go(func() { // owned by Serve, which waits in wg after close has cancelled hctx
 		defer cancel()
 		body, err := k.c.Handle(hctx, l, f.Service, f.Body)
-		k.answer(hctx, l, f, body, err)
+		k.answer(l, f, body, err)
+		<-k.runs[l]
 	})
 	return nil
 }
 
-// answer queues the answer of a handler, whose slot is free again once the answer has left. Who cancelled gets none.
-func (k *Link) answer(ctx context.Context, l Lane, f Frame, body []byte, err error) {
+func (k *Link) answer(l Lane, f Frame, body []byte, err error) {
 	t := Reply
 	if err == nil && len(body) > MaxMessage(l) {
 		err = &RemoteError{Code: CodeTooLong, Text: fmt.Sprintf("%d bytes, at most %d", len(body), MaxMessage(l))}
@@ -186,9 +178,7 @@ func (k *Link) answer(ctx context.Context, l Lane, f Frame, body []byte, err err
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.running, f.ID)
-	if ctx.Err() != nil || k.closed || k.lanes[l].stream == nil {
-		<-k.runs[l]
-		return
+	if !k.closed && k.lanes[l].stream != nil {
+		k.enqueue(l, nil, frames(l, f.ID, t, f.Service, body)...)
 	}
-	k.enqueue(l, nil, owesSlot, frames(l, f.ID, t, f.Service, body)...)
 }

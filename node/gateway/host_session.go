@@ -36,7 +36,6 @@ func (h *hosting) turn(v *visit, now time.Time) *turn { return &turn{h: h, v: v,
 func (t *turn) commit() error {
 	err := t.h.env.Store.Update(func(tx *store.Tx) error {
 		for _, m := range t.puts {
-			m.At = t.now
 			if err := t.h.outbox.PutTx(tx, m); err != nil {
 				return err
 			}
@@ -286,7 +285,6 @@ func (t *turn) phase(before, after session.Phase) {
 			t.session(ev.Contested{})
 		}
 	case session.Done:
-		t.mailReceipt()
 		t.session(ev.Receipt{})
 		t.claimNotes()
 	}

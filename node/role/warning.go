@@ -1,8 +1,7 @@
 package role
 
 import (
-	"cmp"
-	"slices"
+	"sort"
 	"sync"
 	"time"
 )
@@ -85,14 +84,12 @@ func (b *Board) Standing(now time.Time) []Warning {
 		}
 		out = append(out, w)
 	}
-	sortWarnings(out)
-	return out
-}
-
-// sortWarnings puts the worst first.
-func sortWarnings(all []Warning) {
 	rank := map[Severity]int{Fault: 0, Problem: 1, Notice: 2}
-	slices.SortFunc(all, func(a, b Warning) int {
-		return cmp.Or(cmp.Compare(rank[a.Severity], rank[b.Severity]), cmp.Compare(a.Code, b.Code))
+	sort.Slice(out, func(i, j int) bool {
+		if rank[out[i].Severity] != rank[out[j].Severity] {
+			return rank[out[i].Severity] < rank[out[j].Severity]
+		}
+		return out[i].Code < out[j].Code
 	})
+	return out
 }
