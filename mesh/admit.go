@@ -40,7 +40,12 @@ type link struct {
 	done      bool // settled is closed
 	wantsFeed bool
 	enrolling bool
-	err       error // why it was refused
+	err       error         // why it was refused
+	shown     [32]byte      // our certificate that the peer has accepted last
+	showing   bool          // another one is being shown
+	unkept    time.Time     // since when nobody keeps the peer; zero while somebody does
+	since     time.Time     // of admission
+	trip      time.Duration // of the hello, wall time; 0 when it was not measured
 }
 
 // role reads the peer's role; it never changes on a connection.
@@ -145,7 +150,8 @@ func (l *link) settle() {
 	}
 }
 
-// admit makes the link a member's. A second hello on the same connection (a renewed certificate) updates it.
+// admit makes the link a member's. A second hello on the same connection (a renewed certificate) updates it; of two that
+// crossed, the certificate that ends later counts.
 func (h *Host) admit(l *link, a member.Admission, hello member.Hello) error {
 	h.mu.Lock()
 	if !h.serving || l.ctx.Err() != nil {
@@ -157,9 +163,14 @@ func (h *Host) admit(l *link, a member.Admission, hello member.Hello) error {
 		h.mu.Unlock()
 		return fmt.Errorf("%w: role or zone changed on an open connection", member.ErrRole)
 	}
-	l.member, l.chain, l.admitted, l.wantsFeed = a.Member, hello.Chain, true, hello.WantFeed
+	feed := first || l.wantsFeed != hello.WantFeed || hello.WantFeed
+	if first || !l.member.NotAfter.After(a.Member.NotAfter) {
+		l.member, l.chain = a.Member, hello.Chain
+	}
+	l.admitted, l.wantsFeed = true, hello.WantFeed
 	newcomer := first && len(h.peers[a.Member.Peer]) == 0
 	if first {
+		l.since = h.clock.Now()
 		h.peers[a.Member.Peer] = append(h.peers[a.Member.Peer], l)
 		delete(h.failures, a.Member.Peer)
 	}
@@ -174,7 +185,7 @@ func (h *Host) admit(l *link, a member.Admission, hello member.Hello) error {
 	if newcomer {
 		h.regs.peerUp(a.Member)
 	}
-	if first || hello.WantFeed {
+	if feed {
 		h.regs.feedChanged(a.Member)
 	}
 	return nil
@@ -224,14 +235,16 @@ func (h *Host) serveLane(s network.Stream) {
 	}
 }
 
-// hello is ours, as of now.
-func (h *Host) hello(want bool) ([]byte, error) {
+// hello is ours, as of now, and the hash of the certificate in it.
+func (h *Host) hello(want bool) ([]byte, [32]byte, error) {
 	b := h.Bundle()
 	h.mu.Lock()
+	cert := h.self.CertHash
 	m := member.Hello{MinVersion: helloVersion, MaxVersion: helloVersion, Network: b.Network, Now: h.clock.Now(),
 		Role: h.self.Role, WantFeed: want, BundleVersion: b.Version, Chain: h.chain}
 	h.mu.Unlock()
-	return m.Encode()
+	raw, err := m.Encode()
+	return raw, cert, err
 }
 
 // judge decides about a hello that arrived between began and now. The peer wrote its time somewhere in between, so
@@ -252,6 +265,9 @@ func (h *Host) judge(raw []byte, remote peer.ID, began time.Time) (member.Hello,
 	defer h.trust.Unlock()
 	gate := member.Gate{Bundle: h.Bundle(), Revoked: h.revoked, MinVersion: helloVersion, MaxVersion: helloVersion}
 	a, v, err := gate.Accept(m, remote, at)
+	if a.Member.Role.Backbone() {
+		h.heard.note(remote, ClockSample{Off: a.ClockOff, At: h.clock.Now()})
+	}
 	return m, a, v, err
 }
 
@@ -278,17 +294,19 @@ func (h *Host) greet(l *link) error {
 		}
 		return fmt.Errorf("responder's hello: %w", err)
 	}
-	ours, err := h.hello(h.regs.wantsFeed(l.conn.RemotePeer()))
+	ours, cert, err := h.hello(h.regs.wantsFeed(l.conn.RemotePeer()))
 	if err != nil {
 		return err
 	}
 	if err := writeSized(s, ours); err != nil {
 		return fmt.Errorf("%w: write hello: %w", ErrOffline, redact(err))
 	}
+	asked := time.Now()
 	answer := make([]byte, member.VerdictSize)
 	if _, err := io.ReadFull(s, answer); err != nil {
 		return fmt.Errorf("%w: read verdict: %w", ErrOffline, redact(err))
 	}
+	h.timed(l, time.Since(asked))
 	if verdict, err = member.ParseVerdict(answer); err != nil {
 		return err
 	}
@@ -296,11 +314,21 @@ func (h *Host) greet(l *link) error {
 		return verdictError(verdict)
 	}
 	h.compareClock(verdict.Now, began)
-	theirs.WantFeed = false // only the opener of an exchange asks for the feed
+	h.mu.Lock()
+	theirs.WantFeed = l.wantsFeed // only the opener of an exchange asks for the feed
+	h.mu.Unlock()
 	if err := h.admit(l, a, theirs); err != nil {
 		return err
 	}
+	h.markShown(l, cert)
 	return s.Close()
+}
+
+// timed notes how long the other side of a hello took to answer.
+func (h *Host) timed(l *link, took time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l.trip = took
 }
 
 // compareClock warns when a relay's time lies more than 30 s outside of the span from began to now. A leaf is admitted
@@ -333,17 +361,19 @@ func (h *Host) respond(l *link, s network.Stream) error {
 	busy := h.beginHello()
 	defer h.endHello()
 	began := h.clock.Now()
-	ours, err := h.hello(false)
+	ours, cert, err := h.hello(false)
 	if err != nil {
 		return err
 	}
 	if err := writeSized(s, ours); err != nil {
 		return fmt.Errorf("write hello: %w", redact(err))
 	}
+	asked := time.Now()
 	raw, err := readSized(s)
 	if err != nil {
 		return fmt.Errorf("read hello: %w", redact(err))
 	}
+	h.timed(l, time.Since(asked))
 	theirs, a, verdict, err := h.judge(raw, l.conn.RemotePeer(), began)
 	if errors.Is(err, member.ErrHello) {
 		return err
@@ -365,7 +395,14 @@ func (h *Host) respond(l *link, s network.Stream) error {
 		h.linger(s)
 		return err
 	}
+	h.markShown(l, cert) // whoever did not accept it has closed, and sent no hello
 	return s.Close()
+}
+
+func (h *Host) markShown(l *link, cert [32]byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l.shown = cert
 }
 
 // linger lets a refused peer read its verdict before the connection closes.
@@ -402,10 +439,29 @@ func (h *Host) recheck(newBundle bool) {
 	h.mu.Unlock()
 	for i := range open {
 		l := &open[i]
-		if err := h.stillMember(l, newBundle, now); err != nil {
+		err := h.stillMember(l, newBundle, now)
+		if err == nil {
+			continue
+		}
+		end := func() {
 			h.stats.drop(DropMembership)
 			h.refuse(h.linkOf(l.conn), err)
 		}
+		ask := newBundle && !errors.Is(err, ErrRevoked) && !errors.Is(err, member.ErrExpired)
+		if !ask || !h.Go(func(context.Context) { h.askAgain(h.linkOf(l.conn), end) }) {
+			end()
+		}
+	}
+}
+
+// askAgain exchanges hellos with a member whose certificate the new bundle refuses: it may have a renewed one that we
+// have not seen yet. end is for one that has not.
+func (h *Host) askAgain(l *link, end func()) {
+	if l == nil {
+		return // gone meanwhile
+	}
+	if err := h.greet(l); err != nil {
+		end()
 	}
 }
 

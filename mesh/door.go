@@ -69,22 +69,31 @@ func (h *Host) Dial(ctx context.Context, to peer.ID, name string) (net.Conn, err
 // serveDoor hands an inbound stream to its listener.
 func (h *Host) serveDoor(from Member, s network.Stream) {
 	_ = s.SetDeadline(time.Now().Add(doorTimeout)) // a stream that cannot set it fails in Read
-	var n [1]byte
-	if _, err := io.ReadFull(s, n[:]); err != nil || n[0] == 0 || n[0] > maxDoorName || !from.Role.Backbone() {
+	name, err := readDoorName(s)
+	if err != nil || !from.Role.Backbone() {
 		_ = s.Reset() // not for us
 		return
 	}
-	name := make([]byte, n[0])
-	if _, err := io.ReadFull(s, name); err != nil {
-		_ = s.Reset() // broken
-		return
-	}
 	h.mu.Lock()
-	l, self := h.doors[string(name)], h.self
+	l, self := h.doors[name], h.self
 	h.mu.Unlock()
 	if l == nil || !l.offer(&doorConn{Stream: s, self: self, member: from}) {
 		_ = s.Reset() // the dialler sees ErrRefused
 	}
+}
+
+// readDoorName reads len u8 | name, 1 to 64 bytes.
+func readDoorName(r io.Reader) (string, error) {
+	var n [1]byte
+	if _, err := io.ReadFull(r, n[:]); err != nil {
+		return "", err
+	}
+	if n[0] == 0 || n[0] > maxDoorName {
+		return "", fmt.Errorf("door name of %d bytes, want 1 to %d", n[0], maxDoorName)
+	}
+	name := make([]byte, n[0])
+	_, err := io.ReadFull(r, name)
+	return string(name), err
 }
 
 // listener is the accepting side of one door.

@@ -157,7 +157,7 @@ func (h *Host) Prime(snapshot []byte) (int, error) {
 	}
 	h.trust.Unlock()
 	taken, _ := h.regs.take(envelopes)
-	return taken, nil
+	return len(taken), nil
 }
 
 // Enrolment is what a stranger gets: store all of it, then call New.
@@ -235,7 +235,7 @@ func Enrol(ctx context.Context, inv Invitation, key crypto.PrivKey, installed *m
 func askSeed(ctx context.Context, seed peer.AddrInfo, key crypto.PrivKey, q member.Request) (answer member.Answer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, enrolTimeout)
 	defer cancel()
-	w, err := newWire(key, leafLimits, newGater(wallClock{}))
+	w, err := newWire(key, leafLimits, newGater(wallClock{}), nil)
 	if err != nil {
 		return answer, err
 	}

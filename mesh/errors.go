@@ -24,6 +24,9 @@ var (
 	ErrFewRelays      = route.ErrFewRelays
 	ErrStaleDirectory = route.ErrStaleDirectory
 
+	// ErrOff means that the owner of this node has switched private messages and relaying off.
+	ErrOff = errors.New("private messages and relaying of this node are switched off; what should leave waits here")
+
 	ErrUnacked    = errors.New("sent, but not acknowledged: it may or may not have been done") // send again, same record id
 	ErrTooLarge   = errors.New("message is longer than its class allows")                      // split it
 	ErrNotAllowed = errors.New("this role may not use that service")                           // never retry

@@ -1,7 +1,9 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -130,6 +132,7 @@ func (r *registers) takeFed(_ context.Context, from Member, raw []byte) ([]byte,
 func (r *registers) leafLoop(ctx context.Context) {
 	swept := r.h.clock.Now()
 	var fedBy peer.ID
+	round := 0
 	for {
 		now := r.ensureFeed(ctx)
 		if now != "" && now != fedBy {
@@ -144,7 +147,9 @@ func (r *registers) leafLoop(ctx context.Context) {
 			return
 		case <-r.wake:
 		case <-r.h.clock.After(leafSync):
-			r.compare(ctx, fedBy)
+			if round++; r.h.Thrift() < ThriftSlow || round%thriftySync == 0 {
+				r.compare(ctx, fedBy)
+			}
 			swept = r.sweep(swept)
 		}
 	}
@@ -152,13 +157,21 @@ func (r *registers) leafLoop(ctx context.Context) {
 
 // ensureFeed asks the first connected parent for the feed if none feeds us, and names the one that does.
 func (r *registers) ensureFeed(ctx context.Context) peer.ID {
+	parents := r.h.Parents()
+	if r.h.Thrift() >= ThriftScarce {
+		r.stopFeed()
+		return ""
+	}
 	r.mu.Lock()
+	if !containsPeer(parents, r.feedFrom) {
+		r.feedFrom = ""
+	}
 	cur := r.feedFrom
 	r.mu.Unlock()
 	if cur != "" && r.h.admitted(cur) != nil {
 		return cur
 	}
-	for _, p := range r.h.c.Parents {
+	for _, p := range parents {
 		l := r.h.admitted(p.ID)
 		if l == nil {
 			continue
@@ -179,9 +192,20 @@ func (r *registers) ensureFeed(ctx context.Context) peer.ID {
 	return ""
 }
 
+// stopFeed tells the feeding parent that the live feed has to wait for the next day's data; rare pulls go on.
+func (r *registers) stopFeed() {
+	r.mu.Lock()
+	was := r.feedFrom
+	r.feedFrom = ""
+	r.mu.Unlock()
+	if l := r.h.admitted(was); l != nil {
+		_ = r.h.greet(l) // our hello now asks for none; a parent that did not hear it feeds on
+	}
+}
+
 // wantsFeed decides what a leaf's hello to p says.
 func (r *registers) wantsFeed(p peer.ID) bool {
-	if r.h.self.Role.Backbone() || !slices.ContainsFunc(r.h.c.Parents, func(i peer.AddrInfo) bool { return i.ID == p }) {
+	if r.h.self.Role.Backbone() || !containsPeer(r.h.Parents(), p) || r.h.Thrift() >= ThriftScarce {
 		return false
 	}
 	r.mu.Lock()
@@ -192,23 +216,93 @@ func (r *registers) wantsFeed(p peer.ID) bool {
 	return r.feedFrom == p
 }
 
-// compare pulls from another parent than the feeding one. If it knows more in two rounds running, the parents see
-// different directories, which may be an attack on this home's anonymity.
+// compare brings a leaf up to date from its second parent, or from the only one. A directory register that the second
+// parent shows and the feeding one still does not have a round later means that the two see different directories, which
+// may be an attack on this home's anonymity.
 func (r *registers) compare(ctx context.Context, fedBy peer.ID) {
-	for _, p := range r.h.backbonePeers() {
-		if p == fedBy {
-			continue
-		}
-		fresh, err := r.pull(ctx, p, gossip.Kinds()...)
-		if err != nil {
-			continue
-		}
-		if fresh == 0 {
-			r.split = 0
-			r.h.calm(WarnDirectorySplit)
-		} else if r.split++; r.split >= 2 {
-			r.h.warn(WarnDirectorySplit)
+	second := r.secondParent(fedBy)
+	if fedBy == "" || second == "" {
+		r.lacking = nil
+		r.h.calm(WarnDirectorySplit)
+		if one := cmp.Or(fedBy, second); one != "" {
+			_, _ = r.pull(ctx, one, r.pulled()...) // what the feed lost; again in five minutes
 		}
 		return
 	}
+	fresh, err := r.pull(ctx, second, r.pulled()...)
+	if err != nil {
+		return
+	}
+	if r.lackedBy != fedBy {
+		r.lacking, r.lackedBy = nil, fedBy
+	}
+	ask := map[gossip.ID]uint64{}
+	for _, have := range r.book.Held(gossip.KindDirectory) {
+		if v, open := r.lacking[have.ID]; open && v == have.Version || slices.Contains(fresh, have) {
+			ask[have.ID] = have.Version
+		}
+	}
+	lacking, err := r.lackingAt(ctx, fedBy, ask)
+	if err != nil {
+		return
+	}
+	split := false
+	for id, v := range lacking {
+		split = split || r.lacking[id] == v
+	}
+	if r.lacking = lacking; split {
+		r.h.warn(WarnDirectorySplit)
+	} else {
+		r.h.calm(WarnDirectorySplit)
+	}
+}
+
+// pulled lists the kinds that a leaf pulls: with little data left, not the signals that are worthless after minutes.
+func (r *registers) pulled() []gossip.Kind {
+	if r.h.Thrift() < ThriftScarce {
+		return gossip.Kinds()
+	}
+	return []gossip.Kind{gossip.KindTrust, gossip.KindDirectory, gossip.KindPrice, gossip.KindAlarm}
+}
+
+// secondParent names the best connected parent besides the feeding one.
+func (r *registers) secondParent(fedBy peer.ID) peer.ID {
+	for _, p := range r.h.Parents() {
+		if p.ID != fedBy && r.h.admitted(p.ID) != nil {
+			return p.ID
+		}
+	}
+	return ""
+}
+
+// lackingAt asks a parent for directory registers of these versions or newer, and returns those that it does not show.
+func (r *registers) lackingAt(ctx context.Context, at peer.ID, ids map[gossip.ID]uint64) (map[gossip.ID]uint64, error) {
+	lacking := maps.Clone(ids)
+	for range maxRounds {
+		if len(lacking) == 0 {
+			return lacking, nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, pullTimeout)
+		raw, err := r.h.Call(ctx, at, Sync, r.book.AskSyncFor(lacking, gossip.KindDirectory))
+		cancel()
+		if err != nil {
+			return nil, err
+		}
+		envelopes, more, err := gossip.ParseSync(raw)
+		if err != nil {
+			return nil, err
+		}
+		shown := 0
+		for _, raw := range envelopes {
+			e, err := gossip.ParseEnvelope(raw)
+			if v, asked := lacking[e.ID()]; err == nil && asked && e.Version >= v {
+				delete(lacking, e.ID())
+				shown++
+			}
+		}
+		if !more || shown == 0 {
+			return lacking, nil
+		}
+	}
+	return lacking, nil
 }

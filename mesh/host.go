@@ -27,19 +27,22 @@ type Member = member.Member
 type Config struct {
 	Clock  Clock          // protocol time; nil means the wall clock
 	Log    *slog.Logger   // nil discards; no identity of a home is ever logged
-	Bundle *member.Bundle // the installed network bundle
+	Bundle *member.Bundle // the installed network bundle; a newer one that the host accepted before counts instead
 	Sig    []byte         // its signatures, handed to those who enrol here
 	Chain  [][]byte       // own certificates, leaf first, DER; role and zone stand in them
 
 	Listen   []ma.Multiaddr  // where to listen; a leaf has none
 	Announce []ma.Multiaddr  // addresses to publish instead of the listen addresses, behind a NAT
-	Parents  []peer.AddrInfo // kept connected: a leaf's SSNs in order of preference, a backbone node's seeds
+	Parents  []peer.AddrInfo // kept connected: a leaf's SSNs in order of preference, a backbone node's seeds; until SetParents
 
 	Limits Limits    // zero fields mean the defaults of the role
 	Enrol  Registrar // nil: strangers are not served
 	// SaveChain keeps a renewed certificate, which is Chain of the next start; nil forgets it.
 	SaveChain func(chain [][]byte) error
-	DailyMB   int // cap on each direction of a leaf's traffic per UTC day, 0 means 30; see Host.Tight
+	// SaveBundle keeps a newer network bundle and its signatures, which are Bundle and Sig of the next start: a renewed
+	// certificate may hang on a CA that only the newer one names. Nil keeps it in the store alone.
+	SaveBundle func(raw, sig []byte) error
+	DailyMB    int // cap on each direction of a leaf's traffic per UTC day, 0 means 30; kept from LeastDailyMB on; see Host.Thrift
 }
 
 // HandlerFunc answers a request of a member whose role the service allows. The returned bytes are the answer.
@@ -60,11 +63,17 @@ type Host struct {
 	stats counters
 	lag   lagMeter
 	spent budget
+	heard clockBook
+
+	traffic traffic
+
+	patience time.Duration // of shut
 
 	run context.Context // of Serve; libp2p's callbacks bring none. Set before serving is true
 	wg  sync.WaitGroup  // everything that Serve or a callback started
 
 	bundle bundlePointer
+	roller roller // only housekeep uses it
 
 	trust   sync.Mutex // guards certificates and registers; may be taken while nothing else is held
 	revoked *member.Revocations
@@ -77,6 +86,7 @@ type Host struct {
 	self     Member
 	links    map[network.Conn]*link
 	peers    map[peer.ID][]*link // admitted, oldest first
+	parents  []peer.AddrInfo     // best first; each has a keeper
 	handlers map[Service]HandlerFunc
 	doors    map[string]*listener
 	keepers  map[peer.ID]*keeper
@@ -98,8 +108,15 @@ func New(c Config, key crypto.PrivKey, s Stores) (*Host, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if s == nil {
+		s = nothing{}
+	}
+	bundle, sig, err := NewestBundle(c.Bundle, c.Sig, s)
+	if err != nil {
+		return nil, fmt.Errorf("mesh: %w", err)
+	}
 	now := c.Clock.Now()
-	self, err := c.Bundle.Verify(c.Chain, now)
+	self, err := bundle.Verify(c.Chain, now)
 	if err != nil {
 		return nil, fmt.Errorf("mesh: own certificate: %w", err)
 	}
@@ -113,27 +130,29 @@ func New(c Config, key crypto.PrivKey, s Stores) (*Host, error) {
 	if self.Role.Leaf() && len(c.Listen) > 0 {
 		return nil, fmt.Errorf("mesh: a %s only dials out: remove its listen addresses", self.Role)
 	}
-	if s == nil {
-		s = nothing{}
-	}
 	h := &Host{c: c, clock: c.Clock, log: c.Log, key: ed25519.PrivateKey(raw), gate: newGater(c.Clock), store: s,
 		revoked: &member.Revocations{}, chain: c.Chain, self: self,
 		links: map[network.Conn]*link{}, peers: map[peer.ID][]*link{}, handlers: map[Service]HandlerFunc{},
 		doors: map[string]*listener{}, keepers: map[peer.ID]*keeper{}, failures: map[peer.ID]failure{},
-		warnings: map[string]time.Time{}}
+		warnings: map[string]time.Time{}, patience: closeTimeout}
 	h.spent.cap = h.dailyBytes()
-	h.bundle.Store(&held{c.Bundle, c.Sig})
-	h.roll = member.NewRoll(c.Bundle, h.revoked)
+	h.bundle.Store(&held{bundle, sig})
+	h.roll = member.NewRoll(bundle, h.revoked)
 	h.lim = c.Limits.orDefaults(defaultLimits(self.Role))
-	if h.wire, err = newWire(key, h.lim, h.gate); err != nil {
+	if h.wire, err = newWire(key, h.lim, h.gate, h.spending()); err != nil {
 		return nil, fmt.Errorf("mesh: %w", err)
 	}
 	if err := errors.Join(h.open(), h.wire.listen(c.Listen)); err != nil {
 		return nil, errors.Join(fmt.Errorf("mesh: %w", err), h.wire.Close())
 	}
-	for _, p := range c.Parents {
-		h.Keep(p)
+	parents, err := h.loadParents()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("mesh: %w", err), h.wire.Close())
 	}
+	for _, p := range c.Parents {
+		h.Learn(p) // also those that are parents no more: one of them may be the registrar
+	}
+	h.useParents(parents)
 	return h, nil
 }
 
@@ -157,7 +176,11 @@ func defaultLimits(r member.Role) Limits {
 
 // open wires the protocols and loads state.
 func (h *Host) open() error {
-	if err := h.loadBundle(); err != nil {
+	raw, err := h.store.LoadState(stateBudget)
+	if err != nil {
+		return fmt.Errorf("load data budget: %w", err)
+	}
+	if err := h.spent.load(raw); err != nil {
 		return err
 	}
 	regs, err := openRegisters(h)
@@ -180,7 +203,7 @@ func (h *Host) open() error {
 }
 
 // Serve runs the host until ctx ends; then it closes every connection, waits for everything it started and returns
-// nil. It must be called at most once. It does not wait for anybody: with every remote down it just keeps trying.
+// nil, or ErrHangs when that takes more than 15 s. It must be called at most once. It does not wait for anybody: with every remote down it just keeps trying.
 func (h *Host) Serve(ctx context.Context) error {
 	run, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -203,7 +226,15 @@ func (h *Host) Serve(ctx context.Context) error {
 	return errors.Join(err, h.shut())
 }
 
-// shut refuses new work, closes the connections and waits. The sockets close first, so that every blocked read ends.
+// closeTimeout is how long shut waits, in wall time: the library's Close may hang, and so may a handler that does not end
+// with its context. A node that cannot stop could not be restarted either.
+const closeTimeout = 15 * time.Second
+
+// ErrHangs means that the host was closed but something of it did not end; it is gone with the process.
+var ErrHangs = errors.New("mesh did not close in time")
+
+// shut refuses new work, closes the connections and waits, at most closeTimeout. The sockets close first, so that every
+// blocked read ends.
 func (h *Host) shut() error {
 	h.mu.Lock()
 	h.serving, h.closed = false, true
@@ -214,13 +245,23 @@ func (h *Host) shut() error {
 		d.shut()
 	}
 	h.mu.Unlock()
-	err := h.wire.Close()
-	h.wg.Wait()
-	h.regs.close()
-	return errors.Join(err, h.wire.Peerstore().Close())
+	closed := make(chan error, 1)
+	go func() { // owned by shut, which lets it go when it hangs
+		err := h.wire.Close()
+		h.wg.Wait()
+		closed <- err
+	}()
+	defer h.saveBudget(true)
+	select {
+	case err := <-closed:
+		h.regs.close()
+		return errors.Join(err, h.wire.Peerstore().Close())
+	case <-time.After(h.patience):
+		return fmt.Errorf("%w: waited %v for connections and handlers", ErrHangs, h.patience)
+	}
 }
 
-// Close frees a host that is not served. After Serve it does nothing.
+// Close frees a host that is not served; ErrHangs when that takes more than 15 s. After Serve it does nothing.
 func (h *Host) Close() error {
 	h.mu.Lock()
 	idle := !h.serving && !h.closed
@@ -241,7 +282,11 @@ func (h *Host) housekeep(ctx context.Context) {
 			return
 		case <-h.clock.After(houseTick):
 			h.recheck(false)
+			h.dropUnkept()
+			h.checkLists()
+			h.saveBudget(false)
 			h.renewIfDue(ctx)
+			h.showChain()
 		}
 	}
 }
@@ -309,8 +354,8 @@ func (h *Host) Call(ctx context.Context, to peer.ID, s Service, req []byte) ([]b
 	if !known || r.class != 0 || !s.AllowedSender(h.Self().Role) {
 		return nil, fmt.Errorf("call %v: %w", s, ErrNotAllowed)
 	}
-	if r.lane == lane.Bulk && h.spent.level(h.clock.Now()) >= budgetTight {
-		return nil, fmt.Errorf("call %v: the day's data budget is nearly used: %w", s, &BusyError{After: untilMidnight(h.clock.Now())})
+	if err := h.thrifty(s, r); err != nil {
+		return nil, fmt.Errorf("call %v: %w", s, err)
 	}
 	for again := true; ; again = false {
 		l, err := h.reach(ctx, to)
@@ -334,7 +379,7 @@ func (h *Host) Call(ctx context.Context, to peer.ID, s Service, req []byte) ([]b
 // nextParent is how long CallParents waits for one parent before it asks the next one too.
 const nextParent = time.Second
 
-// CallParents sends one request to this node's parents in order of preference until one answers: after each second of
+// CallParents sends one request to this node's parents in order of preference, connected ones first, until one answers: after each second of
 // protocol time without an answer, or at once after an error, the next one is asked too. Receivers see the request more than
 // once and deduplicate by the id in it. Alarms go this way. The error is the last parent's.
 func (h *Host) CallParents(ctx context.Context, s Service, req []byte) ([]byte, error) {
@@ -344,13 +389,14 @@ func (h *Host) CallParents(ctx context.Context, s Service, req []byte) ([]byte, 
 		body []byte
 		err  error
 	}
-	results := make(chan result, len(h.c.Parents))
-	err := fmt.Errorf("call %v: %w: no parent is configured", s, ErrOffline)
+	parents := h.callOrder()
+	results := make(chan result, len(parents))
+	err := fmt.Errorf("call %v: %w: no parent is known", s, ErrOffline)
 	asked, open := 0, 0
 	for {
 		var next <-chan time.Time
-		if asked < len(h.c.Parents) {
-			to := h.c.Parents[asked].ID
+		if asked < len(parents) {
+			to := parents[asked]
 			asked, open = asked+1, open+1
 			if !h.Go(func(context.Context) {
 				body, err := h.Call(ctx, to, s, req)
@@ -368,17 +414,17 @@ func (h *Host) CallParents(ctx context.Context, s Service, req []byte) ([]byte, 
 				if r.err == nil {
 					return r.body, nil
 				}
-				if err = r.err; asked < len(h.c.Parents) {
+				if err = r.err; asked < len(parents) {
 					break wait
 				}
 			case <-next:
-				if asked < len(h.c.Parents) {
+				if asked < len(parents) {
 					break wait
 				}
 				next = nil
 			}
 		}
-		if open == 0 && asked == len(h.c.Parents) {
+		if open == 0 && asked == len(parents) {
 			return nil, err
 		}
 	}

@@ -37,6 +37,36 @@ func collect(take func(s mesh.Service, req []byte)) func(*meshtest.Node) error {
 	}
 }
 
+func TestAHostThatCannotCloseSaysSoAndReturns(t *testing.T) {
+	n := meshtest.Found(t, meshtest.Options{SSNs: 1})
+	key, chain := n.Issue(member.RoleGateway, "z1")
+	h, err := mesh.New(mesh.Config{Clock: n.Clock, Bundle: n.Bundle, Sig: n.Sig, Chain: chain}, key, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.SetPatience(100 * time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- h.Serve(ctx) }()
+	release := make(chan struct{})
+	defer close(release)
+	meshtest.Eventually(t, "something runs that does not end with its context", func() bool {
+		return h.Go(func(context.Context) { <-release })
+	})
+	cancel()
+	select {
+	case err := <-served:
+		if !errors.Is(err, mesh.ErrHangs) {
+			t.Errorf("got %v, want ErrHangs", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the host hangs with what it runs")
+	}
+	if err := h.Close(); err != nil {
+		t.Errorf("a second close: %v", err)
+	}
+}
+
 func TestTwoMembersMeetAndCall(t *testing.T) {
 	n := meshtest.Start(t, meshtest.Options{SSNs: 1, Homes: 1, Ready: collect(func(mesh.Service, []byte) {})})
 	home, ssn := n.Homes[0], n.SSNs[0]

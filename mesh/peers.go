@@ -40,6 +40,10 @@ func (h *Host) Keep(p peer.AddrInfo) {
 	h.Learn(p)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.keepLocked(p)
+}
+
+func (h *Host) keepLocked(p peer.AddrInfo) {
 	if k := h.keepers[p.ID]; k != nil {
 		k.users++
 		return
@@ -58,10 +62,15 @@ func (h *Host) startKeeper(k *keeper) {
 	h.wg.Go(func() { defer cancel(); h.keepLoop(ctx, k.info.ID) })
 }
 
-// Release ends what Keep began; an open connection stays until it ends by itself.
+// Release ends what Keep began. After the last one the connections that this node opened to the peer close, so that
+// they do not take up its router's table.
 func (h *Host) Release(id peer.ID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.releaseLocked(id)
+}
+
+func (h *Host) releaseLocked(id peer.ID) {
 	k := h.keepers[id]
 	if k == nil {
 		return
@@ -71,6 +80,39 @@ func (h *Host) Release(id peer.ID) {
 			k.cancel()
 		}
 		delete(h.keepers, id)
+		h.hangUp(id)
+	}
+}
+
+// hangUp closes the connections that this node opened to a peer; h.mu is held.
+func (h *Host) hangUp(id peer.ID) {
+	for c := range h.links {
+		if h.serving && c.RemotePeer() == id && c.Stat().Direction == network.DirOutbound {
+			h.wg.Go(func() { _ = c.Close() }) // nothing more to say
+		}
+	}
+}
+
+// unkeptLife is how long a leaf's connection to a peer that nobody keeps may stay: a call began it.
+const unkeptLife = time.Minute
+
+// dropUnkept closes a leaf's connections to peers that nobody keeps.
+func (h *Host) dropUnkept() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.self.Role.Leaf() {
+		return
+	}
+	now := h.clock.Now()
+	for c, l := range h.links {
+		switch {
+		case h.keepers[c.RemotePeer()] != nil:
+			l.unkept = time.Time{}
+		case l.unkept.IsZero():
+			l.unkept = now
+		case now.Sub(l.unkept) >= unkeptLife:
+			h.hangUp(c.RemotePeer())
+		}
 	}
 }
 

@@ -26,8 +26,8 @@ func (r *registers) answerCerts(_ context.Context, _ Member, req []byte) ([]byte
 	return gossip.AnswerCerts(req, r.h.roll.Chain)
 }
 
-// pull brings this node up to date from one member and returns how many registers it did not have.
-func (r *registers) pull(ctx context.Context, from peer.ID, kinds ...gossip.Kind) (fresh int, err error) {
+// pull brings this node up to date from one member and returns the registers that it did not have.
+func (r *registers) pull(ctx context.Context, from peer.ID, kinds ...gossip.Kind) (fresh []gossip.Have, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 	defer cancel()
 	for range maxRounds {
@@ -44,11 +44,11 @@ func (r *registers) pull(ctx context.Context, from peer.ID, kinds ...gossip.Kind
 			if err := r.fetchCerts(ctx, from, again); err != nil {
 				return fresh, err
 			}
-			n, _ := r.take(envelopes)
-			taken += n
+			late, _ := r.take(envelopes)
+			taken = append(taken, late...)
 		}
-		fresh += taken
-		if !more || taken == 0 {
+		fresh = append(fresh, taken...)
+		if !more || len(taken) == 0 {
 			return fresh, nil
 		}
 	}
@@ -56,12 +56,12 @@ func (r *registers) pull(ctx context.Context, from peer.ID, kinds ...gossip.Kind
 }
 
 // take offers pulled envelopes and lists the certificates that some of them still need.
-func (r *registers) take(envelopes [][]byte) (taken int, need [][32]byte) {
+func (r *registers) take(envelopes [][]byte) (taken []gossip.Have, need [][32]byte) {
 	for _, raw := range envelopes {
 		d := r.book.Offer(raw, gossip.Source{Pulled: true})
 		r.report(d)
 		if d.Action == gossip.Accept {
-			taken++
+			taken = append(taken, gossip.Have{Kind: d.Envelope.Kind, ID: d.Envelope.ID(), Version: d.Envelope.Version})
 		}
 		if d.NeedCert && !slices.Contains(need, d.Envelope.CertHash) {
 			need = append(need, d.Envelope.CertHash)

@@ -26,6 +26,7 @@ type (
 const (
 	backboneSync = time.Minute     // one random neighbour
 	leafSync     = 5 * time.Minute // the second parent
+	thriftySync  = 6               // only every so many of them when the day's data runs out
 	sweepEvery   = time.Hour       // forget registers whose version number is no longer needed
 	pullTimeout  = 20 * time.Second
 
@@ -52,7 +53,9 @@ type registers struct {
 	wake     chan struct{}     // leaf: the set of parents changed
 	certWake chan struct{}
 
-	split int // leaf: rounds in a row in which the second parent knew more; only leafLoop uses it
+	// Leaf, only leafLoop uses it: directory registers that the second parent showed and the feeding one, lackedBy, did not.
+	lacking  map[gossip.ID]uint64
+	lackedBy peer.ID
 }
 
 func openRegisters(h *Host) (*registers, error) {
@@ -230,6 +233,15 @@ func (h *Host) Publisher(e Envelope) (Member, error) {
 	h.trust.Lock()
 	defer h.trust.Unlock()
 	return h.roll.Lookup(e.CertHash, h.clock.Now())
+}
+
+// Standing says why the certificate with this hash does not count now: member.ErrUnknown, also after its CA left the
+// network's bundle, ErrExpired or ErrRevoked; nil if it does. Registers signed under it count as long.
+func (h *Host) Standing(cert [32]byte) error {
+	h.trust.Lock()
+	defer h.trust.Unlock()
+	_, err := h.roll.Lookup(cert, h.clock.Now())
+	return err
 }
 
 // offerGossip is pubsub's validator.

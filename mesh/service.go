@@ -48,6 +48,7 @@ const (
 	ReceiptSample Service = 262 // a receipt, for a verifier's sample
 	Deck          Service = 263 // pseudonyms for a wallet, day identities for a meter
 	Pass          Service = 264 // host passes for a gateway
+	Mailbox       Service = 265 // boxes for who is away: open, put, get, done, close
 )
 
 // Class is the timing of an onion message.
@@ -130,6 +131,7 @@ var rules = map[Service]rule{
 	ReceiptSample: {name: "receipt.sample", class: Meter, pairs: [][2]roles{{leaves, verifier}}},
 	Deck:          {name: "deck", class: Meter, pairs: [][2]roles{{leaves, utility}}},
 	Pass:          {name: "pass", class: Meter, pairs: [][2]roles{{gateway, aggregator}}},
+	Mailbox:       {name: "mailbox", class: Meter, pairs: [][2]roles{{leaves, ssn}}},
 }
 
 // String gives the service's name, as in the design.

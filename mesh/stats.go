@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
+
 	"gridveil/mesh/gossip"
 	"gridveil/mesh/lane"
 )
@@ -37,7 +39,11 @@ const (
 	WarnLoopsLost      = "loops-lost"      // more than 30 % of loops in an hour did not return
 	WarnSmallSet       = "small-set"       // below the anonymity floor: private records wait
 	WarnLab            = "lab"             // class lab is on: no delays, no cover
+	WarnDataCap        = "data-cap"        // the day's data is nearly used: less cover traffic, reports wait
 	WarnStaleDirectory = "stale-directory" // no fresh directory of relays
+	WarnFewRelays      = "few-relays"      // fewer relays than a route needs: private records wait
+	WarnOff            = "mesh-off"        // private messages and relaying are switched off here
+	WarnStaleRevoked   = "stale-revoked"   // an operator's revocation list is past its next update
 )
 
 // Warning is a standing problem.
@@ -90,6 +96,7 @@ type Metrics struct {
 	Gossip   map[string]uint64 // offered registers by verdict, e.g. "accept" or "ignore:old"
 	Blocked  uint64            // connections and streams that the resource limits refused
 	Peers    int               // members connected now
+	Dialled  int               // connections that this node opened and that stand: entries of a home's router
 }
 
 // Metrics gives the counters.
@@ -99,6 +106,11 @@ func (h *Host) Metrics() Metrics {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m.Peers = len(h.peers)
+	for c := range h.links {
+		if c.Stat().Direction == network.DirOutbound {
+			m.Dialled++
+		}
+	}
 	return m
 }
 

@@ -3,6 +3,7 @@ package mesh
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"gridveil/mesh/gossip"
@@ -69,6 +70,20 @@ func (h *Host) Revoke(crl []byte) error {
 	return nil
 }
 
+// checkLists warns when the revocation list that covers this node or a connected member is past its next update: its
+// operator is away, and whom it took back since then cannot be known. Nobody is refused for it.
+func (h *Host) checkLists() {
+	members, now := append(h.Peers(), h.Self()), h.clock.Now()
+	h.trust.Lock()
+	stale := slices.ContainsFunc(members, func(m Member) bool { return h.revoked.Stale(m, now) })
+	h.trust.Unlock()
+	if stale {
+		h.warn(WarnStaleRevoked)
+	} else {
+		h.calm(WarnStaleRevoked)
+	}
+}
+
 // InstallBundle switches to a newer bundle, durably, and drops members that it no longer admits.
 func (h *Host) InstallBundle(raw, sig []byte) error {
 	next, err := h.Bundle().Replace(raw, sig)
@@ -77,6 +92,11 @@ func (h *Host) InstallBundle(raw, sig []byte) error {
 	}
 	if err := h.store.SaveState(stateBundle, joinBundle(raw, sig)); err != nil {
 		return fmt.Errorf("save network bundle: %w", err)
+	}
+	if h.c.SaveBundle != nil {
+		if err := h.c.SaveBundle(raw, sig); err != nil {
+			return fmt.Errorf("save network bundle: %w", err)
+		}
 	}
 	h.trust.Lock()
 	h.roll.Replace(next, h.clock.Now())
@@ -137,21 +157,29 @@ func splitBundle(body []byte) (raw, sig []byte, err error) {
 	return body[2 : 2+n], body[2+n:], nil
 }
 
-// loadBundle switches to the newest bundle that this node has accepted before.
-func (h *Host) loadBundle() error {
-	body, err := h.store.LoadState(stateBundle)
+// StateLoader is the part of Stores that NewestBundle reads.
+type StateLoader interface {
+	LoadState(name string) ([]byte, error)
+}
+
+// NewestBundle gives the bundle that counts for a node with an installed one: the newest that its host has accepted
+// before, which was signed when it was accepted, else the installed one. The node's certificate may be of a CA that
+// only the newest names. An error is one of the store, or a stored bundle that does not parse.
+func NewestBundle(installed *member.Bundle, sig []byte, s StateLoader) (*member.Bundle, []byte, error) {
+	body, err := s.LoadState(stateBundle)
 	if err != nil || body == nil {
-		return err
+		return installed, sig, err
 	}
-	raw, sig, err := splitBundle(body)
+	raw, storedSig, err := splitBundle(body)
 	if err != nil {
-		return fmt.Errorf("stored bundle: %w", err)
+		return nil, nil, fmt.Errorf("stored bundle: %w", err)
 	}
-	next, err := h.Bundle().Replace(raw, sig)
+	stored, err := member.OpenBundle(raw, storedSig, nil)
 	if err != nil {
-		return nil // the installed file is newer than what was stored, or of another network
+		return nil, nil, fmt.Errorf("stored bundle: %w", err)
 	}
-	h.roll.Replace(next, h.clock.Now())
-	h.bundle.Store(&held{next, sig})
-	return nil
+	if stored.Network != installed.Network || stored.Version <= installed.Version {
+		return installed, sig, nil
+	}
+	return stored, storedSig, nil
 }

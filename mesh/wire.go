@@ -30,7 +30,7 @@ import (
 
 const (
 	negotiateTimeout = 10 * time.Second // to agree on a stream's protocol
-	dialTimeout      = 10 * time.Second // TCP and Noise together
+	dialTimeout      = 10 * time.Second // TCP and Noise together, on either side
 	streamWindow     = 1 << 20          // libp2p's 16 MiB would let one bulk stream fill a home's uplink for minutes
 )
 
@@ -50,8 +50,8 @@ func (w *wire) Close() error { return errors.Join(w.swarm.Close(), w.resources.C
 // first line.
 var muteLibrary = sync.OnceFunc(func() { gologshim.SetDefaultHandler(slog.DiscardHandler) })
 
-// newWire builds the host without listening or dialling.
-func newWire(key crypto.PrivKey, lim Limits, gate *gater) (*wire, error) {
+// newWire builds the host without listening or dialling. spend, if set, is told of the bytes of dialled connections.
+func newWire(key crypto.PrivKey, lim Limits, gate *gater, spend func(up, down int)) (*wire, error) {
 	muteLibrary()
 	id, err := peer.IDFromPrivateKey(key)
 	if err != nil {
@@ -75,7 +75,7 @@ func newWire(key crypto.PrivKey, lim Limits, gate *gater) (*wire, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("swarm: %w", err), resources.Close())
 	}
-	if err := addTCP(sw, key, resources, gate); err != nil {
+	if err := addTCP(sw, key, resources, gate, spend); err != nil {
 		return nil, errors.Join(err, sw.Close(), resources.Close())
 	}
 	w := &wire{BlankHost: blankhost.NewBlankHost(sw, blankhost.WithEventBus(bus)), swarm: sw, resources: resources, blocked: blocked}
@@ -83,7 +83,7 @@ func newWire(key crypto.PrivKey, lim Limits, gate *gater) (*wire, error) {
 	return w, nil
 }
 
-func addTCP(sw *swarm.Swarm, key crypto.PrivKey, resources network.ResourceManager, gate *gater) error {
+func addTCP(sw *swarm.Swarm, key crypto.PrivKey, resources network.ResourceManager, gate *gater, spend func(up, down int)) error {
 	window := *yamux.DefaultTransport
 	window.MaxStreamWindowSize = streamWindow
 	muxers := []tptu.StreamMuxer{{ID: yamux.ID, Muxer: &window}}
@@ -91,11 +91,15 @@ func addTCP(sw *swarm.Swarm, key crypto.PrivKey, resources network.ResourceManag
 	if err != nil {
 		return fmt.Errorf("noise: %w", err)
 	}
-	upgrader, err := tptu.New([]sec.SecureTransport{security}, muxers, nil, resources, gate)
+	upgrader, err := tptu.New([]sec.SecureTransport{security}, muxers, nil, resources, gate, tptu.WithAcceptTimeout(dialTimeout))
 	if err != nil {
 		return fmt.Errorf("upgrader: %w", err)
 	}
-	t, err := tcp.NewTCPTransport(upgrader, resources, nil, tcp.DisableReuseport(), tcp.WithConnectionTimeout(dialTimeout))
+	opts := []tcp.Option{tcp.DisableReuseport(), tcp.WithConnectionTimeout(dialTimeout)}
+	if spend != nil {
+		opts = append(opts, tcp.WithDialerForAddr((&dialer{spend: spend}).forAddr))
+	}
+	t, err := tcp.NewTCPTransport(upgrader, resources, nil, opts...)
 	if err != nil {
 		return fmt.Errorf("tcp: %w", err)
 	}

@@ -12,7 +12,6 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
-	"gridveil/mesh"
 	"gridveil/mesh/member"
 	"gridveil/node/control"
 	"gridveil/node/enrol"
@@ -53,6 +52,7 @@ func (n *Node) commands() {
 		}
 		return n.invite(q.Role, q.Zone)
 	})
+	n.memberCommands()
 	n.Control.Handle("alarms", func(context.Context, json.RawMessage) (any, error) { return n.alarms() })
 	n.Control.Handle("alarm-ack", func(_ context.Context, in json.RawMessage) (any, error) {
 		var id string
@@ -61,6 +61,8 @@ func (n *Node) commands() {
 		}
 		return n.acknowledge(id)
 	})
+	n.meshCommands()
+	n.Control.Handle("doctor", func(ctx context.Context, _ json.RawMessage) (any, error) { return n.doctor(ctx), nil })
 	n.Control.Handle("store-check", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		return nil, describeDamage(n.Store.Check(ctx), nil)
 	})
@@ -70,7 +72,7 @@ func (n *Node) commands() {
 func (n *Node) Status() Status {
 	self := n.Host.Self()
 	s := Status{Role: n.Config.Role, Key: hex.EncodeToString(self.Key[:]), Name: n.Config.Name, Operator: self.Operator, Zone: self.Zone, Ready: true, Now: n.Clock.Now(),
-		Uptime: time.Since(n.started).Round(time.Second).String(), Peers: map[string]int{}, Warnings: n.Warn.Standing(n.Clock.Now())}
+		Uptime: time.Since(n.started).Round(time.Second).String(), Peers: map[string]int{}, Warnings: n.Warnings()}
 	for _, a := range n.Host.Addrs() {
 		s.Addresses = append(s.Addresses, a.String())
 	}
@@ -79,13 +81,7 @@ func (n *Node) Status() Status {
 	}
 	st := n.Onion.Stats()
 	s.Onion = map[string]any{"relayed": st.Relayed, "sent": st.Sent, "loops_sent": st.LoopsSent, "loops_lost": st.LoopsLost}
-	for _, c := range []mesh.Class{mesh.Meter, mesh.Session} {
-		if err := n.Onion.Status(c).Err; err != nil {
-			s.Onion[c.String()] = err.Error()
-		} else {
-			s.Onion[c.String()] = "ok"
-		}
-	}
+	n.privateClasses(s.Onion)
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	s.MemoryMB = float64(m.Sys-m.HeapReleased) / (1 << 20)

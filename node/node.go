@@ -75,20 +75,21 @@ func Open(dir string, o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := identity.Load(dir, o.Clock.Now())
+	var st *store.Store
+	id, err := identity.LoadNewest(dir, o.Clock.Now(), func(installed *member.Bundle, sig []byte) (*member.Bundle, []byte, error) {
+		if st, err = openStore(dir, o.Log); err != nil {
+			return nil, nil, err
+		}
+		return mesh.NewestBundle(installed, sig, meshStore{st})
+	})
+	if err == nil && id.Member.Role.String() != c.Role {
+		err = fmt.Errorf("%s says role %q, the certificate says %q: one of them belongs to another node", config.FileName, c.Role, id.Member.Role)
+	}
 	if err != nil {
+		if st != nil {
+			err = errors.Join(err, st.Close())
+		}
 		return nil, err
-	}
-	if id.Member.Role.String() != c.Role {
-		return nil, fmt.Errorf("%s says role %q, the certificate says %q: one of them belongs to another node", config.FileName, c.Role, id.Member.Role)
-	}
-	mk, err := store.LoadOrCreateKey(filepath.Join(dir, "store.key"))
-	if err != nil {
-		return nil, err
-	}
-	st, err := store.Open(filepath.Join(dir, "store"), mk, store.Options{Log: o.Log})
-	if err != nil {
-		return nil, describeDamage(err, st)
 	}
 	n := &Node{o: o, started: began, Env: &role.Env{Config: c, Clock: o.Clock, Log: o.Log, ID: id, Store: st, Warn: role.NewBoard(), Rand: o.Rand,
 		Net: privacy.Net(id.Bundle.Tag()), Control: control.NewServer(dir)}}
@@ -96,6 +97,19 @@ func Open(dir string, o Options) (*Node, error) {
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
+}
+
+// openStore opens the node's store, or says what to do about a damaged one.
+func openStore(dir string, log *slog.Logger) (*store.Store, error) {
+	mk, err := store.LoadOrCreateKey(filepath.Join(dir, "store.key"))
+	if err != nil {
+		return nil, err
+	}
+	st, err := store.Open(filepath.Join(dir, "store"), mk, store.Options{Log: log})
+	if err != nil {
+		return nil, describeDamage(err, st)
+	}
+	return st, nil
 }
 
 func (o *Options) fill() {
@@ -129,7 +143,8 @@ func (n *Node) join() error {
 		return err
 	}
 	var err error
-	if n.Onion, err = onion.New(n.Host, onion.Config{Rand: n.Rand, Log: n.Log, Store: meshStore{n.Store}, Relay: relays(n.ID.Member.Role)}); err != nil {
+	if n.Onion, err = onion.New(n.Host, onion.Config{Rand: n.Rand, Log: n.Log, Store: meshStore{n.Store}, Relay: relays(n.ID.Member.Role),
+		GuardsKept: true}); err != nil {
 		return err
 	}
 	signal.Guard(n.Host)
@@ -149,7 +164,7 @@ func relays(r member.Role) bool { return r == member.RoleHeadend || r == member.
 
 func (n *Node) openHost() error {
 	if n.ID.CA != nil {
-		r, err := enrol.New(n.Store, n.ID.CA, n.ID.Bundle, n.ID.Member.Operator, n.Clock, n.Rand, n.Log, n.misusedCode)
+		r, err := enrol.New(n.Store, n.ID.CA, n.bundle, n.ID.Member.Operator, n.Clock, n.Rand, n.Log, n.misusedCode)
 		if err != nil {
 			return err
 		}
@@ -160,7 +175,8 @@ func (n *Node) openHost() error {
 		return fmt.Errorf("node key: %w", err)
 	}
 	c := mesh.Config{Clock: n.Clock, Log: n.Log, Bundle: n.ID.Bundle, Sig: n.ID.Sig, Chain: n.ID.Chain, DailyMB: n.Config.Mesh.DailyMB,
-		SaveChain: func(chain [][]byte) error { return identity.SaveChain(n.Config.Dir, chain) }}
+		SaveChain:  func(chain [][]byte) error { return identity.SaveChain(n.Config.Dir, chain) },
+		SaveBundle: func(raw, sig []byte) error { return identity.SaveBundle(n.Config.Dir, raw, sig) }}
 	if n.registrar != nil {
 		c.Enrol = n.registrar
 	}
@@ -198,6 +214,14 @@ func multiaddrs(texts []string) ([]ma.Multiaddr, error) {
 	return out, nil
 }
 
+// bundle is the network's bundle in force.
+func (n *Node) bundle() *member.Bundle {
+	if n.Host == nil {
+		return n.ID.Bundle
+	}
+	return n.Host.Bundle()
+}
+
 // misusedCode raises the alarm for a code that was tried by the wrong hands.
 func (n *Node) misusedCode() {
 	n.Warn.Raise(role.Warning{Code: "enrolment-misused", Severity: role.Problem, Title: "An enrolment code was misused",
@@ -225,12 +249,13 @@ func (n *Node) Serve(ctx context.Context) (err error) {
 	defer stopMesh()
 	lower, lowerCtx := errgroup.WithContext(meshCtx)
 	lower.Go(func() error { return n.Host.Serve(lowerCtx) })
+	n.awaitHost(lowerCtx) // before the onion, which publishes its keys at once
 	lower.Go(func() error { return n.Onion.Serve(lowerCtx) })
-	n.awaitHost(lowerCtx)
 	upper, upperCtx := errgroup.WithContext(ctx)
 	upper.Go(func() error { return n.Role.Serve(upperCtx) })
 	upper.Go(func() error { return n.keepParents(upperCtx) })
 	upper.Go(func() error { return n.maintain(upperCtx) })
+	upper.Go(func() error { return n.keepRevocations(upperCtx) })
 	upper.Go(func() error { // a fallen mesh ends the node
 		select {
 		case <-lowerCtx.Done():

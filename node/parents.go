@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -16,16 +17,15 @@ import (
 )
 
 const (
-	leafParents   = 3  // SSNs that a leaf stays connected to
+	leafParents   = 3  // SSNs that a leaf stays connected to, and so the entries in its router's table
 	backboneLinks = 24 // backbone members that one of them stays connected to
 	parentsPeriod = time.Minute
 	parentsSettle = time.Second // registers of the directory come in groups
 )
 
 // keepParents holds connections to members that the directory names, so that an
-// enrolment's one contact is enough to start with: a leaf to substations, its
-// own zone's first; a backbone member to the others. It looks again whenever the
-// directory changes.
+// enrolment's one contact is enough to start with: a leaf to three substations,
+// a backbone member to the others. It looks again whenever the directory changes.
 func (n *Node) keepParents(ctx context.Context) error {
 	news := make(chan struct{}, 1)
 	n.Host.Follow(gossip.KindDirectory, nil, func(gossip.Envelope) {
@@ -34,12 +34,31 @@ func (n *Node) keepParents(ctx context.Context) error {
 		default: // one look serves them all
 		}
 	})
+	contacts := n.Host.Parents()
+	if c, err := infos(n.ID.Contacts); err != nil {
+		return err
+	} else if len(c) > 0 {
+		contacts = c
+	}
+	configured, err := infos(n.Config.Mesh.Parents)
+	if err != nil {
+		return err
+	}
 	kept := map[peer.ID]bool{}
-	for {
-		for _, p := range n.wanted() {
-			if !kept[p.ID] {
-				kept[p.ID] = true
-				n.Host.Keep(p)
+	for round := 0; ; round++ {
+		if n.Host.Self().Role.Leaf() {
+			all := n.candidates(configured)
+			up := func(id peer.ID) bool { _, up := n.Host.Connected(id); return up }
+			if err := n.Host.SetParents(chooseParents(all, n.Host.Parents(), n.Onion.Guards(), inTurn(contacts, round), up)); err != nil {
+				return err
+			}
+		} else {
+			all := n.candidates(nil)
+			for _, c := range all[:min(backboneLinks, len(all))] {
+				if !kept[c.info.ID] {
+					kept[c.info.ID] = true
+					n.Host.Keep(c.info)
+				}
 			}
 		}
 		select {
@@ -54,14 +73,32 @@ func (n *Node) keepParents(ctx context.Context) error {
 	}
 }
 
-// wanted lists the members to stay connected to, best first.
-func (n *Node) wanted() []peer.AddrInfo {
-	self := n.Host.Self()
-	type candidate struct {
-		m    mesh.Member
-		info peer.AddrInfo
+// inTurn names the contact to try in this round.
+func inTurn(contacts []peer.AddrInfo, round int) []peer.AddrInfo {
+	if len(contacts) == 0 {
+		return nil
 	}
-	var all []candidate
+	i := round % len(contacts)
+	return contacts[i : i+1]
+}
+
+// candidate is a member that this node may stay connected to.
+type candidate struct {
+	operator string
+	info     peer.AddrInfo
+}
+
+// candidates lists the members that the directory names as such, best first: of
+// the own zone, then the configured ones in their order, then by key. A leaf
+// connects to substations only.
+func (n *Node) candidates(configured []peer.AddrInfo) []candidate {
+	self := n.Host.Self()
+	type ranked struct {
+		candidate
+		m    mesh.Member
+		rank int
+	}
+	var all []ranked
 	for _, e := range n.Host.Registers(gossip.KindDirectory) {
 		if e.Key != gossip.KeyOnion {
 			continue
@@ -70,28 +107,87 @@ func (n *Node) wanted() []peer.AddrInfo {
 		if err != nil || m.Peer == self.Peer || self.Role.Leaf() && m.Role != member.RoleSSN {
 			continue // not usable now, or not one to connect to
 		}
-		if info, ok := addresses(m, e.Body); ok {
-			all = append(all, candidate{m, info})
+		info, ok := addresses(m, e.Body)
+		if !ok {
+			continue
 		}
+		rank := 1 + len(configured)
+		if i := slices.IndexFunc(configured, func(p peer.AddrInfo) bool { return p.ID == m.Peer }); i >= 0 {
+			rank = 1 + i
+		}
+		if m.Zone == self.Zone {
+			rank = 0
+		}
+		all = append(all, ranked{candidate{m.Operator, info}, m, rank})
 	}
-	slices.SortFunc(all, func(a, b candidate) int {
-		if near, far := a.m.Zone == self.Zone, b.m.Zone == self.Zone; near != far {
-			if near {
-				return -1
-			}
-			return 1
-		}
-		return slices.Compare(a.m.Key[:], b.m.Key[:])
+	slices.SortFunc(all, func(a, b ranked) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), slices.Compare(a.m.Key[:], b.m.Key[:]))
 	})
-	limit := backboneLinks
-	if self.Role.Leaf() {
-		limit = leafParents
-	}
-	var out []peer.AddrInfo
-	for _, c := range all[:min(limit, len(all))] {
-		out = append(out, c.info)
+	var out []candidate
+	for _, c := range all {
+		out = append(out, c.candidate)
 	}
 	return out
+}
+
+// chooseParents gives a leaf its parents, best first, at most leafParents: its
+// guards, which it has to reach anyway, then the best of all others, of operators
+// that have none among them as far as there are, so that loops may come back by
+// every operator. contact takes the last place only while none of the parents
+// answers; now is what the leaf has, and keeps while it knows of
+// no substation.
+func chooseParents(all []candidate, now []peer.AddrInfo, guards []peer.ID, contact []peer.AddrInfo, up func(peer.ID) bool) []peer.AddrInfo {
+	if len(all) == 0 {
+		for _, p := range now {
+			all = append(all, candidate{info: p})
+		}
+	}
+	chosen := fill(all, guards, leafParents)
+	if !slices.ContainsFunc(chosen, func(c candidate) bool { return up(c.info.ID) }) {
+		chosen = fill(all, guards, leafParents-len(contact))
+	} else {
+		contact = nil
+	}
+	var out []peer.AddrInfo
+	for _, c := range all { // in order of preference
+		if slices.ContainsFunc(chosen, func(o candidate) bool { return o.info.ID == c.info.ID }) {
+			out = append(out, c.info)
+		}
+	}
+	for _, p := range contact {
+		if !slices.ContainsFunc(out, func(o peer.AddrInfo) bool { return o.ID == p.ID }) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// fill chooses up to limit candidates: guards, the best one, then others.
+func fill(all []candidate, guards []peer.ID, limit int) []candidate {
+	var chosen []candidate
+	operators := map[string]bool{}
+	take := func(allowed func(candidate) bool) {
+		for _, c := range all {
+			taken := slices.ContainsFunc(chosen, func(o candidate) bool { return o.info.ID == c.info.ID })
+			if len(chosen) < limit && !taken && allowed(c) {
+				chosen, operators[c.operator] = append(chosen, c), true
+			}
+		}
+	}
+	take(func(c candidate) bool { return slices.Contains(guards, c.info.ID) })
+	take(func(c candidate) bool { return c.info.ID == all[0].info.ID })
+	take(func(c candidate) bool { return !operators[c.operator] })
+	take(func(candidate) bool { return true })
+	return chosen
+}
+
+// infos parses multiaddrs with /p2p/ peer ids, merging those of one peer.
+func infos(texts []string) ([]peer.AddrInfo, error) {
+	addrs, err := multiaddrs(texts)
+	if err != nil {
+		return nil, err
+	}
+	return peer.AddrInfosFromP2pAddrs(addrs...)
 }
 
 func addresses(m mesh.Member, body []byte) (peer.AddrInfo, bool) {

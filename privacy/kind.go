@@ -80,6 +80,11 @@ const (
 	KindListHash                    // hash of the sorted report list of an interval
 )
 
+// Mail (package mailbox of the mesh).
+const (
+	KindMail Kind = 120 // an item for a recipient that is away, sealed
+)
+
 // kinds holds each kind's name, which is signed, and the block to which its
 // sealed plaintext is padded; 0 means the kind is never sealed. Names are part
 // of signed bytes: they never change.
@@ -106,6 +111,8 @@ var kinds = [...]struct {
 
 	KindTask: {"task", 0}, KindReport: {"report", 2048}, KindReportBox: {"report-box", 96}, KindPrep: {"prep", 0},
 	KindSum: {"sum", 0}, KindListHash: {"list-hash", 0},
+
+	KindMail: {"mail", 976},
 }
 
 // String gives the kind's name as it stands in signed bytes, or "kind-N" for a

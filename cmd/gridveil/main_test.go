@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"net"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -18,7 +20,10 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs the real command line. In a script, `exits N gridveil ...`
 // wants that exit code; `joins FILE DIR` joins with the link in FILE; `taken
-// FILE` replaces TAKEN in it by a port that somebody else listens at.
+// FILE` replaces TAKEN in it by a port that somebody else listens at; `met DIR
+// ROLE` waits until the node in DIR is connected to a member of that role, `cut
+// DIR` until it is connected to nobody; `revokes BY DIR REASON` lets the node
+// in BY revoke the one in DIR; `contains FILE TEXT` waits until FILE does.
 func TestScripts(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -32,7 +37,7 @@ func TestScripts(t *testing.T) {
 		ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 	}
 	testscript.Run(t, testscript.Params{Dir: "testdata/script", RequireExplicitExec: true,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "joins": joins, "taken": taken}})
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "joins": joins, "taken": taken, "met": met, "cut": cut, "revokes": revokes, "contains": contains}})
 }
 
 func exits(ts *testscript.TestScript, neg bool, args []string) {
@@ -59,6 +64,61 @@ func joins(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: joins FILE DIR")
 	}
 	ts.Check(ts.Exec("gridveil", "join", strings.TrimSpace(ts.ReadFile(args[0])), "--data", args[1]))
+}
+
+func met(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: met DIR ROLE")
+	}
+	await(ts, args[0], "met no "+args[1], func(s peers) bool { return s.Peers[args[1]] > 0 })
+}
+
+func cut(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: cut DIR")
+	}
+	await(ts, args[0], "is still connected", func(s peers) bool { return len(s.Peers) == 0 })
+}
+
+func contains(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: contains FILE TEXT")
+	}
+	for until := time.Now().Add(90 * time.Second); !strings.Contains(ts.ReadFile(args[0]), args[1]); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(until) {
+			ts.Fatalf("%s never contained %q", args[0], args[1])
+		}
+	}
+}
+
+func revokes(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: revokes BY DIR REASON")
+	}
+	if err := ts.Exec("gridveil", "revoke", statusOf(ts, args[1]).Key, "--reason", args[2], "--data", args[0]); (err != nil) != neg {
+		ts.Fatalf("revoke: %v", err)
+	}
+}
+
+// peers is the part of a status that scripts ask for.
+type peers struct {
+	Key   string
+	Peers map[string]int
+}
+
+func statusOf(ts *testscript.TestScript, dir string) (s peers) {
+	ts.Check(ts.Exec("gridveil", "status", "--json", "--wait", "20s", "--data", dir))
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &s))
+	return s
+}
+
+// await asks the node in dir until ok.
+func await(ts *testscript.TestScript, dir, what string, ok func(peers) bool) {
+	for until := time.Now().Add(90 * time.Second); !ok(statusOf(ts, dir)); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(until) {
+			ts.Fatalf("%s %s", dir, what)
+		}
+	}
 }
 
 func TestReportLabelsWhatHappenedAndWhatToDo(t *testing.T) {

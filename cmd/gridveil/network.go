@@ -55,7 +55,7 @@ directory of a node with ledger.opener = true; then delete the shares here.`,
 			return nil
 		},
 	}
-	return group("network", "Found a network", founding, openers, &cobra.Command{
+	return group("network", "Found a network and change its rules", founding, openers, networkShow(), networkEdit(), networkSign(), networkPublish(), &cobra.Command{
 		Use: "plan", Short: "Print an example plan", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			fmt.Fprint(c.OutOrStdout(), identity.Example)

@@ -35,10 +35,10 @@ is wrong; 3: the node runs with a standing fault (gridveil status).`,
 			root.AddCommand(c)
 		}
 	}
-	add(groupFirst, demoCommand(), initCommand(), joinCommand(), runCommand(), statusCommand())
-	add(groupDaily, walletCommand(), evseCommand(), guestCommand(), alarmCommand(), signalsCommand())
-	add(groupOperate, networkCommand(), inviteCommand(), contractCommand(), meterCommand(), gridCommand(), priceCommand(), flexibilityCommand(), ledgerCommand(), caseCommand())
-	add(groupTools, configCommand(), storeCommand(), verifyCommand(), batteryCommand(), versionCommand())
+	add(groupFirst, demoCommand(), initCommand(), joinCommand(), runCommand(), statusCommand(), doctorCommand())
+	add(groupDaily, walletCommand(), evseCommand(), guestCommand(), alarmCommand(), signalsCommand(), meshCommand())
+	add(groupOperate, networkCommand(), inviteCommand(), membersCommand(), revokeCommand(), contractCommand(), meterCommand(), gridCommand(), priceCommand(), flexibilityCommand(), ledgerCommand(), caseCommand())
+	add(groupTools, configCommand(), storeCommand(), verifyCommand(), batteryCommand(), benchCommand(), versionCommand())
 	root.SetVersionTemplate("gridveil {{.Version}}\n")
 	root.SetHelpCommand(helpCommand())
 	root.SetHelpCommandGroupID(groupTools)

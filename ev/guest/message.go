@@ -29,6 +29,11 @@ const (
 	Stop    Type = 7 // wallet: the driver ends the session; empty
 	Flex    Type = 8 // host: an offer to the pool, a pool.Flex without the driver's signature
 	FlexOK  Type = 9 // wallet: the driver's signature under it, see Assent
+
+	// Mail is the wallet's: where the host may leave the receipt if the wallet is
+	// gone by then, an address that the mesh knows how to use; empty once the
+	// receipt is here and nothing need be left.
+	Mail Type = 10
 )
 
 // Limits of bodies, bytes.
@@ -40,6 +45,7 @@ const (
 	maxMessage            = 1 + 4 + 16 + 1 + maxParcel // the largest of all
 	needSize              = 33
 	assentSize            = 8 + ed25519.SignatureSize
+	maxMail               = 129 // bytes of an address
 )
 
 // Message is one websocket message.
@@ -84,6 +90,8 @@ func (m Message) size() (low, high int) {
 		return pool.FlexSize, pool.FlexSize
 	case FlexOK:
 		return assentSize, assentSize
+	case Mail:
+		return 0, maxMail
 	}
 	return 1, 0
 }

@@ -3,6 +3,7 @@ package gossip
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"gridveil/mesh/member"
 )
@@ -48,15 +49,25 @@ func (e *Envelope) ForLeaf(zone string) bool {
 //	"GVY1" | kinds u8 (bit per kind) | (kind 1 | id 8 | version 8)*
 //
 // A digest above the request's limit is cut: the answer then repeats some registers.
-func (b *Book) AskSync(kinds ...Kind) []byte {
+func (b *Book) AskSync(kinds ...Kind) []byte { return b.AskSyncFor(nil, kinds...) }
+
+// AskSyncFor is AskSync that leaves some registers out of the digest: the answer shows them if its sender has them.
+func (b *Book) AskSyncFor(show map[ID]uint64, kinds ...Kind) []byte {
 	b.c.Lock.Lock()
 	defer b.c.Lock.Unlock()
 	var mask byte
 	for _, k := range kinds {
 		mask |= 1 << k
 	}
-	digest := b.c.Registers.Digest(b.c.Now(), kinds...)
+	digest := slices.DeleteFunc(b.c.Registers.Digest(b.c.Now(), kinds...), func(h Have) bool { _, shown := show[h.ID]; return shown })
 	return append(append([]byte(syncMagic), mask), EncodeDigest(digest[:min(len(digest), maxHave)])...)
+}
+
+// Held lists the registers of the given kinds that are held and not expired.
+func (b *Book) Held(kinds ...Kind) []Have {
+	b.c.Lock.Lock()
+	defer b.c.Lock.Unlock()
+	return b.c.Registers.Digest(b.c.Now(), kinds...)
 }
 
 // AnswerSync answers a sync request for the registers that want lets through:

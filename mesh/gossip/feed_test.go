@@ -264,3 +264,24 @@ func FuzzAnswerSync(f *testing.F) {
 		}
 	})
 }
+
+func FuzzAnswerCerts(f *testing.F) {
+	known := map[[32]byte][][]byte{{1}: {{9}}, {2}: {{9}, {8, 8}}}
+	f.Add(AskCerts([][32]byte{{1}, {2}, {3}}))
+	f.Add(make([]byte, 33))
+	f.Fuzz(func(t *testing.T, req []byte) {
+		raw, err := AnswerCerts(req, func(h [32]byte) ([][]byte, bool) { c, ok := known[h]; return c, ok })
+		if err != nil {
+			return
+		}
+		chains, err := ParseCerts(raw)
+		if err != nil || len(chains) != len(req)/32 || len(chains) > MaxCertAsk {
+			t.Fatalf("%d bytes are answered with %d chains, %v", len(req), len(chains), err)
+		}
+		for i, chain := range chains {
+			if len(chain) != len(known[[32]byte(req[32*i:])]) {
+				t.Errorf("hash %d is answered with %d certificates", i, len(chain))
+			}
+		}
+	})
+}

@@ -538,3 +538,18 @@ func FuzzParseDigest(f *testing.F) {
 		}
 	})
 }
+
+func FuzzOffer(f *testing.F) {
+	w := newTown(f)
+	utility := w.member(member.RoleUtility, "")
+	good := w.envelope(utility, KindPrice, ZoneKey("north", 1), 5).Encode()
+	f.Add(good)
+	f.Add(w.envelope(utility, KindAlarm, 1, 1).Encode()[:80])
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if d := w.regs.Offer(raw, Source{Topic: KindPrice}, begin); d.Action == Accept && !bytes.Equal(raw, good) {
+			t.Error("a register that nobody signed is accepted")
+		} else if d.Action != Accept && d.Reason == "" {
+			t.Error("refused without a reason")
+		}
+	})
+}

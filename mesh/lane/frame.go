@@ -42,6 +42,7 @@ const (
 	MaxBulkMessage = 1 << 20   // memory one neighbour can make us hold per message
 	BulkWindow     = 32 << 10  // unacknowledged bulk: 0.25 s of a 1 Mbit/s uplink
 	maxErrText     = 240       // enough for one sentence of cause
+	maxAfterMS     = 1 << 31   // 25 days: who is busy for longer is gone
 )
 
 // Frame is one unit on a lane's stream:
@@ -163,7 +164,7 @@ func encodeError(err error) []byte {
 	if !errors.As(err, &re) {
 		re = &RemoteError{Code: CodeFailed, Text: err.Error()}
 	}
-	ms := min(max(re.After.Milliseconds(), 0), 1<<31)
+	ms := min(max(re.After.Milliseconds(), 0), maxAfterMS)
 	b := binary.BigEndian.AppendUint32([]byte{byte(re.Code)}, uint32(ms))
 	return append(b, re.Text[:min(len(re.Text), maxErrText)]...)
 }
@@ -173,8 +174,11 @@ func decodeError(b []byte) (*RemoteError, error) {
 	if len(b) < 5 || len(b) > 5+maxErrText || b[0] == 0 || b[0] > byte(CodeTooLong) {
 		return nil, fmt.Errorf("%w: error body", ErrFrame)
 	}
-	after := time.Duration(binary.BigEndian.Uint32(b[1:])) * time.Millisecond
-	return &RemoteError{Code: Code(b[0]), After: after, Text: string(b[5:])}, nil
+	ms := binary.BigEndian.Uint32(b[1:])
+	if ms > maxAfterMS {
+		return nil, fmt.Errorf("%w: busy for %d ms", ErrFrame, ms)
+	}
+	return &RemoteError{Code: Code(b[0]), After: time.Duration(ms) * time.Millisecond, Text: string(b[5:])}, nil
 }
 
 // frames cuts a message into the frames that carry it on lane l.

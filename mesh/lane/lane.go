@@ -15,6 +15,7 @@ import (
 const (
 	writeTimeout = 10 * time.Second // a neighbour that does not take a piece in this time is gone
 	bodyTimeout  = 30 * time.Second // from a frame's header to its last byte
+	ackTimeout   = 2 * time.Minute  // without one Window frame while bulk waits: 8 KiB take 1 min of a tenth of 9.6 kbit/s
 	openTimeout  = 10 * time.Second // to open and negotiate a stream
 	reopenFirst  = time.Second      // pause before a lost stream is opened again, doubled up to reopenLast
 	reopenLast   = time.Minute
@@ -23,7 +24,9 @@ const (
 	readBuffer   = 2 << 10 // per stream; a gateway has about ten
 )
 
-// handlers and calls limit what one neighbour can have running here, and what we have open there, per lane.
+// handlers and calls limit what one neighbour can have running or waiting here, and what we have open there, per lane.
+// A handler's slot is free when the last byte of its answer is handed to the stream, so a neighbour that reads slowly
+// holds at most that many answers in our memory: 0.25, 16 and 8 MiB. calls is also how many refusals may wait for it.
 var (
 	handlers = [Lanes]int{32, 64, 8}
 	calls    = [Lanes]int{64, 256, 64}
@@ -90,16 +93,29 @@ type Link struct {
 type laneState struct {
 	stream  Stream
 	queue   []*out
-	unacked int // bulk bytes sent and not yet acknowledged
-	taken   int // bulk bytes received and not yet acknowledged by us
+	refused int       // busy answers in queue
+	unacked int       // bulk bytes sent and not yet acknowledged
+	acked   time.Time // when the neighbour last acknowledged some, or the first of unacked left
+	taken   int       // bulk bytes received and not yet acknowledged by us
 }
+
+// duty says what an outgoing frame owes when it leaves the queue.
+type duty uint8
+
+const (
+	owesNothing duty = iota
+	owesSlot         // the last frame of an answer frees its handler's slot
+	owesRefusal      // a busy answer counts in refused
+)
 
 // out is one frame on its way.
 type out struct {
+	id     uint32
 	buf    []byte
 	off    int
-	weight int // body bytes that count against the bulk window
-	call   *call
+	weight int   // body bytes that count against the bulk window
+	call   *call // nil in answers
+	duty   duty
 }
 
 type call struct {
@@ -205,7 +221,7 @@ func (k *Link) enqueueCall(c *call, service uint8, req []byte) (uint32, error) {
 	}
 	k.nextID = id + 2
 	k.pending[id] = c
-	k.enqueue(c.lane, c, frames(c.lane, id, Req, service, req)...)
+	k.enqueue(c.lane, c, owesNothing, frames(c.lane, id, Req, service, req)...)
 	return id, nil
 }
 
@@ -217,7 +233,7 @@ func (k *Link) abandon(id uint32, c *call, cause error) ([]byte, error) {
 		k.finish(id, c, nil, cause)
 		if c.sent && !k.closed {
 			k.unqueue(c)
-			k.enqueue(c.lane, nil, Frame{ID: id, Type: Cancel})
+			k.enqueue(c.lane, nil, owesNothing, Frame{ID: id, Type: Cancel})
 		}
 	}
 	r := <-c.done
@@ -244,23 +260,44 @@ func (k *Link) finish(id uint32, c *call, body []byte, err error) {
 
 // unqueue takes a call's untouched frames out of the queue; k.mu is held.
 func (k *Link) unqueue(c *call) {
-	q := k.lanes[c.lane].queue
+	k.sift(c.lane, func(o *out) bool { return o.call != c || o.off > 0 })
+}
+
+// sift keeps only some frames of a lane's queue; k.mu is held.
+func (k *Link) sift(l Lane, keep func(*out) bool) {
+	q := k.lanes[l].queue
 	kept := q[:0]
 	for _, o := range q {
-		if o.call != c || o.off > 0 {
+		if keep(o) {
 			kept = append(kept, o)
+		} else {
+			k.settle(l, o)
 		}
 	}
 	clear(q[len(kept):])
-	k.lanes[c.lane].queue = kept
+	k.lanes[l].queue = kept
 }
 
-// enqueue adds frames to a lane; k.mu is held. The queue is bounded by the call and handler slots of both sides.
-func (k *Link) enqueue(l Lane, c *call, fs ...Frame) {
-	for _, f := range fs {
-		o := &out{buf: AppendFrame(make([]byte, 0, HeaderSize+len(f.Body)), f), call: c}
+// settle does what a frame owes that leaves the queue, sent or not; k.mu is held.
+func (k *Link) settle(l Lane, o *out) {
+	switch o.duty {
+	case owesSlot:
+		<-k.runs[l] // taken in start, so this does not block
+	case owesRefusal:
+		k.lanes[l].refused--
+	}
+}
+
+// enqueue adds frames to a lane, the last of which has the duty d; k.mu is held. The queue is bounded by our own calls,
+// by the handlers' slots and by the refusals that may wait.
+func (k *Link) enqueue(l Lane, c *call, d duty, fs ...Frame) {
+	for i, f := range fs {
+		o := &out{id: f.ID, buf: AppendFrame(make([]byte, 0, HeaderSize+len(f.Body)), f), call: c}
 		if l == Bulk {
 			o.weight = len(f.Body)
+		}
+		if i == len(fs)-1 {
+			o.duty = d
 		}
 		k.lanes[l].queue = append(k.lanes[l].queue, o)
 	}
@@ -282,6 +319,8 @@ func (k *Link) write(ctx context.Context) {
 			select {
 			case <-k.wake:
 				continue
+			case <-k.ackDue():
+				continue // take resets the lane
 			case <-ctx.Done():
 				return
 			}
@@ -313,8 +352,12 @@ func (k *Link) take() (Stream, Lane, []byte, bool) {
 	for l := range k.lanes {
 		waiting[l] = k.lanes[l].stream != nil && len(k.lanes[l].queue) > 0
 	}
-	if waiting[Bulk] && !midFrame && bulk.unacked+bulk.queue[0].weight > BulkWindow {
+	if k.windowShut() {
 		waiting[Bulk] = false
+		if time.Since(bulk.acked) >= ackTimeout {
+			_ = bulk.stream.Reset() // the neighbour does not take what it asked for
+			k.forget(Bulk)
+		}
 	}
 	l, most, ok := k.pace.Next(waiting)
 	if !ok {
@@ -323,6 +366,22 @@ func (k *Link) take() (Stream, Lane, []byte, bool) {
 	b := k.fill(l, most)
 	k.pace.Wrote(l, len(b), waiting[Bulk])
 	return k.lanes[l].stream, l, b, true
+}
+
+// windowShut reports whether bulk waits for the neighbour to acknowledge; k.mu is held.
+func (k *Link) windowShut() bool {
+	b := &k.lanes[Bulk]
+	return b.stream != nil && len(b.queue) > 0 && b.queue[0].off == 0 && b.unacked+b.queue[0].weight > BulkWindow
+}
+
+// ackDue fires when bulk has waited too long for an acknowledgement; it is nil when bulk does not wait.
+func (k *Link) ackDue() <-chan time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.windowShut() {
+		return nil
+	}
+	return time.After(time.Until(k.lanes[Bulk].acked.Add(ackTimeout)))
 }
 
 // fill takes up to most bytes off a lane's queue: several short frames go in one write. k.mu is held.
@@ -334,6 +393,9 @@ func (k *Link) fill(l Lane, most int) []byte {
 		if o.off == 0 {
 			if l == Bulk && len(b) > 0 && st.unacked+o.weight > BulkWindow {
 				break
+			}
+			if st.unacked == 0 && o.weight > 0 {
+				st.acked = time.Now()
 			}
 			st.unacked += o.weight
 			if o.call != nil {
@@ -348,6 +410,7 @@ func (k *Link) fill(l Lane, most int) []byte {
 			b = append(b, part...)
 		}
 		if o.off == len(o.buf) {
+			k.settle(l, o)
 			st.queue[0] = nil
 			st.queue = st.queue[1:]
 		}
@@ -439,14 +502,7 @@ func (k *Link) drop(l Lane, s Stream) {
 func (k *Link) forget(l Lane) {
 	st := &k.lanes[l]
 	st.stream, st.unacked, st.taken = nil, 0, 0
-	kept := st.queue[:0]
-	for _, o := range st.queue {
-		if o.call != nil && !o.call.sent {
-			kept = append(kept, o)
-		}
-	}
-	clear(st.queue[len(kept):])
-	st.queue = kept
+	k.sift(l, func(o *out) bool { return o.call != nil && !o.call.sent })
 	for id, c := range k.pending {
 		if c.lane == l && c.sent {
 			k.finish(id, c, nil, errBroken)

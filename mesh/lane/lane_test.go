@@ -303,6 +303,47 @@ func FuzzReceive(f *testing.F) {
 	})
 }
 
+func FuzzDecodeError(f *testing.F) {
+	f.Add(encodeError(&RemoteError{Code: CodeBusy, After: time.Second, Text: "too many requests at once"}))
+	f.Add([]byte{4, 0x80, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		re, err := decodeError(b)
+		if err != nil {
+			return
+		}
+		if again := encodeError(re); !bytes.Equal(again, b) {
+			t.Errorf("decode then encode: got %x, want %x", again, b)
+		}
+	})
+}
+
+// FuzzReply feeds a caller the frames of a neighbour that answers.
+func FuzzReply(f *testing.F) {
+	reply := AppendFrame(nil, Frame{ID: 2, Type: Reply, Body: []byte("begin")})
+	reply = AppendFrame(reply, Frame{ID: 2, Type: Item, Body: []byte(", end")})
+	f.Add(uint8(Bulk), AppendFrame(reply, Frame{ID: 2, Type: End}))
+	f.Add(uint8(Bulk), AppendFrame(nil, Frame{ID: 2, Type: Err, Body: []byte{1, 0, 0, 0, 0}}))
+	f.Add(uint8(Normal), AppendFrame(nil, Frame{ID: 2, Type: Reply, Body: []byte("all")}))
+	f.Fuzz(func(t *testing.T, lane uint8, b []byte) {
+		l := Lane(lane % Lanes)
+		k := New(Config{Handle: echo})
+		c := &call{lane: l, sent: true, done: make(chan result, 1)}
+		k.pending[2] = c
+		near, far := net.Pipe()
+		go func() { near.Write(append([]byte{byte(l)}, b...)); near.Close() }()
+		if err := k.Accept(t.Context(), pipeStream{far}); err == nil {
+			t.Error("Accept ended without saying why")
+		}
+		k.wg.Wait()
+		if r := <-c.done; len(r.body) > MaxMessage(l) || r.body != nil && r.err != nil {
+			t.Errorf("the call ended with %d bytes and %v", len(r.body), r.err)
+		}
+		if len(k.pending)+len(k.partial) > 0 && l == Bulk {
+			t.Errorf("%d calls and %d messages are left", len(k.pending), len(k.partial))
+		}
+	})
+}
+
 func BenchmarkLinkCall(b *testing.B) {
 	ctx, cancel := context.WithCancel(b.Context())
 	far := New(Config{Handle: echo})

@@ -65,6 +65,9 @@ func (k *Link) receive(ctx context.Context, l Lane, f Frame) error {
 			return fmt.Errorf("%w: window acknowledges more than was sent", ErrFrame)
 		}
 		k.lanes[l].unacked -= n
+		if n > 0 {
+			k.lanes[l].acked = time.Now()
+		}
 		k.poke()
 		return nil
 	case Cancel:
@@ -73,6 +76,7 @@ func (k *Link) receive(ctx context.Context, l Lane, f Frame) error {
 		}
 		if !ours {
 			delete(k.partial, f.ID)
+			k.sift(l, func(o *out) bool { return o.call != nil || o.id != f.ID || o.off > 0 })
 		}
 		return nil
 	case Req, Reply, Err:
@@ -152,7 +156,11 @@ func (k *Link) start(ctx context.Context, l Lane, f Frame) error {
 	select {
 	case k.runs[l] <- struct{}{}:
 	default:
-		k.enqueue(l, nil, Frame{ID: f.ID, Type: Err, Service: f.Service,
+		if k.lanes[l].refused >= calls[l] {
+			return fmt.Errorf("%w: requests go on while %d refusals wait", ErrFrame, calls[l])
+		}
+		k.lanes[l].refused++
+		k.enqueue(l, nil, owesRefusal, Frame{ID: f.ID, Type: Err, Service: f.Service,
 			Body: encodeError(&RemoteError{Code: CodeBusy, After: time.Second, Text: "too many requests at once"})})
 		return nil
 	}
@@ -161,13 +169,13 @@ func (k *Link) start(ctx context.Context, l Lane, f Frame) error {
 	k.wg.Go(func() { // owned by Serve, which waits in wg after close has cancelled hctx
 		defer cancel()
 		body, err := k.c.Handle(hctx, l, f.Service, f.Body)
-		k.answer(l, f, body, err)
-		<-k.runs[l]
+		k.answer(hctx, l, f, body, err)
 	})
 	return nil
 }
 
-func (k *Link) answer(l Lane, f Frame, body []byte, err error) {
+// answer queues the answer of a handler, whose slot is free again once the answer has left. Who cancelled gets none.
+func (k *Link) answer(ctx context.Context, l Lane, f Frame, body []byte, err error) {
 	t := Reply
 	if err == nil && len(body) > MaxMessage(l) {
 		err = &RemoteError{Code: CodeTooLong, Text: fmt.Sprintf("%d bytes, at most %d", len(body), MaxMessage(l))}
@@ -178,7 +186,9 @@ func (k *Link) answer(l Lane, f Frame, body []byte, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.running, f.ID)
-	if !k.closed && k.lanes[l].stream != nil {
-		k.enqueue(l, nil, frames(l, f.ID, t, f.Service, body)...)
+	if ctx.Err() != nil || k.closed || k.lanes[l].stream == nil {
+		<-k.runs[l]
+		return
 	}
+	k.enqueue(l, nil, owesSlot, frames(l, f.ID, t, f.Service, body)...)
 }

@@ -252,6 +252,16 @@ func (b *Bundle) Operator(name string) (Operator, bool) {
 	return b.Operators[i], true
 }
 
+// FirstCA gives the SHA-256 of the public key of the CA that an operator issues under now: the first of its list.
+func (b *Bundle) FirstCA(operator string) (ca [32]byte, known bool) {
+	for _, c := range b.cas {
+		if b.Operators[c.operator].Name == operator {
+			return sha256.Sum256(c.cert.RawSubjectPublicKeyInfo), true
+		}
+	}
+	return ca, false
+}
+
 // Region gives the region whose relays serve zone.
 func (b *Bundle) Region(zone string) (uint16, bool) {
 	i := slices.IndexFunc(b.Zones, func(z Zone) bool { return z.Name == zone })
@@ -454,25 +464,33 @@ func SignBundle(raw, sig []byte, root ed25519.PrivateKey) []byte {
 	return append(bytes.Clone(sig), line...)
 }
 
-// checkSignatures counts the distinct root keys of b that signed raw.
+// checkSignatures wants enough root keys of b to have signed raw.
 func (b *Bundle) checkSignatures(raw, sig []byte) error {
+	signed, err := b.Signers(raw, sig)
+	if err == nil && len(signed) < b.RootThreshold {
+		err = fmt.Errorf("%w: %d of %d", ErrBundleSignature, len(signed), b.RootThreshold)
+	}
+	return err
+}
+
+// Signers gives the distinct root keys of b that signed raw; RootThreshold of
+// them make it count. Lines of sig by other keys or over other bytes are skipped,
+// malformed ones are ErrBundleSignature.
+func (b *Bundle) Signers(raw, sig []byte) (map[RootKey]bool, error) {
 	if len(sig) > MaxBundleSig {
-		return fmt.Errorf("%w: signature file has %d bytes, at most %d are allowed", ErrBundleSignature, len(sig), MaxBundleSig)
+		return nil, fmt.Errorf("%w: signature file has %d bytes, at most %d are allowed", ErrBundleSignature, len(sig), MaxBundleSig)
 	}
 	signed := map[RootKey]bool{}
 	for line := range strings.Lines(string(sig)) {
 		key, value, err := parseSigLine(line)
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrBundleSignature, err)
+			return nil, fmt.Errorf("%w: %w", ErrBundleSignature, err)
 		}
 		if slices.Contains(b.RootKeys, key) && ed25519.Verify(key[:], raw, value) {
 			signed[key] = true
 		}
 	}
-	if len(signed) < b.RootThreshold {
-		return fmt.Errorf("%w: %d of %d", ErrBundleSignature, len(signed), b.RootThreshold)
-	}
-	return nil
+	return signed, nil
 }
 
 func parseSigLine(line string) (RootKey, []byte, error) {

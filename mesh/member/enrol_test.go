@@ -3,6 +3,7 @@ package member
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"strings"
@@ -450,6 +451,62 @@ func FuzzVerify(f *testing.F) {
 	f.Fuzz(func(t *testing.T, der []byte) {
 		if _, err := n.bundle.Verify([][]byte{der}, start); err == nil && !bytes.Equal(der, chain[0]) {
 			t.Error("a certificate that nobody issued is accepted")
+		}
+	})
+}
+
+func FuzzParseVerdict(f *testing.F) {
+	f.Add(Verdict{Code: VerdictClock, RetrySeconds: 9, Now: start}.Encode())
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if v, err := ParseVerdict(raw); err == nil && !bytes.Equal(v.Encode(), raw) {
+			t.Error("encodes to other bytes")
+		}
+	})
+}
+
+func FuzzRevocationList(f *testing.F) {
+	n := found(f)
+	good, err := n.uta.Revoke([]string{"0102"}, 7, start, start.Add(time.Hour), n.rnd)
+	if err != nil {
+		f.Fatal(err)
+	}
+	signed, err := x509.ParseRevocationList(good)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(good[:len(good)-1])
+	f.Fuzz(func(t *testing.T, der []byte) {
+		var r Revocations
+		changed, err := r.Add(n.bundle, der)
+		_, number, named := n.bundle.CRLSigner(der)
+		if changed != (err == nil) || changed && (named != nil || number != 7) {
+			t.Errorf("changed %t, %v; signer %v of list %d", changed, err, named, number)
+		}
+		if list, err := x509.ParseRevocationList(der); changed && (err != nil || !bytes.Equal(list.RawTBSRevocationList, signed.RawTBSRevocationList)) {
+			t.Error("a list that no CA signed is accepted")
+		}
+	})
+}
+
+func FuzzCheckCSR(f *testing.F) {
+	rnd := seeded(90)
+	key := newKey(rnd)
+	q, err := NewRequest(sampleLink(f).Code, key, NetworkID{1}, Key{2}, rnd)
+	if err != nil {
+		f.Fatal(err)
+	}
+	signed, err := x509.ParseCertificateRequest(q.CSR)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(q.CSR)
+	f.Fuzz(func(t *testing.T, der []byte) {
+		if (Request{CSR: der}).checkCSR(publicOf(key)) != nil {
+			return
+		}
+		if csr, err := x509.ParseCertificateRequest(der); err != nil || !bytes.Equal(csr.RawTBSCertificateRequest, signed.RawTBSCertificateRequest) {
+			t.Error("a request that the key did not sign is accepted")
 		}
 	})
 }

@@ -192,7 +192,7 @@ type Gate struct {
 	MinVersion, MaxVersion uint16 // what this program speaks
 }
 
-// Admission is what an accepted hello gives.
+// Admission is what an accepted hello gives. One refused for its clock has Member, ClockOff and ClockBad, others are zero.
 type Admission struct {
 	Member   Member
 	Version  uint16        // highest version both speak
@@ -233,7 +233,7 @@ func (g Gate) decide(h Hello, remote peer.ID, now time.Time) (Admission, Verdict
 	off := h.Now.Sub(now)
 	bad := off.Abs() > MaxClockOff
 	if bad && m.Role.Backbone() {
-		return Admission{}, VerdictClock, fmt.Errorf("relay's clock is %s off, at most %s is allowed", off.Round(time.Second), MaxClockOff)
+		return Admission{Member: m, ClockOff: off, ClockBad: true}, VerdictClock, fmt.Errorf("relay's clock is %s off, at most %s is allowed", off.Round(time.Second), MaxClockOff)
 	}
 	return Admission{m, min(h.MaxVersion, g.MaxVersion), off, bad}, VerdictOK, nil
 }

@@ -89,6 +89,16 @@ func (r *Revocations) Stale(m Member, now time.Time) bool {
 	return have && now.After(held.until)
 }
 
+// CAOf is how Member.CA names the CA with this certificate: the SHA-256 of its
+// public key.
+func CAOf(certificate []byte) ([32]byte, error) {
+	c, err := x509.ParseCertificate(certificate)
+	if err != nil {
+		return [32]byte{}, fmt.Errorf("CA certificate: %w", err)
+	}
+	return sha256.Sum256(c.RawSubjectPublicKeyInfo), nil
+}
+
 // CRLKey is the register key of a CA's revocation list in gossip: the first 8
 // bytes of the hash of its public key, never 0 (0 is the bundle).
 func CRLKey(ca [32]byte) uint64 {
@@ -112,21 +122,50 @@ func (b *Bundle) CRLSigner(der []byte) (ca [32]byte, number uint64, err error) {
 	return ca, list.Number.Uint64(), nil
 }
 
+// Revoked is one entry of a revocation list.
+type Revoked struct {
+	Serial string    // lower-case hexadecimal, as in Member.Serial
+	At     time.Time // when it was taken back
+}
+
+// RevokedIn gives the entries of a list whose signature was checked before, as
+// that of a register of kind trust was. The error wraps ErrCRL.
+func RevokedIn(der []byte) ([]Revoked, error) {
+	list, err := x509.ParseRevocationList(der)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCRL, err)
+	}
+	var out []Revoked
+	for _, e := range list.RevokedCertificateEntries {
+		out = append(out, Revoked{hex.EncodeToString(e.SerialNumber.Bytes()), e.RevocationTime.UTC()})
+	}
+	return out, nil
+}
+
 // Revoke signs a revocation list with all serials (hexadecimal, as in
-// Member.Serial) that are revoked so far. number must grow with each list.
+// Member.Serial) that are revoked so far, as of now. number must grow with each list.
 func (ca CA) Revoke(serials []string, number uint64, now, next time.Time, rnd io.Reader) ([]byte, error) {
+	var list []Revoked
+	for _, s := range serials {
+		list = append(list, Revoked{s, now})
+	}
+	return ca.SignRevoked(list, number, now, next, rnd)
+}
+
+// SignRevoked is Revoke for entries that were taken back at different times.
+func (ca CA) SignRevoked(entries []Revoked, number uint64, now, next time.Time, rnd io.Reader) ([]byte, error) {
 	issuing, err := x509.ParseCertificate(ca.Certificate)
 	if err != nil {
 		return nil, fmt.Errorf("sign revocation list: own CA: %w", err)
 	}
 	list := &x509.RevocationList{Number: new(big.Int).SetUint64(number), ThisUpdate: now.UTC(), NextUpdate: next.UTC()}
-	for _, s := range serials {
-		n, ok := new(big.Int).SetString(s, 16)
+	for _, e := range entries {
+		n, ok := new(big.Int).SetString(e.Serial, 16)
 		if !ok {
-			return nil, fmt.Errorf("sign revocation list: serial %q is not hexadecimal", s)
+			return nil, fmt.Errorf("sign revocation list: serial %q is not hexadecimal", e.Serial)
 		}
 		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries,
-			x509.RevocationListEntry{SerialNumber: n, RevocationTime: now.UTC()})
+			x509.RevocationListEntry{SerialNumber: n, RevocationTime: e.At.UTC()})
 	}
 	der, err := x509.CreateRevocationList(rnd, list, issuing, ca.Key)
 	if err != nil {

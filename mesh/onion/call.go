@@ -50,7 +50,7 @@ type try struct {
 // Call sends a request to a backbone member over three relays and waits for its answer. In class meter that takes
 // minutes: P99 7.3 min for one packet each way. The class is the service's own, or Lab. It tries three times over
 // different routes, with one request id. Errors: ErrNotAllowed; ErrSmallSet, ErrFewRelays, ErrStaleDirectory or
-// route.ErrLabClass before anything is sent; ErrBusy; ErrTooLarge; ErrUnacked when the outcome is unknown;
+// route.ErrLabClass or ErrOff before anything is sent; ErrBusy; ErrTooLarge; ErrUnacked when the outcome is unknown;
 // a *mesh.RemoteError with the handler's words. ctx bounds the wait in wall time.
 func (o *Onion) Call(ctx context.Context, to Recipient, c mesh.Class, s mesh.Service, body []byte) ([]byte, error) {
 	if err := o.allowed(to, c, s); err != nil {
@@ -150,7 +150,7 @@ func (o *Onion) bump(f func(*Stats)) {
 func (o *Onion) beginCall(c mesh.Class) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if st := o.floor().Check(c, o.snap, o.guards.List(), o.clock.Now()); st.Err != nil {
+	if st := o.offStatus(o.floor().Check(c, o.snap, o.guards.List(), o.clock.Now())); st.Err != nil {
 		return st.Err
 	}
 	if o.calls >= maxCalls {
@@ -187,13 +187,15 @@ func (o *Onion) await(ctx context.Context, t mix.Timing, cl *call, departs time.
 	}
 	machine := time.NewTimer(min(retry.Sub(departs), mesh.MachineTime))
 	defer machine.Stop()
-	over, worked := o.clock.After(retry.Sub(o.clock.Now())), machine.C
+	over, worked, stopped := o.clock.After(retry.Sub(o.clock.Now())), machine.C, o.stop()
 	for over != nil || worked != nil {
 		select {
 		case answer := <-cl.result:
 			return answer, nil
 		case <-ctx.Done():
 			return nil, ctx.Err()
+		case <-stopped:
+			return nil, mesh.ErrOff
 		case <-over:
 			over = nil
 		case <-worked:

@@ -16,9 +16,10 @@ import (
 	"gridveil/mesh/packet"
 )
 
-const (
-	protoOnion protocol.ID = "/gridveil/onion/1"
+// Protocol is the libp2p protocol on which packets travel, one stream in each direction, one after another.
+const Protocol protocol.ID = "/gridveil/onion/1"
 
+const (
 	sendQueue     = 512              // packets waiting for one neighbour; more are dropped
 	writeTimeout  = 10 * time.Second // wall time for one batch
 	openTimeout   = 10 * time.Second
@@ -40,8 +41,12 @@ type neighbour struct {
 	queue chan *packet.Packet
 }
 
-// send queues a packet for a neighbour and reports whether there was room.
+// send queues a packet for a neighbour and reports whether there was room. While the onion is switched off there is
+// none: this is the only way out of it.
 func (n *neighbours) send(to packet.NodeKey, p *packet.Packet) bool {
+	if n.o.off.Load() {
+		return false
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	nb := n.to[to]
@@ -109,6 +114,10 @@ func (n *neighbours) write(ctx context.Context, to packet.NodeKey, nb *neighbour
 			n.o.log.Error("no randomness", "err", err)
 			return
 		}
+		if n.o.off.Load() { // it was switched after these were queued
+			n.o.count(DropOff, uint64(len(batch)))
+			continue
+		}
 		if s == nil {
 			s = n.open(ctx, nb.id)
 		}
@@ -121,7 +130,9 @@ func (n *neighbours) write(ctx context.Context, to packet.NodeKey, nb *neighbour
 			if s == nil && n.retire(to, nb) {
 				return // whoever does not exist must not cost a goroutine
 			}
+			continue
 		}
+		n.o.h.Carried(len(batch)*packet.Size, 0)
 	}
 }
 
@@ -145,7 +156,7 @@ func (n *neighbours) gather(ctx context.Context, nb *neighbour, first *packet.Pa
 func (n *neighbours) open(ctx context.Context, id peer.ID) network.Stream {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	s, err := n.o.h.Stream(ctx, id, protoOnion)
+	s, err := n.o.h.Stream(ctx, id, Protocol)
 	if err != nil {
 		n.o.log.Debug("onion neighbour not reached", "err", err)
 		return nil
@@ -174,7 +185,7 @@ func (o *Onion) serveStream(from mesh.Member, s network.Stream) {
 		if _, err := io.ReadFull(s, p[:]); err != nil {
 			return
 		}
-		o.h.Spend(0, packet.Size)
+		o.h.Carried(0, packet.Size)
 		o.relay.take(from, p)
 	}
 }

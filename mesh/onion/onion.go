@@ -12,7 +12,7 @@
 // the sealing key; records that wait are the caller's.
 //
 // Locks: Onion.mu guards what a sender knows, relay.mu the intake, relay.keysMu the onion keys. None is held while
-// taking another, except keysMu, which may be taken under Onion.mu. Source: doc/design.md, onion.
+// taking another, except keysMu, which may be taken under Onion.mu, and Onion.mu under switching. Source: doc/design.md, onion.
 package onion
 
 import (
@@ -25,7 +25,10 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"gridveil/mesh"
 	"gridveil/mesh/gossip"
@@ -47,9 +50,14 @@ type Store interface {
 
 // Config says what an Onion does. The zero value suits every role.
 type Config struct {
+	// GuardsKept says that whoever runs this onion keeps its guards (Onion.Guards) connected, as they share a leaf's few
+	// connections with its other parents.
+	GuardsKept bool
+
 	Relay    bool         // a backbone member that is no SSN relays too; SSNs always do
 	MinSet   int          // own floor of class meter, when above the network's
 	MinHomes int          // own floor of homes enrolled, when above the network's
+	Intake   [2]mix.Rate  // most that a leaf and that a backbone neighbour may send; zero means mix.LeafRate and mix.RelayRate
 	Rand     io.Reader    // nil means crypto/rand
 	Log      *slog.Logger // nil discards
 	Store    Store        // nil keeps nothing: new guards at every start
@@ -93,10 +101,14 @@ type Onion struct {
 	delivered chan *packet.Packet // to the recipient loop
 	handling  chan struct{}       // slots for running handlers
 
+	switching sync.Mutex // held while the switch is stored, before mu
+	off       atomic.Bool
+	republish chan struct{} // capacity 1: what the directory says of this node has changed
+
 	mu       sync.Mutex // guards what follows
 	dir      *route.Directory
 	known    map[packet.NodeKey]bool // every member that was ever in the directory
-	snap     *route.Snapshot
+	snap     *route.Snapshot         // never nil once New returned
 	guards   *route.Guards
 	kept     map[packet.NodeKey]bool // guards that we hold a connection to
 	lastUp   map[packet.NodeKey]time.Time
@@ -111,6 +123,8 @@ type Onion struct {
 	stats    stats
 	handlers map[mesh.Service]HandlerFunc
 	wake     chan struct{} // slots changed
+	offSince time.Time     // zero while on
+	stopped  chan struct{} // closed while off
 }
 
 // New prepares an Onion on h. Handlers are registered before Serve.
@@ -130,7 +144,11 @@ func New(h *mesh.Host, c Config) (*Onion, error) {
 		delivered: make(chan *packet.Packet, deliverQueue), handling: make(chan struct{}, maxHandlers),
 		dir: route.NewDirectory(policy.Epoch()), known: map[packet.NodeKey]bool{}, kept: map[packet.NodeKey]bool{},
 		lastUp: map[packet.NodeKey]time.Time{}, began: h.Clock().Now(), slotMean: policy.Slot(),
-		replies: map[packet.ReplyID]*openReply{}, handlers: map[mesh.Service]HandlerFunc{}, wake: make(chan struct{}, 1)}
+		replies: map[packet.ReplyID]*openReply{}, handlers: map[mesh.Service]HandlerFunc{}, wake: make(chan struct{}, 1),
+		republish: make(chan struct{}, 1)}
+	if err := o.loadOff(); err != nil {
+		return nil, err
+	}
 	raw, err := c.Store.LoadState(stateGuards)
 	if err != nil {
 		return nil, fmt.Errorf("onion: load guards: %w", err)
@@ -141,13 +159,15 @@ func New(h *mesh.Host, c Config) (*Onion, error) {
 	if o.seals, err = openSeals(c.Store, o.rnd, self.Role, o.clock.Now()); err != nil {
 		return nil, fmt.Errorf("onion: %w", err)
 	}
+	o.snap = o.dir.Snapshot(o.clock.Now())
 	o.relay = newRelay(o, policy)
 	o.out = &neighbours{o: o, to: map[packet.NodeKey]*neighbour{}}
 	if _, err := o.relay.advance(o.clock.Now(), 0); err != nil {
 		return nil, fmt.Errorf("onion: %w", err)
 	}
 	h.Follow(gossip.KindDirectory, checkDirectory, o.learn)
-	h.Streams(protoOnion, o.serveStream)
+	h.Follow(gossip.KindTrust, nil, func(mesh.Envelope) { o.refresh(o.clock.Now()) }) // after the host: who was revoked leaves the routes
+	h.Streams(Protocol, o.serveStream)
 	for _, e := range h.Registers(gossip.KindDirectory) {
 		o.learn(e)
 	}
@@ -221,7 +241,8 @@ func checkDirectory(e mesh.Envelope) mesh.Verdict {
 func (o *Onion) learn(e mesh.Envelope) {
 	m, err := o.h.Publisher(e)
 	if err != nil {
-		return // its certificate ended meanwhile
+		o.unlearn(e, err) // its certificate ended meanwhile
+		return
 	}
 	if e.Key == gossip.KeySheet {
 		return // service keys: the onion has no use for them
@@ -249,13 +270,32 @@ func (o *Onion) learn(e mesh.Envelope) {
 	o.refresh(o.clock.Now())
 }
 
+// unlearn ends a guard that was revoked while this node was off.
+func (o *Onion) unlearn(e mesh.Envelope, err error) {
+	if !errors.Is(err, mesh.ErrRevoked) {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	key := packet.NodeKey(e.Publisher)
+	if _, known := o.snap.Node(key); !known {
+		o.guards.Drop(key) // the refresh that follows keeps the change
+	}
+}
+
 // refresh rebuilds the snapshot and what depends on it.
 func (o *Onion) refresh(now time.Time) {
 	o.mu.Lock()
+	dropped := false
+	for _, key := range o.dir.Prune(o.h.Standing) {
+		dropped = o.guards.Drop(key) || dropped
+	}
 	o.dir.Sweep(now)
 	o.snap = o.dir.Snapshot(now)
+	off := o.off.Load()
 	if !o.role.Leaf() {
 		o.mu.Unlock()
+		o.flag(mesh.WarnOff, off)
 		return
 	}
 	for _, lost := range o.loops.Expire(now) {
@@ -277,17 +317,21 @@ func (o *Onion) refresh(now time.Time) {
 	o.expireReplies(now)
 	o.mu.Unlock()
 
-	if err == nil && changed {
+	if err == nil && (changed || dropped) {
 		err = o.c.Store.SaveState(stateGuards, record)
 	}
 	if err != nil {
 		o.log.Error("guards not chosen or saved", "err", err)
 	}
-	o.hold(keep, release)
+	if !o.c.GuardsKept {
+		o.hold(keep, release)
+	}
 	o.flag(mesh.WarnLoopsLost, enough && ratio > mix.LostLimit)
 	o.flag(mesh.WarnSingleOperator, single)
 	o.flag(mesh.WarnSmallSet, errors.Is(st.Err, route.ErrSmallSet))
 	o.flag(mesh.WarnStaleDirectory, errors.Is(st.Err, route.ErrStaleDirectory))
+	o.flag(mesh.WarnFewRelays, errors.Is(st.Err, route.ErrFewRelays))
+	o.flag(mesh.WarnOff, off)
 	o.flag(mesh.WarnLab, floor.Policy.Lab)
 }
 
@@ -330,6 +374,20 @@ func (o *Onion) hold(keep, release []packet.NodeKey) {
 	}
 }
 
+// Guards lists the relays that this leaf uses as first hop, the third while both others are down among them; they need a
+// kept connection each.
+func (o *Onion) Guards() []peer.ID {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var out []peer.ID
+	for _, g := range o.guards.All() {
+		if id, err := member.Key(g.Node).Peer(); err == nil {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
 // usable reports whether a relay is connected and not skipped; o.mu is held.
 func (o *Onion) usable(n packet.NodeKey) bool {
 	id, err := member.Key(n).Peer()
@@ -362,12 +420,20 @@ func (o *Onion) floor() route.Floor {
 	return route.Floor{Policy: o.h.Bundle().Policy, MinSet: o.c.MinSet, MinHomes: o.c.MinHomes}
 }
 
-// Status says whether class c may send now, and the numbers for the page. Err is ErrSmallSet, ErrFewRelays,
+// Status says whether class c may send now, and the numbers for the page. Err is mesh.ErrOff, ErrSmallSet, ErrFewRelays,
 // ErrStaleDirectory or route.ErrLabClass.
 func (o *Onion) Status(c mesh.Class) route.Status {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.floor().Check(c, o.snap, o.guards.List(), o.clock.Now())
+	return o.offStatus(o.floor().Check(c, o.snap, o.guards.List(), o.clock.Now()))
+}
+
+// LoopsLost is the share of this leaf's loops of the last hour that did not come back; enough is false while too few
+// were judged for the share to mean anything.
+func (o *Onion) LoopsLost() (ratio float64, enough bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.loops.LostRatio(o.clock.Now())
 }
 
 // Recipients lists the members of a role that take requests by onion, ordered by key.
@@ -382,6 +448,24 @@ func (o *Onion) Recipients(r member.Role) []mesh.Member {
 	}
 	slices.SortFunc(out, func(a, b mesh.Member) int { return bytes.Compare(a.Key[:], b.Key[:]) })
 	return out
+}
+
+// keepsMail reports whether this node serves mailboxes.
+func (o *Onion) keepsMail() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.handlers[mesh.Mailbox] != nil
+}
+
+// Keepers lists the substations that say they keep mailboxes, ordered by key.
+func (o *Onion) Keepers() []mesh.Member {
+	all := o.Recipients(member.RoleSSN)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.DeleteFunc(all, func(m mesh.Member) bool {
+		n, ok := o.snap.Node(packet.NodeKey(m.Key))
+		return !ok || n.Keys.Flags&route.FlagMailbox == 0
+	})
 }
 
 // SealKey gives the public sealing key that a recipient publishes, for messages that a guest seals itself (Carry).

@@ -33,9 +33,13 @@ const (
 // publishLoop keeps this node's registers in the directory.
 func (o *Onion) publishLoop(ctx context.Context) {
 	var sealed time.Time
+	var cert [32]byte
 	retry := publishRetry
 	for round := 0; ; round++ {
 		now := o.clock.Now()
+		if self := o.h.Self().CertHash; self != cert {
+			cert, sealed = self, time.Time{} // what an old certificate signed ends with it
+		}
 		wait := publishEvery
 		if round < 2 {
 			wait = publishSoon
@@ -58,10 +62,25 @@ func (o *Onion) publishLoop(ctx context.Context) {
 		} else {
 			retry = publishRetry
 		}
+		if !o.awaitPublish(ctx, wait, cert) {
+			return
+		}
+	}
+}
+
+// awaitPublish waits until the next registers are due, or the certificate was renewed; false when ctx ended.
+func (o *Onion) awaitPublish(ctx context.Context, wait time.Duration, cert [32]byte) bool {
+	for due := o.clock.Now().Add(wait); ; {
+		left := due.Sub(o.clock.Now())
+		if left <= 0 || o.h.Self().CertHash != cert {
+			return true
+		}
 		select {
 		case <-ctx.Done():
-			return
-		case <-o.clock.After(wait):
+			return false
+		case <-o.republish:
+			return true
+		case <-o.clock.After(min(left, tick)):
 		}
 	}
 }
@@ -70,9 +89,15 @@ func (o *Onion) publishKeys(now time.Time) error {
 	if _, err := o.relay.advance(now, o.h.Lag()); err != nil {
 		return err
 	}
-	k := route.Keys{Flags: route.FlagRecipient, Region: o.region()}
-	if o.relays() {
-		k.Flags |= route.FlagRelay
+	k := route.Keys{Region: o.region()}
+	if !o.off.Load() { // a node that is switched off stays in the directory for what travels on lanes
+		k.Flags = route.FlagRecipient
+		if o.relays() {
+			k.Flags |= route.FlagRelay
+		}
+	}
+	if o.keepsMail() {
+		k.Flags |= route.FlagMailbox
 	}
 	k.Leaves, k.LeafFrames = o.traffic(now)
 	o.relay.keysMu.Lock()
@@ -125,7 +150,7 @@ func (o *Onion) publishSeal(now time.Time) error {
 	}
 	key := o.seals.public()
 	e, held := o.h.Register(gossip.KindDirectory, o.h.Self().Key, gossip.KeySeal)
-	if held && bytes.Equal(e.Body, key) && now.Sub(e.Issued) < sealEvery/2 {
+	if held && e.CertHash == o.h.Self().CertHash && bytes.Equal(e.Body, key) && now.Sub(e.Issued) < sealEvery/2 {
 		return nil // published before a restart
 	}
 	return o.h.Publish(gossip.KindDirectory, gossip.KeySeal, key, now.Add(sealLife))

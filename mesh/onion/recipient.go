@@ -158,7 +158,7 @@ func (o *Onion) reply(q packet.Request, key packet.AnswerKey, body []byte) {
 			return
 		}
 		if !o.out.send(q.Replies[i].First(), p) {
-			o.count(DropNeighbour, 1)
+			o.count(o.unsent(), 1)
 		}
 	}
 	o.bump(func(s *Stats) { s.Answered++ })

@@ -57,7 +57,7 @@ func newRelay(o *Onion, p member.Policy) *relay {
 	case o.role.Leaf():
 		hold, tags = mix.LeafHold, mix.LeafTags
 	}
-	return &relay{o: o, epoch: p.Epoch(), rates: [2]mix.Rate{mix.LeafRate, mix.RelayRate}, wake: make(chan struct{}, 1),
+	return &relay{o: o, epoch: p.Epoch(), rates: intake(o.c.Intake), wake: make(chan struct{}, 1),
 		hold: mix.NewHold(hold), fair: mix.NewFair(), joined: map[packet.NodeKey]int{}, leaves: map[packet.NodeKey]bool{},
 		window: o.clock.Now(), keys: mix.NewKeyring(p.Epoch(), tags)}
 }
@@ -94,6 +94,10 @@ func (r *relay) leave(n packet.NodeKey) {
 
 // take queues a packet from a neighbour, or drops it before it costs an X25519.
 func (r *relay) take(from mesh.Member, p *packet.Packet) {
+	if r.o.off.Load() {
+		r.o.count(DropOff, 1)
+		return
+	}
 	rate := r.rates[1]
 	if from.Role.Leaf() {
 		rate = r.rates[0]
@@ -274,6 +278,16 @@ func (r *relay) release(now time.Time) {
 	defer r.o.mu.Unlock()
 	r.o.stats.Relayed += sent
 	if lost > 0 {
-		r.o.countLocked(DropNeighbour, lost)
+		r.o.countLocked(r.o.unsent(), lost)
 	}
+}
+
+// intake fills in the usual rates.
+func intake(rates [2]mix.Rate) [2]mix.Rate {
+	for i, usual := range [2]mix.Rate{mix.LeafRate, mix.RelayRate} {
+		if rates[i] == (mix.Rate{}) {
+			rates[i] = usual
+		}
+	}
+	return rates
 }

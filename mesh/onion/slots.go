@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"gridveil/mesh"
+	"gridveil/mesh/member"
 	"gridveil/mesh/mix"
 	"gridveil/mesh/packet"
 	"gridveil/mesh/route"
@@ -66,7 +67,7 @@ func (s *schedule) draw(now time.Time, mean time.Duration, rnd io.Reader) error 
 
 // changeSlots switches to another mean: slots without a job are drawn again. o.mu is held.
 func (o *Onion) changeSlots(now time.Time, mean time.Duration) {
-	if o.h.Tight() {
+	if o.h.Thrift() >= mesh.ThriftSlow {
 		mean = max(mean, mix.SlowSlot)
 	}
 	if mean == o.slotMean {
@@ -96,9 +97,15 @@ func (o *Onion) poke() {
 
 // plan takes the next free slots, or the present moment outside of class meter, and chooses a route for each packet.
 func (o *Onion) plan(to Recipient, c mesh.Class, timing mix.Timing, count int) ([]*job, error) {
+	if err := o.h.Sparing(timing.Slots); err != nil {
+		return nil, err
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := o.clock.Now()
+	if o.off.Load() {
+		return nil, mesh.ErrOff
+	}
 	if timing.Slots && o.slots.waiting()+count > maxWaiting {
 		return nil, &mesh.BusyError{After: time.Hour}
 	}
@@ -178,6 +185,14 @@ func (o *Onion) release(jobs []*job) {
 // sendSlots sends one packet per slot: what waits, else a loop.
 func (o *Onion) sendSlots(ctx context.Context) {
 	for {
+		if o.off.Load() {
+			select {
+			case <-ctx.Done():
+				return
+			case <-o.wake:
+			}
+			continue
+		}
 		at, err := o.nextSlotAt(o.clock.Now())
 		if err != nil {
 			o.log.Error("no randomness", "err", err)
@@ -186,12 +201,12 @@ func (o *Onion) sendSlots(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-o.wake: // the mean changed
+		case <-o.wake: // the mean changed, or the switch
 			continue
 		case <-o.clock.After(at.Sub(o.clock.Now())):
 		}
-		if j, came := o.takeSlot(o.clock.Now()); !came {
-			continue
+		if j, came := o.takeSlot(o.clock.Now()); !came || o.h.Sparing(true) != nil {
+			continue // nothing more today: what was planned is tried again, and then refused until midnight
 		} else if j != nil {
 			o.depart(j)
 		} else {
@@ -283,13 +298,12 @@ func (o *Onion) depart(j *job) {
 // push hands a packet to a first relay and counts it.
 func (o *Onion) push(first packet.NodeKey, p *packet.Packet, counted func(*Stats)) {
 	sent := o.out.send(first, p)
-	o.h.Spend(packet.Size, 0)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if sent {
 		counted(&o.stats.Stats)
 	} else {
-		o.countLocked(DropNeighbour, 1)
+		o.countLocked(o.unsent(), 1)
 	}
 }
 
@@ -309,7 +323,7 @@ func (o *Onion) sessionCover(to Recipient, timing mix.Timing, have int) []*job {
 	return out
 }
 
-// sendLoop sends a packet to ourselves over guard, middle and other guard.
+// sendLoop sends a packet to ourselves over guard, middle and another SSN that we are connected to.
 func (o *Onion) sendLoop() {
 	p, first, err := o.buildLoop()
 	if err != nil {
@@ -326,7 +340,7 @@ func (o *Onion) buildLoop() (*packet.Packet, packet.NodeKey, error) {
 	}
 	o.mu.Lock()
 	policy := o.h.Bundle().Policy
-	r, err := o.chooser(policy.Hop()).Loop(o.backSelf(), o.guards.Usable(o.usable), o.clock.Now(), o.rnd)
+	r, err := o.chooser(policy.Hop()).Loop(o.backSelf(), o.guards.Usable(o.usable), o.ends(), o.clock.Now(), o.rnd)
 	if err == nil {
 		o.loops.Sent(id, r.Relays(), r.Arrival.Add(o.h.Lag()))
 	}
@@ -338,6 +352,17 @@ func (o *Onion) buildLoop() (*packet.Packet, packet.NodeKey, error) {
 	copy(user, id[:])
 	p := new(packet.Packet)
 	return p, r.First(), packet.Build(p, r.Hops, packet.FlagDrop, user, o.rnd)
+}
+
+// ends lists the relays that a loop may come back by: those that this node is connected to. o.mu is held.
+func (o *Onion) ends() []packet.NodeKey {
+	var out []packet.NodeKey
+	for _, n := range o.snap.Relays() {
+		if n.Member.Role == member.RoleSSN && o.usable(n.Key) {
+			out = append(out, n.Key)
+		}
+	}
+	return out
 }
 
 // looped takes a cover packet that ended here: a loop of ours, or a session's cover.

@@ -22,6 +22,7 @@ const (
 	DropHandlers    mesh.Drop = "onion_handlers"    // too many requests at once
 	DropAnswer      mesh.Drop = "onion_answer"      // no reply block left, or the answer is unknown here
 	DropDirectory   mesh.Drop = "onion_directory"   // a directory register that does not fit
+	DropOff         mesh.Drop = "onion_off"         // private messages and relaying are switched off here
 	DropUnbuildable mesh.Drop = "onion_unbuildable" // no route at the time of the slot
 )
 

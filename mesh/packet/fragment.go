@@ -30,7 +30,6 @@ type MessageKind uint8
 const (
 	MessageRequest MessageKind = 1
 	MessageReply   MessageKind = 2
-	MessageMail    MessageKind = 3
 )
 
 // MessageID ties fragments together; random per transmission.
@@ -61,7 +60,7 @@ func (f *Fragment) Encode() ([]byte, error) {
 func (f *Fragment) check() error {
 	last := f.Index == f.Count-1
 	full := len(f.Data) == FragmentSize || last && len(f.Data) > 0 && len(f.Data) < FragmentSize
-	if f.Count == 0 || f.Count > MaxFragments || f.Index >= f.Count || !full || f.Kind < MessageRequest || f.Kind > MessageMail {
+	if f.Count == 0 || f.Count > MaxFragments || f.Index >= f.Count || !full || f.Kind < MessageRequest || f.Kind > MessageReply {
 		return fmt.Errorf("%w: %d of %d with %d bytes", ErrFragment, f.Index, f.Count, len(f.Data))
 	}
 	return nil

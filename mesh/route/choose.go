@@ -75,10 +75,12 @@ func (c *Chooser) Back(self Self, from packet.NodeKey, guards []packet.NodeKey, 
 	return c.time(path, &self, depart, rnd)
 }
 
-// Loop chooses a way back to self: guard, middle, other guard. With one usable
-// guard the third relay is any other.
-func (c *Chooser) Loop(self Self, guards []packet.NodeKey, depart time.Time, rnd io.Reader) (*Route, error) {
-	path, err := c.pickLoop(guards, rnd)
+// Loop chooses a way back to self: guard, middle, and one of ends, the SSNs that
+// self is connected to, guards among them. To the guard it looks like a way to
+// a recipient: the same operator rules hold. With no end besides the guard the
+// third relay is any other SSN, and the loop is lost.
+func (c *Chooser) Loop(self Self, guards, ends []packet.NodeKey, depart time.Time, rnd io.Reader) (*Route, error) {
+	path, err := c.pickLoop(guards, ends, rnd)
 	if err != nil {
 		return nil, err
 	}
@@ -109,20 +111,28 @@ func (c *Chooser) pick(guards []packet.NodeKey, far *Node, rnd io.Reader) ([]*No
 
 // pickBehind chooses exit, then middle; nil when the rules leave none.
 func (c *Chooser) pickBehind(guard, far *Node, r rule, rnd io.Reader) ([]*Node, error) {
-	operators := c.Snapshot.Operators()
 	exits := c.filter(func(n *Node) bool {
-		sameAsGuard := operators >= 2 && n.Member.Operator == guard.Member.Operator
-		return n.Key != guard.Key && n.Key != far.Key && !sameAsGuard && !(r.exitToo && n.Member.Operator == far.Member.Operator)
+		return n.Key != guard.Key && n.Key != far.Key && !c.sameSide(guard, n) && !(r.exitToo && n.Member.Operator == far.Member.Operator)
 	})
+	return c.between(guard, exits, func(n *Node) bool { return n.Key == far.Key && c.Snapshot.ssns >= 4 }, rnd)
+}
+
+// sameSide reports whether guard and exit would belong to one operator although there are several.
+func (c *Chooser) sameSide(guard, exit *Node) bool {
+	return c.Snapshot.Operators() >= 2 && exit.Member.Operator == guard.Member.Operator
+}
+
+// between draws one of exits, then a middle that is not avoided; nil when the rules leave none.
+func (c *Chooser) between(guard *Node, exits []*Node, avoid func(*Node) bool, rnd io.Reader) ([]*Node, error) {
 	for len(exits) > 0 {
 		exit, err := drawNode(exits, rnd)
 		if err != nil {
 			return nil, err
 		}
 		middles := c.filter(func(n *Node) bool {
-			taken := n.Key == guard.Key || n.Key == exit.Key || n.Key == far.Key && c.Snapshot.ssns >= 4
 			op := n.Member.Operator
-			return !taken && (operators < 3 || op != guard.Member.Operator && op != exit.Member.Operator)
+			return n.Key != guard.Key && n.Key != exit.Key && !avoid(n) &&
+				(c.Snapshot.Operators() < 3 || op != guard.Member.Operator && op != exit.Member.Operator)
 		})
 		middle, err := drawNode(middles, rnd)
 		if middle != nil || err != nil {
@@ -133,37 +143,26 @@ func (c *Chooser) pickBehind(guard, far *Node, r rule, rnd io.Reader) ([]*Node, 
 	return nil, nil
 }
 
-// pickLoop returns guard, middle, other guard.
-func (c *Chooser) pickLoop(guards []packet.NodeKey, rnd io.Reader) ([]*Node, error) {
-	var ends []*Node
+// pickLoop returns guard, middle, another relay that reaches us. The operator rules are those of pick: a guard that saw
+// a next hop which only a loop, or only a call, may have could tell the two apart. Where every relay that reaches us
+// is of the guard's operator, that rule falls for the last relay, never for the middle, which the guard sees.
+func (c *Chooser) pickLoop(guards, ends []packet.NodeKey, rnd io.Reader) ([]*Node, error) {
 	for _, g := range guards {
-		if n, ok := c.relay(g); ok {
-			ends = append(ends, n)
+		guard, ok := c.relay(g)
+		if !ok {
+			continue
+		}
+		other := func(n *Node) bool { return n.Key != guard.Key && n.Member.Role == member.RoleSSN }
+		reaches := func(n *Node) bool { return other(n) && slices.Contains(ends, n.Key) }
+		apart := func(n *Node) bool { return reaches(n) && !c.sameSide(guard, n) }
+		for _, allowed := range []func(*Node) bool{apart, reaches, other} { // the last keeps the slot filled while one parent is left
+			path, err := c.between(guard, c.filter(allowed), func(*Node) bool { return false }, rnd)
+			if path != nil || err != nil {
+				return path, err
+			}
 		}
 	}
-	if len(ends) == 0 {
-		return nil, c.tooFew(guards)
-	}
-	if len(ends) == 1 {
-		others := c.filter(func(n *Node) bool { return n.Key != ends[0].Key && n.Member.Role == member.RoleSSN })
-		other, err := drawNode(others, rnd)
-		if err != nil {
-			return nil, err
-		}
-		if other == nil {
-			return nil, c.tooFew(guards)
-		}
-		ends = append(ends, other)
-	}
-	middles := c.filter(func(n *Node) bool { return n.Key != ends[0].Key && n.Key != ends[1].Key })
-	middle, err := drawNode(middles, rnd)
-	if err != nil {
-		return nil, err
-	}
-	if middle == nil {
-		return nil, c.tooFew(guards)
-	}
-	return []*Node{ends[0], middle, ends[1]}, nil
+	return nil, c.tooFew(guards)
 }
 
 // drawNode picks one uniformly; nil from an empty list.

@@ -154,6 +154,8 @@ type Node struct {
 	SealKey  []byte    // HPKE public key; nil until a `seal` register came
 	SealEnd  time.Time
 	haveKeys bool
+
+	keysCert, sealCert [32]byte // hashes of the certificates that signed the registers
 }
 
 // Recipient reports whether the node takes onion requests: it says so and can be sealed to.
@@ -197,7 +199,7 @@ func (d *Directory) PutKeys(m member.Member, body []byte, issued, expires time.T
 	if err != nil {
 		return err
 	}
-	n.Keys, n.KeysAt, n.KeysEnd, n.haveKeys = k, issued, expires, true
+	n.Keys, n.KeysAt, n.KeysEnd, n.haveKeys, n.keysCert = k, issued, expires, true, m.CertHash
 	return nil
 }
 
@@ -210,7 +212,7 @@ func (d *Directory) PutSeal(m member.Member, body []byte, expires time.Time) err
 	if err != nil {
 		return err
 	}
-	n.SealKey, n.SealEnd = slices.Clone(body), expires
+	n.SealKey, n.SealEnd, n.sealCert = slices.Clone(body), expires, m.CertHash
 	return nil
 }
 
@@ -226,12 +228,39 @@ func (d *Directory) node(m member.Member) (*Node, error) {
 		n = &Node{Key: m.Key}
 		d.nodes[m.Key] = n
 	}
-	n.Member = m
+	if !m.NotAfter.Before(n.Member.NotAfter) {
+		n.Member = m // of the newest certificate: registers of the one before it may come later
+	}
 	return n, nil
 }
 
-// Remove forgets a member, when its certificate was revoked.
-func (d *Directory) Remove(key packet.NodeKey) { delete(d.nodes, key) }
+// Prune forgets what was signed under certificates that standing refuses: revoked, expired, or of a CA that the network
+// no longer has. A member with nothing left is gone; the result lists those of them whose certificate was revoked.
+func (d *Directory) Prune(standing func(cert [32]byte) error) (revoked []packet.NodeKey) {
+	for key, n := range d.nodes {
+		var errs []error
+		if n.haveKeys {
+			if err := standing(n.keysCert); err != nil {
+				n.haveKeys, n.KeysEnd = false, time.Time{}
+				errs = append(errs, err)
+			}
+		}
+		if n.SealKey != nil {
+			if err := standing(n.sealCert); err != nil {
+				n.SealKey, n.SealEnd = nil, time.Time{}
+				errs = append(errs, err)
+			}
+		}
+		if len(errs) == 0 || n.haveKeys || n.SealKey != nil {
+			continue
+		}
+		delete(d.nodes, key)
+		if errors.Is(errors.Join(errs...), member.ErrRevoked) {
+			revoked = append(revoked, key)
+		}
+	}
+	return revoked
+}
 
 // Sweep forgets members whose registers have all expired.
 func (d *Directory) Sweep(now time.Time) {

@@ -72,14 +72,29 @@ func (g *Guards) Refresh(s *Snapshot, usable func(packet.NodeKey) bool, now time
 
 func isGuard(n *Node) bool { return n.Relay() && n.Member.Role == member.RoleSSN }
 
-// add draws one more guard, uniform over the SSNs that are allowed.
+// add draws one more guard, uniform over the SSNs that are allowed: of an operator
+// that has no guard yet if there is one, so that a loop from one guard may come
+// back by the other (Chooser.Loop).
 func (g *Guards) add(s *Snapshot, usable func(packet.NodeKey) bool, now time.Time, rnd io.Reader) (bool, error) {
-	var allowed []packet.NodeKey
+	operators := map[string]bool{}
+	for _, x := range g.list {
+		if n, known := s.Node(x.Node); known {
+			operators[n.Member.Operator] = true
+		}
+	}
+	var allowed, apart []packet.NodeKey
 	for _, n := range s.relays {
 		taken := slices.ContainsFunc(g.list, func(x Guard) bool { return x.Node == n.Key })
-		if isGuard(n) && !taken && (usable == nil || usable(n.Key)) {
-			allowed = append(allowed, n.Key)
+		if !isGuard(n) || taken || usable != nil && !usable(n.Key) {
+			continue
 		}
+		allowed = append(allowed, n.Key)
+		if !operators[n.Member.Operator] {
+			apart = append(apart, n.Key)
+		}
+	}
+	if len(apart) > 0 {
+		allowed = apart
 	}
 	if len(allowed) == 0 {
 		return false, nil
@@ -99,6 +114,17 @@ func (g *Guards) add(s *Snapshot, usable func(packet.NodeKey) bool, now time.Tim
 
 // List gives the guards, standing ones first. Floor.Check takes it.
 func (g *Guards) List() []Guard { return slices.Clone(g.list[:min(len(g.list), GuardCount)]) }
+
+// All gives the standing guards and the third, if there is one now.
+func (g *Guards) All() []Guard { return slices.Clone(g.list) }
+
+// Drop ends a guard whose certificate was revoked and reports whether it was one;
+// the next Refresh draws another.
+func (g *Guards) Drop(node packet.NodeKey) bool {
+	n := len(g.list)
+	g.list = slices.DeleteFunc(g.list, func(x Guard) bool { return x.Node == node })
+	return len(g.list) < n
+}
 
 // Usable lists the guards to try for the next packet: those that are usable,
 // the two standing ones alternately first.
@@ -181,6 +207,9 @@ func (h *Health) Judge(relays []packet.NodeKey, lost bool, now time.Time) {
 		}
 	}
 }
+
+// Forget clears every judgement.
+func (h *Health) Forget() { *h = Health{} }
 
 // Skipped reports whether a relay is to be avoided at now.
 func (h *Health) Skipped(node packet.NodeKey, now time.Time) bool {

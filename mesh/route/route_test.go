@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -246,7 +247,7 @@ func TestLoopsAndAnswersEndAtTheirCreator(t *testing.T) {
 	}
 	self, c := Self{packet.NodeKey{99}, own.At}, w.chooser()
 	for range 50 {
-		loop, err := c.Loop(self, relays[:2], start, w.rnd)
+		loop, err := c.Loop(self, relays[:2], relays[:2], start, w.rnd)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -261,9 +262,88 @@ func TestLoopsAndAnswersEndAtTheirCreator(t *testing.T) {
 			t.Fatal("an answer does not come by the guard")
 		}
 	}
-	one, err := c.Loop(self, relays[:1], start, w.rnd)
+	one, err := c.Loop(self, relays[:1], relays[:1], start, w.rnd)
 	if err != nil || one.First() != relays[0] {
 		t.Errorf("with one guard: %v", err)
+	}
+}
+
+// A guard that knows who runs which relay must not tell a loop from a call by the hops that follow.
+func TestLoopsFollowTheOperatorRulesOfCalls(t *testing.T) {
+	for _, tc := range []struct {
+		fact      string
+		ssns      int
+		operators []string
+		guards    []int
+		ends      []int
+		guardOnly bool // the ends are of fewer operators than the exits: compare what the guard sees
+	}{
+		{"one operator", 5, []string{"a"}, []int{0, 1}, []int{0, 1, 2}, false},
+		{"two operators, a guard of each", 6, []string{"a", "b"}, []int{0, 1}, []int{0, 1, 2}, false},
+		{"two operators, both guards of one", 6, []string{"a", "b"}, []int{0, 2}, []int{0, 2, 3}, false},
+		{"three operators", 9, []string{"a", "b", "c"}, []int{0, 1}, []int{0, 1, 2}, false},
+		{"three operators, both guards of one", 9, []string{"a", "b", "c"}, []int{0, 3}, []int{0, 3, 4, 5}, false},
+		{"four operators", 12, []string{"a", "b", "c", "d"}, []int{0, 1}, []int{0, 1, 2}, true},
+	} {
+		t.Run(tc.fact, func(t *testing.T) {
+			w := newTown()
+			relays := w.ssns(t, tc.ssns, tc.operators...)
+			aggregator := w.node(t, 200, member.RoleAggregator, "evagg", FlagRecipient, 0, 0)
+			own := mix.NewKeyring(epoch, mix.LeafTags)
+			if _, err := own.Advance(start, w.rnd); err != nil {
+				t.Fatal(err)
+			}
+			self, c := Self{packet.NodeKey{99}, own.At}, w.chooser()
+			pickOf := func(at []int) (keys []packet.NodeKey) {
+				for _, i := range at {
+					keys = append(keys, relays[i])
+				}
+				return keys
+			}
+			seen := func(r *Route, err error) string {
+				if err != nil {
+					t.Fatal(err)
+				}
+				var ops []string
+				for _, hop := range r.Relays() {
+					ops = append(ops, operatorOf(c.Snapshot, hop))
+				}
+				if tc.guardOnly {
+					ops = ops[:2]
+				}
+				return strings.Join(ops, " ")
+			}
+			guards := pickOf(tc.guards)
+			calls, loops := map[string]bool{}, map[string]bool{}
+			for range 1000 {
+				calls[seen(c.To(aggregator, guards, start, w.rnd))] = true
+				loops[seen(c.Loop(self, guards, pickOf(tc.ends), start, w.rnd))] = true
+				slices.Reverse(guards) // used in turn
+			}
+			if !maps.Equal(calls, loops) {
+				t.Errorf("calls run over %v, loops over %v", calls, loops)
+			}
+		})
+	}
+}
+
+func TestALoopKeepsTheMiddleApartWhenOnlyTheGuardsOperatorReachesUs(t *testing.T) {
+	w := newTown()
+	relays := w.ssns(t, 9, "a", "b", "c")
+	own := mix.NewKeyring(epoch, mix.LeafTags)
+	if _, err := own.Advance(start, w.rnd); err != nil {
+		t.Fatal(err)
+	}
+	self, c := Self{packet.NodeKey{99}, own.At}, w.chooser()
+	both := []packet.NodeKey{relays[0], relays[3]} // of a
+	for range 200 {
+		r, err := c.Loop(self, both, both, start, w.rnd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if path := r.Relays(); path[2] != relays[3] || operatorOf(c.Snapshot, path[1]) == "a" {
+			t.Fatalf("the loop comes back by %x, its middle is of operator %s", path[2][:1], operatorOf(c.Snapshot, path[1]))
+		}
 	}
 }
 
@@ -319,6 +399,27 @@ func TestGuardsStayForWeeksAndAreUsedInTurn(t *testing.T) {
 	}
 	if changed, err := g.Refresh(s, up, start.Add(40*24*time.Hour), w.rnd); !changed || err != nil || len(g.List()) != GuardCount {
 		t.Errorf("guards live forever: %v", err)
+	}
+}
+
+func TestTheSecondGuardIsOfAnotherOperatorWhereThereIsOne(t *testing.T) {
+	for seed := range byte(50) {
+		w := newTown()
+		w.ssns(t, 6, "a", "a", "b")
+		g, s := &Guards{}, w.dir.Snapshot(start)
+		if _, err := g.Refresh(s, func(packet.NodeKey) bool { return true }, start, seeded(seed)); err != nil {
+			t.Fatal(err)
+		}
+		two := g.List()
+		if len(two) != GuardCount || operatorOf(s, two[0].Node) == operatorOf(s, two[1].Node) {
+			t.Fatalf("seed %d: %d guards, both of one operator", seed, len(two))
+		}
+		w = newTown()
+		relays := w.ssns(t, 3, "a")
+		g = &Guards{}
+		if _, err := g.Refresh(w.dir.Snapshot(start), func(packet.NodeKey) bool { return true }, start, seeded(seed)); err != nil || len(g.List()) != GuardCount {
+			t.Fatalf("seed %d: %d of %d relays of one operator are guards, %v", seed, len(g.List()), len(relays), err)
+		}
 	}
 }
 
@@ -548,10 +649,48 @@ func TestTheDirectoryForgetsWhatExpired(t *testing.T) {
 	if len(w.dir.nodes) != 0 {
 		t.Errorf("%d members stay for ever", len(w.dir.nodes))
 	}
-	w.ssns(t, 1, "a")
-	w.dir.Remove(packet.NodeKey{1})
-	if _, known := w.dir.Snapshot(start).Node(packet.NodeKey{1}); known {
-		t.Error("a removed member is still there")
+}
+
+func TestTheDirectoryForgetsWhoseCertificateEnded(t *testing.T) {
+	w := newTown()
+	w.node(t, 1, member.RoleSSN, "a", FlagRelay|FlagRecipient, 20, 1000)
+	old, next := member.Member{Key: member.Key{2}, Role: member.RoleSSN, CertHash: [32]byte{1}, NotAfter: start.Add(time.Hour)},
+		member.Member{Key: member.Key{2}, Role: member.RoleSSN, CertHash: [32]byte{2}, NotAfter: start.Add(2 * time.Hour)}
+	k := Keys{Flags: FlagRelay, Epoch: mix.EpochAt(start, epoch), Keys: []mix.PublicKey{{ID: 1}}}
+	body, err := k.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(signer member.Member) {
+		t.Helper()
+		if err := w.dir.PutKeys(signer, body, start, start.Add(2*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end := map[[32]byte]error{}
+	prune := func() []packet.NodeKey { return w.dir.Prune(func(cert [32]byte) error { return end[cert] }) }
+	put(old)
+	if gone := prune(); len(gone) != 0 || len(w.dir.Snapshot(start).Relays()) != 2 {
+		t.Errorf("%d members are gone without reason", len(gone))
+	}
+	put(next)
+	if err := w.dir.PutSeal(old, make([]byte, packet.SealKeySize), start.Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	end[old.CertHash] = member.ErrExpired
+	prune()
+	if n, known := w.dir.Snapshot(start).Node(packet.NodeKey{2}); !known || !n.Relay() || n.SealKey != nil || n.Member.CertHash != next.CertHash {
+		t.Error("a renewed member lost what its new certificate signed, or kept what the old one did")
+	}
+	end[next.CertHash] = member.ErrRevoked
+	if gone := prune(); len(gone) != 1 || gone[0] != (packet.NodeKey{2}) {
+		t.Errorf("revoked: %x", gone)
+	}
+	if _, known := w.dir.Snapshot(start).Node(packet.NodeKey{2}); known {
+		t.Error("a revoked member is still there")
+	}
+	if len(w.dir.Snapshot(start).Relays()) != 1 {
+		t.Error("another member went with it")
 	}
 }
 

@@ -124,7 +124,8 @@ type Status struct {
 	Homes    int
 	MinHomes int
 	Relays   int
-	Err      error // nil: may send
+	Fresh    time.Time // when the newest keys of a relay were published; zero means that none were heard
+	Err      error     // nil: may send
 }
 
 // Floor holds the network's policy and what the owner of this node demands on
@@ -139,7 +140,7 @@ type Floor struct {
 func (f Floor) Check(c mix.Class, s *Snapshot, guards []Guard, now time.Time) Status {
 	st := Status{
 		Set: smallestSet(s, guards, f.Policy, 1), MinSet: max(f.MinSet, f.Policy.MinSet), Homes: f.Policy.HomesEnrolled,
-		MinHomes: max(f.MinHomes, f.Policy.MinHomes), Relays: len(s.relays),
+		MinHomes: max(f.MinHomes, f.Policy.MinHomes), Relays: len(s.relays), Fresh: s.Fresh,
 	}
 	st.Err = f.refusal(c, st, s.Fresh, now)
 	return st

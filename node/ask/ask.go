@@ -79,8 +79,9 @@ func (e *NotYetError) Error() string {
 const soon = 5 * time.Second
 
 // notReady are the errors of a request that did not leave: the directory does not
-// name the operator, or too few relays, as in a node's first moments.
-var notReady = []error{ErrNoOperator, mesh.ErrOffline, mesh.ErrFewRelays, mesh.ErrStaleDirectory}
+// name the operator, or too few relays, as in a node's first moments, or the owner
+// has switched private messages off.
+var notReady = []error{ErrNoOperator, mesh.ErrOffline, mesh.ErrFewRelays, mesh.ErrStaleDirectory, mesh.ErrOff}
 
 // Again is how long to wait after err before the next try, usually usual: less
 // while nothing can leave, and where the operator said itself when.

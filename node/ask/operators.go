@@ -8,6 +8,7 @@ import (
 
 	"gridveil/ledger"
 	"gridveil/mesh"
+	"gridveil/mesh/mailbox"
 	"gridveil/mesh/member"
 	"gridveil/node/keys"
 	"gridveil/node/role"
@@ -83,6 +84,19 @@ func (o Operators) Ask(ctx context.Context, to member.Key, s mesh.Service, op Op
 		}
 		return ParseAnswer(answer)
 	}, op, body)
+}
+
+// Keepers lists the substations that keep mailboxes now.
+func (o Operators) Keepers() (out []mailbox.Candidate) {
+	for _, m := range o.Env.Onion.Keepers() {
+		out = append(out, mailbox.Candidate{Key: m.Key, Operator: m.Operator})
+	}
+	return out
+}
+
+// Mail asks a keeper of mailboxes and gives its answer. Errors are the mesh's.
+func (o Operators) Mail(ctx context.Context, keeper mailbox.Key, request []byte) ([]byte, error) {
+	return o.Env.Onion.Call(ctx, keeper, o.Env.Class(mesh.Mailbox.Class()), mesh.Mailbox, request)
 }
 
 // Lag is the time that a busy machine may take for what counts as instant.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/multiformats/go-multiaddr"
+
+	"gridveil/mesh"
 )
 
 // fault is one value that decodes but makes no sense.
@@ -85,7 +87,10 @@ func (c *Config) checkMesh(f *faults) {
 	if len(c.Mesh.Announce) > 0 && len(c.Mesh.Listen) == 0 {
 		f.add("mesh.announce", "a node that listens nowhere cannot be reached: set mesh.listen, or remove the key")
 	}
-	f.between("mesh.daily_mb", int64(c.Mesh.DailyMB), 1, 100_000)
+	if c.Mesh.DailyMB < mesh.LeastDailyMB || c.Mesh.DailyMB > 100_000 {
+		f.add("mesh.daily_mb", "want %d to 100000, got %d: cover traffic at its slowest, the list of relays and keep-alives alone take %d MB a day",
+			mesh.LeastDailyMB, c.Mesh.DailyMB, mesh.LeastDailyMB-1)
+	}
 }
 
 func checkMultiaddr(f *faults, key, got, example string) {

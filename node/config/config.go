@@ -52,11 +52,13 @@ type Mesh struct {
 	Announce []string `toml:"announce"`
 	// Parents are the addresses of the SSNs that a gateway or wallet stays connected to, with /p2p/ peer ids. Filled by enrolment.
 	Parents []string `toml:"parents"`
-	// DailyMB caps onion and bulk traffic per day and direction; alarms are never held back. Default 30.
+	// DailyMB caps the traffic of a gateway or wallet per UTC day and direction, 8 or more; alarms are never held back. Default 30.
 	DailyMB int `toml:"daily_mb"`
 }
 
-// Web is the local dashboard.
+// Web is the local dashboard. The same address serves /livez, /readyz and, as Prometheus text without identities,
+// /metrics: `gridveil_mesh_bytes_total`, `gridveil_mesh_drop_total`, `gridveil_mesh_gossip_total`, `gridveil_mesh_hold_packets`,
+// `gridveil_mesh_loops_lost_ratio`, `gridveil_mesh_rcmgr_blocked_total`, `gridveil_mesh_set`.
 type Web struct {
 	// Listen is the loopback address of the pages, "off" for none. Default "127.0.0.1:7080".
 	Listen string `toml:"listen"`

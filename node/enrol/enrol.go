@@ -26,8 +26,8 @@ var ErrNoCA = errors.New("this node holds no CA key: invite from a node of your 
 type Registrar struct {
 	st    *store.Store
 	ca    member.CA
-	net   *member.Bundle
-	own   string // operator
+	net   func() *member.Bundle // in force now
+	own   string                // operator
 	clock clock.Clock
 	rnd   io.Reader
 	log   *slog.Logger
@@ -35,11 +35,13 @@ type Registrar struct {
 
 	mu  sync.Mutex
 	reg *member.Registrar
+	all map[string]Issued // certificates that have not ended, by serial
+	crl List
 }
 
 // New loads the invitations of st. raise is called when a code was tried with
 // another key or killed by wrong proofs.
-func New(st *store.Store, ca *member.CA, b *member.Bundle, operator string, c clock.Clock, rnd io.Reader, log *slog.Logger, raise func()) (*Registrar, error) {
+func New(st *store.Store, ca *member.CA, b func() *member.Bundle, operator string, c clock.Clock, rnd io.Reader, log *slog.Logger, raise func()) (*Registrar, error) {
 	if ca == nil {
 		return nil, ErrNoCA
 	}
@@ -58,7 +60,7 @@ func New(st *store.Store, ca *member.CA, b *member.Bundle, operator string, c cl
 		return nil, fmt.Errorf("load invitations: %w", err)
 	}
 	r.reg = member.NewRegistrar(held)
-	return r, nil
+	return r, r.loadIssued()
 }
 
 func prefix() []byte { return store.SpaceMesh.Key([]byte("invite")) }
@@ -78,7 +80,7 @@ func roleList(roles []member.Role) string {
 // Invite opens a code for a role, in a zone where the role has one; it is
 // durable when Invite returns.
 func (r *Registrar) Invite(role member.Role, zone string) (member.Invite, error) {
-	op, _ := r.net.Operator(r.own)
+	op, _ := r.net().Operator(r.own)
 	if !has(op.Roles, role) {
 		return member.Invite{}, fmt.Errorf("operator %s may not certify the role %s, only %s", r.own, role, roleList(op.Roles))
 	}
@@ -126,9 +128,9 @@ func (r *Registrar) Enrol(_ context.Context, q member.Request, ch member.Channel
 		r.log.Warn("enrolment refused", "reason", d.Refusal.String())
 		return member.Answer{Refusal: d.Refusal}, nil
 	}
-	chain, err := r.ca.IssueMember(d.Grant, now, r.rnd)
+	chain, err := r.issue(d.Grant)
 	if err != nil {
-		return member.Answer{}, fmt.Errorf("issue certificate: %w", err)
+		return member.Answer{}, err
 	}
 	r.log.Info("member enrolled", "role", d.Grant.Role.String())
 	return member.Answer{Chain: chain}, nil
@@ -149,16 +151,29 @@ func (r *Registrar) Renew(_ context.Context, m mesh.Member, csr []byte) ([][]byt
 	if pub, ok := req.PublicKey.(ed25519.PublicKey); !ok || member.Key(pub) != m.Key {
 		return nil, fmt.Errorf("%w: the request is for another key", ErrRenew)
 	}
-	grant := member.Grant{Network: r.net.Network, Key: m.Key, Role: m.Role, Zone: m.Zone}
-	return r.ca.IssueMember(grant, r.clock.Now(), r.rnd)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.all[m.Serial].RevokedAt.IsZero() {
+		return nil, fmt.Errorf("%w: it was taken back", ErrRenew)
+	}
+	return r.issue(member.Grant{Network: r.net().Network, Key: m.Key, Role: m.Role, Zone: m.Zone})
 }
 
-// Forget drops codes that can no longer matter; it is called daily.
+// Forget drops codes and certificates that can no longer matter; it is called daily.
 func (r *Registrar) Forget() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ids := r.reg.Forget(r.clock.Now())
+	now := r.clock.Now()
+	ids := r.reg.Forget(now)
 	return r.st.Update(func(tx *store.Tx) error {
+		for serial, i := range r.all {
+			if now.After(i.End.Add(endedKept)) {
+				if err := tx.Delete(issuedKey(serial)); err != nil {
+					return err
+				}
+				delete(r.all, serial)
+			}
+		}
 		for _, id := range ids {
 			if err := tx.Delete(store.SpaceMesh.Key([]byte("invite"), id[:])); err != nil {
 				return err

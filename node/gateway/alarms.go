@@ -130,7 +130,7 @@ func (a *alarms) keep(e alarm.Event) {
 				return err
 			}
 		}
-		return a.outbox.PutTx(tx, store.Message{ID: id[:], Kind: "alarm", Body: raw})
+		return a.outbox.PutTx(tx, store.Message{ID: id[:], Kind: "alarm", Body: raw, At: a.env.Clock.Now()})
 	})
 	if err != nil {
 		a.env.Log.Error("event could not be stored", "err", err)

@@ -126,6 +126,8 @@ func (h *hosting) attend(ctx context.Context, c *guest.Conn, line *guestLine) er
 			err = h.guestStops(line)
 		case guest.FlexOK:
 			err = h.assented(line, m.Body)
+		case guest.Mail:
+			err = h.mailTo(line, m.Body)
 		case guest.Carry:
 			err = h.carry(ctx, line, m)
 		default:

@@ -20,6 +20,7 @@ import (
 	"gridveil/ev/ocpp/v16"
 	"gridveil/ev/ocpp/v201"
 	"gridveil/ev/pool"
+	"gridveil/mesh/mailbox"
 	"gridveil/node/ask"
 	"gridveil/node/clock"
 	"gridveil/node/role"
@@ -35,6 +36,7 @@ type operators interface {
 	purse.Operators
 	Issuers() pseudo.IssuerKeys
 	Lag() time.Duration
+	Mail(ctx context.Context, keeper mailbox.Key, request []byte) ([]byte, error)
 }
 
 // hosting is the house as a host of cars: central system of the wallbox, guest
@@ -54,6 +56,7 @@ type hosting struct {
 	srv     *ocpp.Server
 	door    *guest.Door // nil unless guests are welcome
 	outbox  store.Outbox
+	mailbag store.Outbox // receipts for drivers who left
 	onPlan  func(battery.EVState)
 	signals outside        // nil: nobody outside is heard
 	key     ocmf.PublicKey // pinned meter key, zero if none
@@ -62,6 +65,7 @@ type hosting struct {
 	crash   func() error  // tests: dies between a durable step and what follows from it
 	kick    chan struct{} // the timer loop looks again
 	send    chan struct{} // the outbox has grown
+	post    chan struct{} // the mailbag has grown
 	command chan struct{} // there are orders for the wallbox
 
 	mu      sync.Mutex // guards everything below
@@ -89,8 +93,8 @@ func openHosting(env *role.Env, j *journal, ops operators, onPlan func(battery.E
 	if onPlan == nil {
 		onPlan = func(battery.EVState) {}
 	}
-	h := &hosting{env: env, journal: j, ops: ops, outbox: env.Store.Outbox("settle"), onPlan: onPlan, network: [16]byte(env.ID.Bundle.Network),
-		kick: make(chan struct{}, 1), send: make(chan struct{}, 1), command: make(chan struct{}, 1), visits: map[visitID]*visit{}, v2x: true}
+	h := &hosting{env: env, journal: j, ops: ops, outbox: env.Store.Outbox("settle"), mailbag: env.Store.Outbox("mail"), onPlan: onPlan, network: [16]byte(env.ID.Bundle.Network),
+		kick: make(chan struct{}, 1), send: make(chan struct{}, 1), post: make(chan struct{}, 1), command: make(chan struct{}, 1), visits: map[visitID]*visit{}, v2x: true}
 	if text := env.Config.EVSE.MeterKey; text != "" {
 		key, err := ocmf.ParseKey(text)
 		if err != nil {
@@ -167,6 +171,7 @@ func (h *hosting) serve(ctx context.Context) error {
 	group.Go(func() error { return h.serveOrders(ctx) })
 	group.Go(func() error { return h.serveTimers(ctx) })
 	group.Go(func() error { return h.serveOutbox(ctx) })
+	group.Go(func() error { return h.serveMail(ctx) })
 	group.Go(func() error { return h.purse.Serve(ctx) })
 	if h.door != nil {
 		d, err := net.Listen("tcp", h.env.Config.Hosting.Listen)

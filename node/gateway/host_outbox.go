@@ -139,6 +139,9 @@ func (h *hosting) offerMessage(ctx context.Context, m store.Message, first bool)
 	if err != nil {
 		return nil, err
 	}
+	if h.env.MeshOff() {
+		return nil, mesh.ErrOff // before the journal says that it left
+	}
 	if first {
 		if err := h.env.Store.Update(h.leaving(k, m)); err != nil {
 			return nil, err
@@ -189,6 +192,9 @@ func (h *hosting) land(l landing, f *flight) (over bool) {
 		return false
 	case errors.As(l.err, &no):
 		return h.refused(l.m, k, no.Reason, now)
+	case errors.Is(l.err, mesh.ErrOff) && !errors.Is(l.err, mesh.ErrUnacked):
+		f.tries, f.next = 0, now.Add(h.jitter(k.soon)) // nothing left: it is a first try when the mesh is on again
+		return false
 	case l.err != nil:
 		return false
 	case k.op == ask.Flex:

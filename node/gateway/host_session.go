@@ -36,6 +36,7 @@ func (h *hosting) turn(v *visit, now time.Time) *turn { return &turn{h: h, v: v,
 func (t *turn) commit() error {
 	err := t.h.env.Store.Update(func(tx *store.Tx) error {
 		for _, m := range t.puts {
+			m.At = t.now
 			if err := t.h.outbox.PutTx(tx, m); err != nil {
 				return err
 			}
@@ -285,6 +286,7 @@ func (t *turn) phase(before, after session.Phase) {
 			t.session(ev.Contested{})
 		}
 	case session.Done:
+		t.mailReceipt()
 		t.session(ev.Receipt{})
 		t.claimNotes()
 	}

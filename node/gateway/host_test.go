@@ -3,6 +3,7 @@ package gateway
 import (
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -14,6 +15,8 @@ import (
 	"gridveil/ev"
 	"gridveil/ev/evsim"
 	"gridveil/ev/guest"
+	"gridveil/mesh"
+	"gridveil/mesh/route"
 	"gridveil/node/ask"
 	"gridveil/node/config"
 	"gridveil/node/wallet"
@@ -214,6 +217,71 @@ func TestGuestChargesOnTrustAndIsSettledOnceTheAggregatorIsBack(t *testing.T) {
 		t.Errorf("nothing waits for the aggregator: %v", err)
 	}
 	s.market.Down(false)
+	s.ends("paid")
+	s.books(1)
+	s.eventually("receipt in the wallet", func() bool { x, _ := s.w().Session(id); return x.State == "receipted" })
+}
+
+func TestRecordWaitsBelowTheFloorAndLeavesOnceItIsMet(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
+	s := newScene(t, sceneOptions{loadW: 500})
+	tried := 0 // messages of sessions offered below the floor; the record follows the late authorisation
+	s.market.Read(func() {
+		s.market.Broken = func(op ask.Op, _ []byte) ([]byte, error, bool) {
+			if op == ask.Authorise || op == ask.Settle {
+				tried++
+			}
+			return nil, fmt.Errorf("call: %w", &route.SmallSetError{Homes: 12, MinHomes: 20}), true
+		}
+	})
+	s.plug(electric())
+	id := s.pay(wallet.Options{Band: 20, WantMWh: 500_000, ShowUtility: true})
+	s.ends("signed")
+	waiting := func() int {
+		list, err := s.h().outbox.List(0, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	already := 0
+	s.market.Read(func() { already = tried })
+	s.eventually("more tries below the floor", func() bool {
+		n := 0
+		s.market.Read(func() { n = tried })
+		return n >= already+2
+	})
+	if waiting() == 0 || s.newest().State != "signed" {
+		t.Errorf("%d messages wait below the floor, the session is %s", waiting(), s.newest().State)
+	}
+	s.books(0)
+	s.market.Read(func() { s.market.Broken = nil })
+	s.ends("paid")
+	s.books(1)
+	s.eventually("nothing waits", func() bool { return waiting() == 0 })
+	s.eventually("receipt in the wallet", func() bool { x, _ := s.w().Session(id); return x.State == "receipted" })
+}
+
+// TestWhatTheSwitchHeldBackIsPaidOnceItIsOn has a home whose private messages are
+// switched off: the guest charges on trust, the records wait since a known time,
+// and are settled later.
+func TestWhatTheSwitchHeldBackIsPaidOnceItIsOn(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
+	s := newScene(t, sceneOptions{loadW: 500})
+	var off atomic.Bool
+	off.Store(true)
+	s.market.Broken = func(op ask.Op, _ []byte) ([]byte, error, bool) {
+		own := op == ask.Authorise || op == ask.Lock || op == ask.Settle
+		return nil, mesh.ErrOff, own && off.Load()
+	}
+	s.plug(electric())
+	id := s.pay(wallet.Options{Band: 20, WantMWh: 1_000_000, ShowUtility: true})
+	s.ends("signed")
+	if n, since, err := s.h().outbox.Waiting(); err != nil || n == 0 || since.IsZero() {
+		t.Errorf("%d messages wait since %v, %v", n, since, err)
+	}
+	s.books(0)
+	off.Store(false)
 	s.ends("paid")
 	s.books(1)
 	s.eventually("receipt in the wallet", func() bool { x, _ := s.w().Session(id); return x.State == "receipted" })

@@ -64,6 +64,8 @@ type record struct {
 	Ticked  ev.Energy // newest Tick that the driver was sent
 	Lock    lockState
 	Flex    *flexState `json:",omitempty"` // once something was offered to the pool
+	Mail    []byte     `json:",omitempty"` // where the driver's receipt may be left
+	Mailed  [][]byte   `json:",omitempty"` // ids in the mailbag, once it was put there
 	Outcome outcome
 	Steps   []step
 }

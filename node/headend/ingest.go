@@ -217,7 +217,7 @@ func insert(list []model.IntervalReading, r model.IntervalReading) []model.Inter
 // oweBlock notes, in the update that changed a block, that the utility has not
 // got its newest revision.
 func (h *Headend) oweBlock(tx *store.Tx, id blockID, utility string) error {
-	m := store.Message{ID: blockKey(id), Kind: "block", To: utility}
+	m := store.Message{ID: blockKey(id), Kind: "block", To: utility, At: h.env.Clock.Now()}
 	err := h.blocks.PutTx(tx, m)
 	if errors.Is(err, store.ErrConflict) { // owed to another utility before
 		err = errors.Join(h.blocks.DoneTx(tx, m.ID), h.blocks.PutTx(tx, m))
@@ -327,7 +327,7 @@ func (h *Headend) keepAlarm(e alarm.Event, view metering.View, utility string) e
 		if fresh, err = h.inbox.TakeTx(tx, e, [16]byte(view.UsagePoint)); err != nil || !fresh {
 			return err
 		}
-		return h.alarms.PutTx(tx, store.Message{ID: id[:], Kind: "alarm", To: utility, Body: view.Encode()})
+		return h.alarms.PutTx(tx, store.Message{ID: id[:], Kind: "alarm", To: utility, Body: view.Encode(), At: h.env.Clock.Now()})
 	})
 	if err != nil || !fresh {
 		return err

@@ -64,9 +64,19 @@ func Key(dir string, rnd io.Reader) (ed25519.PrivateKey, error) {
 	return key, writeKey(path, key)
 }
 
-// Load reads the identity in dir. It gives ErrNotEnrolled when there is no
-// certificate, and says what to do when files are damaged or do not fit.
+// Newest gives the bundle that counts for a node with an installed one: it may
+// have accepted a newer one since, whose CAs issued its certificate.
+type Newest func(installed *member.Bundle, sig []byte) (*member.Bundle, []byte, error)
+
+// Load is LoadNewest under the installed bundle.
 func Load(dir string, now time.Time) (*Identity, error) {
+	return LoadNewest(dir, now, func(b *member.Bundle, sig []byte) (*member.Bundle, []byte, error) { return b, sig, nil })
+}
+
+// LoadNewest reads the identity in dir. It gives ErrNotEnrolled when there is no
+// certificate, and says what to do when files are damaged or do not fit. newest
+// is asked once everything is read and before anything is verified.
+func LoadNewest(dir string, now time.Time, newest Newest) (*Identity, error) {
 	key, err := readKey(filepath.Join(dir, KeyFile))
 	if err != nil {
 		return nil, fmt.Errorf("node key: %w", err)
@@ -83,6 +93,9 @@ func Load(dir string, now time.Time) (*Identity, error) {
 		return nil, fmt.Errorf("%s: %w", CertificateFile, err)
 	}
 	if id.Bundle, id.Sig, err = readBundle(dir); err != nil {
+		return nil, err
+	}
+	if id.Bundle, id.Sig, err = newest(id.Bundle, id.Sig); err != nil {
 		return nil, err
 	}
 	if id.Member, err = id.Bundle.Verify(id.Chain, now); err != nil {
@@ -122,6 +135,28 @@ func Install(dir string, bundle, sig []byte, chain [][]byte, contacts []string) 
 // SaveChain replaces the certificate after a renewal.
 func SaveChain(dir string, chain [][]byte) error {
 	return WriteFile(filepath.Join(dir, CertificateFile), encodeChain(chain))
+}
+
+// SaveBundle replaces the network bundle by a newer one. Wherever a crash falls,
+// the signatures on disk are those of the bundle on disk.
+func SaveBundle(dir string, raw, sig []byte) error {
+	if _, err := member.OpenBundle(raw, sig, nil); err != nil {
+		return err
+	}
+	old, err := os.ReadFile(filepath.Join(dir, SignatureFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("network bundle signatures: %w", err)
+	}
+	// Lines over other bytes do not count, so both bundles verify with both sets of lines.
+	if both := slices.Concat(sig, old); len(both) <= member.MaxBundleSig {
+		if err := WriteFile(filepath.Join(dir, SignatureFile), both); err != nil {
+			return err
+		}
+	}
+	if err := WriteFile(filepath.Join(dir, BundleFile), raw); err != nil {
+		return err
+	}
+	return WriteFile(filepath.Join(dir, SignatureFile), sig)
 }
 
 // WriteFile writes data so that after a crash either the old or the new file is
@@ -186,7 +221,7 @@ func readCA(dir string, b *member.Bundle, operator string) (*member.CA, error) {
 			return &member.CA{Certificate: der, Key: key}, nil
 		}
 	}
-	return nil, fmt.Errorf("%s belongs to no CA of operator %s in %s", CAFile, operator, BundleFile)
+	return nil, fmt.Errorf("%s belongs to no CA of operator %s in %s\nnext: put the key of a CA that it names there, or move the file away: the node then certifies nobody", CAFile, operator, BundleFile)
 }
 
 func readKey(path string) (ed25519.PrivateKey, error) {

@@ -69,6 +69,52 @@ func TestFoundedNetworkCertifiesItsNodes(t *testing.T) {
 	}
 }
 
+func TestACertificateOfACAThatOnlyTheNewestBundleNamesLoads(t *testing.T) {
+	home, n := t.TempDir(), found(t)
+	if err := Certify(home, n, "utility-a", member.RoleUtility, "", nil, false, now, rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	ca, err := member.NewCA("utility-a", now, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := Load(home, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := member.ParseBundle(id.Bundle.Raw())
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.Version++
+	for i := range next.Operators {
+		if next.Operators[i].Name == "utility-a" {
+			next.Operators[i].CA = []member.DER{ca.Certificate}
+		}
+	}
+	raw, err := next.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := ca.IssueMember(member.Grant{Network: next.Network, Key: id.Member.Key, Role: member.RoleUtility}, now, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := SaveChain(home, chain); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(home, now); !errors.Is(err, member.ErrCertificate) {
+		t.Errorf("under the installed bundle: got %v", err)
+	}
+	id, err = LoadNewest(home, now, func(installed *member.Bundle, _ []byte) (*member.Bundle, []byte, error) {
+		b, err := member.ParseBundle(raw)
+		return b, []byte("sig"), err
+	})
+	if err != nil || id.Bundle.Version != next.Version || string(id.Sig) != "sig" {
+		t.Errorf("under the newest bundle: got %v", err)
+	}
+}
+
 func TestReadableKeyIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := Key(dir, rand.Reader); err != nil {

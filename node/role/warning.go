@@ -1,7 +1,8 @@
 package role
 
 import (
-	"sort"
+	"cmp"
+	"slices"
 	"sync"
 	"time"
 )
@@ -84,12 +85,14 @@ func (b *Board) Standing(now time.Time) []Warning {
 		}
 		out = append(out, w)
 	}
-	rank := map[Severity]int{Fault: 0, Problem: 1, Notice: 2}
-	sort.Slice(out, func(i, j int) bool {
-		if rank[out[i].Severity] != rank[out[j].Severity] {
-			return rank[out[i].Severity] < rank[out[j].Severity]
-		}
-		return out[i].Code < out[j].Code
-	})
+	sortWarnings(out)
 	return out
+}
+
+// sortWarnings puts the worst first.
+func sortWarnings(all []Warning) {
+	rank := map[Severity]int{Fault: 0, Problem: 1, Notice: 2}
+	slices.SortFunc(all, func(a, b Warning) int {
+		return cmp.Or(cmp.Compare(rank[a.Severity], rank[b.Severity]), cmp.Compare(a.Code, b.Code))
+	})
 }

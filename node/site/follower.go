@@ -47,7 +47,7 @@ type Verifier struct {
 
 // ForVerifier shows the copy that this node replayed, and its verdict.
 func ForVerifier(env *role.Env, v *verifier.Verifier) *Verifier {
-	return &Verifier{common{env, []string{"overview", "ledger"}}, book{v}, v}
+	return &Verifier{common{env, []string{"overview", "ledger", "mesh"}}, book{v}, v}
 }
 
 // Ledger is the ledger page.
@@ -139,7 +139,7 @@ type Aggregator struct {
 // ForAggregator shows the ledger that it writes, and where sessions stand, by
 // number: it knows neither drivers nor houses.
 func ForAggregator(env *role.Env, a *aggregator.Aggregator) *Aggregator {
-	return &Aggregator{common{env, []string{"overview", "ledger"}}, book{a}, a}
+	return &Aggregator{common{env, []string{"overview", "ledger", "mesh"}}, book{a}, a}
 }
 
 // Ledger is the ledger page.

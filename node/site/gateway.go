@@ -21,14 +21,19 @@ type Gateway struct {
 // ForGateway shows a house to who lives in it: its load, what left, its alarms
 // and sessions.
 func ForGateway(env *role.Env, g *gateway.Gateway) *Gateway {
-	s := &Gateway{common: common{env, []string{"overview", "energy", "alarms", "privacy"}}, g: g, house: HouseOf(env.Config)}
+	s := &Gateway{common: common{env, []string{"overview", "energy", "alarms", "privacy", "mesh"}}, g: g, house: HouseOf(env.Config)}
 	if s.house.Hosts {
-		s.pages = []string{"overview", "energy", "sessions", "alarms", "privacy"}
+		s.pages = []string{"overview", "energy", "sessions", "alarms", "privacy", "mesh"}
 	}
 	return s
 }
 
 func (s *Gateway) ref() web.HomeRef { return web.HomeRef{ID: "home", Name: s.env.Config.Name} }
+
+// Mesh is the house's end of the mesh.
+func (s *Gateway) Mesh(_ context.Context, id string) (web.Mesh, bool) {
+	return MeshPage(s.self(), s.env, s.g), id == "self"
+}
 
 // Homes is the one house.
 func (s *Gateway) Homes(context.Context) []web.HomeRef { return []web.HomeRef{s.ref()} }

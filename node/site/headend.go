@@ -17,7 +17,7 @@ type Headend struct {
 
 // ForHeadend shows collection in numbers; single readings belong to billing.
 func ForHeadend(env *role.Env, h *headend.Headend) *Headend {
-	return &Headend{common{env, []string{"overview"}}, h}
+	return &Headend{common{env, []string{"overview", "mesh"}}, h}
 }
 
 // Overview counts what was collected.

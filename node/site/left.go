@@ -15,6 +15,7 @@ var recipients = map[leak.Role]string{
 	leak.OwnUtility: "your utility", leak.GridOp: "the grid operator", leak.SumLeader: "the sum's first server",
 	leak.SumHelper: "the sum's second server", leak.Escrow: "the escrow", leak.Relay: "relays, each alone", leak.Ledger: "everybody",
 	leak.Substation: "the substation", leak.Openers: "the openers of a case",
+	leak.Keeper: "substations that keep mail, without knowing whose",
 }
 
 // Names gives the operator behind a recipient, "" where it is nobody in

@@ -10,19 +10,6 @@ import (
 	"gridveil/node/web"
 )
 
-// meshWarnings are the standing problems of the mesh in words.
-var meshWarnings = map[string]web.Warning{
-	mesh.WarnClockOff:       {Severity: string(role.Problem), Title: "This machine's clock is wrong", Text: "Neighbours disagree with its time, so messages may be refused.", Next: "Turn on time synchronisation (NTP) on this machine."},
-	mesh.WarnRevoked:        {Severity: string(role.Fault), Title: "This node's certificate was taken back", Text: "No member talks to it any more. Metering and charging in the house go on.", Next: "Ask your operator for a new code and run `gridveil join CODE`."},
-	mesh.WarnNotMember:      {Severity: string(role.Fault), Title: "Nobody accepts this node", Text: "Its certificate is not of this network, or has expired.", Next: "Ask your operator for a code and run `gridveil join CODE`."},
-	mesh.WarnDirectorySplit: {Severity: string(role.Problem), Title: "Two neighbours show different directories", Text: "One of them is cut off or lies. Private messages wait until they agree.", Next: "Nothing to do if it passes within an hour; else tell your operator."},
-	mesh.WarnRenewal:        {Severity: string(role.Problem), Title: "The certificate is not being renewed", Text: "It has used up two thirds of its life.", Next: "Tell your operator: its enrolment service does not answer."},
-	mesh.WarnSingleOperator: {Severity: string(role.Notice), Title: "All relays belong to one operator", Text: "Who talks to whom is hidden from others, not from that operator.", Next: "Nothing to do here: the network needs a second operator's substation."},
-	mesh.WarnLoopsLost:      {Severity: string(role.Problem), Title: "Many test packets get lost", Text: "More than three in ten packets that this node sent to itself in the last hour did not come back.", Next: "Check the Internet connection; messages are sent again."},
-	mesh.WarnSmallSet:       {Severity: string(role.Problem), Title: "Too few homes to hide among", Text: "Private messages wait until enough homes take part. Nothing is lost.", Next: "Nothing to do: they leave as soon as the crowd is large enough."},
-	mesh.WarnStaleDirectory: {Severity: string(role.Problem), Title: "The list of relays is old", Text: "Without a fresh one private messages wait.", Next: "Check the Internet connection of this node."},
-}
-
 // kindOf is the map's word for a role.
 func kindOf(r member.Role) string {
 	if r == member.RoleGateway {

@@ -7,7 +7,7 @@
 // a home owner first. Amounts and energies are rounded here, for people only.
 //
 // Start with [For]. The files: words.go (numbers and words), energy.go, left.go,
-// alarm.go, ledger.go (pages), sight.go (who can see what, and why not more),
+// alarm.go, ledger.go, mesh.go (pages), metrics.go (counters), sight.go (who can see what, and why not more),
 // one file per role.
 package site
 
@@ -73,14 +73,8 @@ func (c common) Meta(context.Context) web.Meta {
 // of its mesh.
 func Warnings(env *role.Env) []web.Warning {
 	var out []web.Warning
-	for _, w := range env.Warn.Standing(env.Clock.Now()) {
+	for _, w := range env.Warnings() {
 		out = append(out, web.Warning{Severity: string(w.Severity), Title: w.Title, Text: w.Text, Next: w.Next, Since: w.Since})
-	}
-	for _, w := range env.Host.Warnings() {
-		if t, ok := meshWarnings[w.Code]; ok {
-			t.Since = w.Since
-			out = append(out, t)
-		}
 	}
 	return out
 }

@@ -19,7 +19,7 @@ type SSN struct {
 // ForSSN shows which homes are connected and what passes; readings are sealed
 // to it and so not here.
 func ForSSN(env *role.Env, s *ssn.SSN) *SSN {
-	return &SSN{common{env, []string{"overview", "alarms"}}, s}
+	return &SSN{common{env, []string{"overview", "alarms", "mesh"}}, s}
 }
 
 // Overview counts what passes.

@@ -21,7 +21,7 @@ type Utility struct {
 // ForUtility shows contracts by usage point, what the meters reported, bills,
 // alarms, and the ledger as this utility replayed it.
 func ForUtility(env *role.Env, u *utility.Utility) *Utility {
-	return &Utility{common{env, []string{"overview", "energy", "ledger", "alarms"}}, book{u.Party()}, u}
+	return &Utility{common{env, []string{"overview", "energy", "ledger", "alarms", "mesh"}}, book{u.Party()}, u}
 }
 
 // Homes are the usage points under contract.

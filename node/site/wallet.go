@@ -18,7 +18,7 @@ type Wallet struct {
 
 // ForWallet shows a driver the own sessions, notes, and what left the wallet.
 func ForWallet(env *role.Env, w *wallet.Wallet) *Wallet {
-	return &Wallet{common{env, []string{"overview", "sessions", "privacy"}}, w}
+	return &Wallet{common{env, []string{"overview", "sessions", "privacy", "mesh"}}, w}
 }
 
 // Sessions are the driver's own.

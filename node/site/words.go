@@ -131,6 +131,14 @@ func sentence(s string) string {
 	return s + "."
 }
 
+// lowerFirst starts with a small letter, for the rest of a sentence.
+func lowerFirst(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToLower(s[:1]) + s[1:]
+}
+
 // list joins words: "a, b and c".
 func list(words []string) string {
 	switch n := len(words); n {

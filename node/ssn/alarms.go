@@ -151,7 +151,7 @@ func (s *SSN) keepAlarm(tx *store.Tx, e alarm.Event, from mesh.Member, raw []byt
 		return err
 	}
 	id := e.ID()
-	return s.alarms.PutTx(tx, store.Message{ID: id[:], Kind: "alarm", To: from.Operator, Body: slices.Concat(from.Key[:], raw)})
+	return s.alarms.PutTx(tx, store.Message{ID: id[:], Kind: "alarm", To: from.Operator, Body: slices.Concat(from.Key[:], raw), At: s.env.Clock.Now()})
 }
 
 // takeAlarm stores a home's event durably, then acknowledges it.

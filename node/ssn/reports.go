@@ -90,7 +90,7 @@ func (s *SSN) head(tx *store.Tx, h report.Header) (report.Head, error) {
 // keepReport puts the report into the outbox; the newest seal replaces an older
 // one of the same report. fresh says that no copy waited yet.
 func (s *SSN) keepReport(tx *store.Tx, from mesh.Member, m report.Message, raw []byte) (fresh bool, err error) {
-	msg := store.Message{ID: messageID(m.Header), Kind: "report", To: from.Operator, Body: slices.Concat(from.Key[:], raw)}
+	msg := store.Message{ID: messageID(m.Header), Kind: "report", To: from.Operator, Body: slices.Concat(from.Key[:], raw), At: s.env.Clock.Now()}
 	waits, err := s.reports.HasTx(tx, msg.ID)
 	if err != nil {
 		return false, err

@@ -57,6 +57,7 @@ type SSN struct {
 	limit    GridLimit
 
 	sums *sums // private sums that this substation leads or helps with
+	mail *mail // items for recipients that are away
 }
 
 // Counters are what the substation's page shows.
@@ -92,6 +93,9 @@ func New(env *role.Env) (*SSN, error) {
 	if s.sums, err = openSums(env, s.alertSum); err != nil {
 		return nil, err
 	}
+	if s.mail, err = openMail(env); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -107,6 +111,7 @@ func (s *SSN) Serve(ctx context.Context) error {
 	}
 	g.Go(func() error { return s.publishState(ctx) })
 	g.Go(func() error { return s.sums.serve(ctx) })
+	g.Go(func() error { return s.mail.serve(ctx) })
 	return g.Wait()
 }
 

@@ -5,13 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Outbox keeps messages until the far side has acknowledged them. Put it in the
 // same Update as the state change that causes the message: then the message
 // leaves if and only if the change happened.
 //
-//	key 'x' name 0 'q' seq  -> message     key 'x' name 0 'i' id -> seq
+//	key 'x' name 0 'q' seq  -> message     key 'x' name 0 'i' id -> seq     key 'x' name 0 't' seq -> unix ms
 type Outbox struct {
 	s    *Store
 	name string
@@ -25,6 +26,7 @@ type Message struct {
 	Kind string // at most 255 bytes
 	To   string // at most 255 bytes; empty when the route decides
 	Body []byte
+	At   time.Time // since when it waits, for pages; zero when the caller did not say
 }
 
 const maxOutboxID = 64
@@ -70,6 +72,11 @@ func (o Outbox) PutTx(tx *Tx, m Message) error {
 	if err := tx.Set(index, U64(seq)); err != nil {
 		return err
 	}
+	if !m.At.IsZero() {
+		if err := tx.Set(append(o.prefix('t'), U64(seq)...), U64(uint64(m.At.UnixMilli()))); err != nil {
+			return err
+		}
+	}
 	return tx.Set(append(o.prefix('q'), U64(seq)...), encodeMessage(m))
 }
 
@@ -89,7 +96,34 @@ func (o Outbox) HasTx(tx *Tx, id []byte) (bool, error) {
 	return tx.Has(append(o.prefix('i'), id...))
 }
 
-// List returns up to limit messages, oldest first, starting after seq.
+// maxCounted is how many waiting messages are counted; a page says "at least".
+const maxCounted = 10_000
+
+// Waiting counts the messages, up to 10,000, and says since when the oldest
+// whose time is known waits; since is zero when none is known.
+func (o Outbox) Waiting() (n int, since time.Time, err error) {
+	err = o.s.View(func(tx *Tx) error {
+		if err := tx.Each(o.prefix('q'), func(_, _ []byte) error {
+			if n++; n == maxCounted {
+				return ErrStop
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		return tx.Each(o.prefix('t'), func(_, value []byte) error {
+			ms, ok := GetU64(value)
+			if !ok {
+				return fmt.Errorf("%w: time of an outbox entry", ErrDamaged)
+			}
+			since = time.UnixMilli(int64(ms)).UTC()
+			return ErrStop
+		})
+	})
+	return n, since, err
+}
+
+// List returns up to limit messages, oldest first, starting after seq. Their At is not read.
 func (o Outbox) List(after uint64, limit int) (out []Message, err error) {
 	err = o.s.View(func(tx *Tx) error {
 		prefix := o.prefix('q')
@@ -124,7 +158,7 @@ func (o Outbox) DoneTx(tx *Tx, id []byte) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(tx.Delete(index), tx.Delete(append(o.prefix('q'), at...)))
+	return errors.Join(tx.Delete(index), tx.Delete(append(o.prefix('q'), at...)), tx.Delete(append(o.prefix('t'), at...)))
 }
 
 func encodeMessage(m Message) []byte {

@@ -31,6 +31,7 @@ const (
 	SpaceJournal  Space = 'j' // what left the house
 	SpaceSettings Space = 'd' // day-to-day choices made in the dashboard
 	SpaceLedger   Space = 'l' // what a node remembers about ledgers it follows
+	SpaceMail     Space = 'k' // boxes of others and the sealed items in them
 	spaceCommit   Space = 'g' // commit chain, written by this package alone
 )
 
@@ -39,6 +40,7 @@ var spaceNames = map[Space]string{
 	SpaceView: "view", SpaceOrder: "order", SpaceCursor: "cursor", SpaceOutbox: "outbox", SpaceInbox: "inbox",
 	SpaceMesh: "mesh", SpaceSession: "session", SpaceNote: "note", SpacePrivacy: "privacy", SpaceBattery: "battery",
 	SpaceBill: "bill", SpaceAudit: "audit", SpaceJournal: "journal", SpaceSettings: "settings", SpaceLedger: "ledger",
+	SpaceMail:   "mail",
 	spaceCommit: "commit",
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 )
 
 var testKey = MasterKey{1, 2, 3}
@@ -331,6 +332,37 @@ func TestOutboxKeepsUntilDone(t *testing.T) {
 	if got, _ := s.Outbox("report").List(got[0].Seq, 10); len(got) != 1 {
 		t.Errorf("List after the first: %d messages, want 1", len(got))
 	}
+}
+
+func TestOutboxSaysSinceWhenItsOldestMessageWaits(t *testing.T) {
+	o := open(t, t.TempDir(), Options{}).Outbox("alarm")
+	at := time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+	put := func(id byte, at time.Time) {
+		t.Helper()
+		if err := o.s.Update(func(tx *Tx) error { return o.PutTx(tx, Message{ID: []byte{id}, At: at}) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(fact string, n int, since time.Time) {
+		t.Helper()
+		if got, when, err := o.Waiting(); err != nil || got != n || !when.Equal(since) {
+			t.Errorf("%s: %d since %v, %v; want %d since %v", fact, got, when, err, n, since)
+		}
+	}
+	want("empty", 0, time.Time{})
+	put(1, at)
+	put(2, at.Add(time.Minute))
+	put(1, at.Add(time.Hour))
+	want("the same message again keeps its time", 2, at)
+	if err := o.Done([]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	put(3, time.Time{})
+	want("the oldest has left", 2, at.Add(time.Minute))
+	if err := o.Done([]byte{2}); err != nil {
+		t.Fatal(err)
+	}
+	want("one without a time", 1, time.Time{})
 }
 
 func TestClosedStoreRefuses(t *testing.T) {

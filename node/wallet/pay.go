@@ -279,11 +279,13 @@ const (
 // drive keeps a session going until nothing more is exchanged with its host.
 func (w *Wallet) drive(ctx context.Context, t *trip) error {
 	pause := redialMin
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && !w.over(t) {
 		over, err := w.visitHost(ctx, t)
 		if over {
+			w.setAway(t, false)
 			return nil
 		}
+		w.setAway(t, true)
 		if errors.Is(err, guest.ErrPin) {
 			w.giveUp(t, "the host's door has a new key: if the receipt is missing, scan today's QR code there")
 		}
@@ -332,11 +334,13 @@ func (w *Wallet) visitHost(ctx context.Context, t *trip) (over bool, err error) 
 	if err := conn.Send(ctx, t.greeting()); err != nil {
 		return false, err
 	}
+	w.setAway(t, false)
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	asking.Go(func() { t.sayStop(ctx, conn) })
+	asking.Go(func() { w.sayMailbox(ctx, t, conn) })
 	for {
 		m, err := conn.Receive(ctx)
 		if err != nil {
@@ -352,7 +356,7 @@ func (w *Wallet) visitHost(ctx context.Context, t *trip) (over bool, err error) 
 			}
 		}
 		if w.over(t) {
-			return true, nil
+			return true, w.withdraw(ctx, t, conn)
 		}
 	}
 }

@@ -38,6 +38,8 @@ type trip struct {
 	first  *guest.Conn     // the connection that it was opened on, until it is driven
 	told   chan struct{}   // closed when the outcome of the opening is known
 	stop   chan struct{}   // 1 token: the driver wants to end
+	away   bool            // the host cannot be reached now
+	poll   time.Time       // when the mailbox is looked into; zero: not planned
 }
 
 // record is what is stored of a trip.
@@ -64,6 +66,7 @@ type record struct {
 	Case    string // a dispute names this session
 	Paid    bool   // its notes are here
 	Pool    pooled
+	Mail    *letterbox `json:",omitempty"` // where the host may leave the receipt, until it is closed
 	Steps   []step
 }
 

@@ -29,6 +29,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"gridveil/mesh/mailbox"
 	"gridveil/node/ask"
 	"gridveil/node/role"
 	"gridveil/node/store"
@@ -43,6 +44,8 @@ import (
 type Operators interface {
 	purse.Operators
 	Lag() time.Duration
+	Keepers() []mailbox.Candidate
+	Mail(ctx context.Context, keeper mailbox.Key, request []byte) ([]byte, error)
 }
 
 // Wallet is the driver's role. Its methods are safe for concurrent use.
@@ -55,7 +58,8 @@ type Wallet struct {
 	purse *purse.Purse
 	begun chan *trip // trips to serve
 	wake  chan struct{}
-	crash func() error // tests: dies between a durable step and what follows from it
+	away  chan struct{} // a host cannot be reached, or a session is over
+	crash func() error  // tests: dies between a durable step and what follows from it
 
 	mu      sync.Mutex // guards everything below
 	trips   map[tripID]*trip
@@ -72,7 +76,7 @@ func (w *Wallet) CrashAfter(f func() error) { w.crash = f }
 
 // Open is New with another way to the operators, for tests.
 func Open(env *role.Env, ops Operators) (*Wallet, error) {
-	w := &Wallet{env: env, ops: ops, begun: make(chan *trip, maxTrips), wake: make(chan struct{}, 1), trips: map[tripID]*trip{}, decks: map[uint32]*pseudo.Deck{}}
+	w := &Wallet{env: env, ops: ops, begun: make(chan *trip, maxTrips), wake: make(chan struct{}, 1), away: make(chan struct{}, 1), trips: map[tripID]*trip{}, decks: map[uint32]*pseudo.Deck{}}
 	self := env.ID.Member
 	var err error
 	w.purse, err = purse.Open(purse.Config{Store: env.Store, Clock: env.Clock, Rand: env.Rand, Log: env.Log, Operators: ops, Claims: claims{w},
@@ -110,6 +114,7 @@ func (w *Wallet) Serve(ctx context.Context) error {
 	group.Go(func() error { return w.serveCases(ctx) })
 	group.Go(func() error { return w.serveTrips(ctx) })
 	group.Go(func() error { return w.serveShares(ctx) })
+	group.Go(func() error { return w.serveMail(ctx) })
 	if listen := w.env.Config.Wallet.Listen; listen != "off" {
 		l, err := net.Listen("tcp", listen)
 		if err != nil {

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // fixture is a small neighbourhood with every state that a page can show.
@@ -136,6 +139,60 @@ func (f fixture) Left(_ context.Context, home string) (Left, bool) {
 func (f fixture) Party(_ context.Context, id string) (Party, bool) {
 	return Party{Node: Node{ID: id, Kind: "utility", Name: "utility A", Text: "Bills the homes"}, Sees: []Pair{{"readings", "metered energy"}}, Never: []string{"That a car was there: no message is addressed to it."}, Recent: []Event{{noon, "node", "a bill", ""}}}, id == "uta"
 }
+func (f fixture) Members(context.Context) []HomeRef {
+	return []HomeRef{{"home-1", "Home 1"}, {"home-2", "Home 2"}, {"ssn-elm", "Elm substation"}, {"home-3", "Home 3"}}
+}
+
+// Mesh is a home that waits, one that is switched off, a substation, and one offline.
+func (f fixture) Mesh(_ context.Context, id string) (Mesh, bool) {
+	m := Mesh{Node: HomeRef{id, "Home"}, Headline: "Private messages wait: 12 homes take part in this network; there must be 20.", Leaf: true}
+	switch id {
+	case "home-1":
+	case "home-2":
+		m.Off, m.OffSince, m.Headline = true, noon, "Private messages are switched off. What should leave waits here; metering, alarms and charging go on."
+	case "ssn-elm":
+		m.Leaf, m.Headline = false, "This node is connected to 2 neighbours and does its part."
+	case "home-3":
+		return Mesh{Node: m.Node, Offline: true, Headline: "Home 3 is offline: nothing leaves it now."}, true
+	default:
+		return Mesh{}, false
+	}
+	if f.empty {
+		m.Headline = "Nobody is connected. What should leave waits here."
+		return m, true
+	}
+	m.Peers = []Peer{{"substation", "northgrid", true, noon, 12}, {"substation", "southgrid", true, noon, -1}, {"head-end", "northgrid", false, noon, 140}}
+	m.Packets = Packets{Own: 40, Cover: 2840, Relayed: 0, Dropped: 2}
+	m.Traffic = MeshTraffic{Up: 7_340_032, Down: 9_437_184, Cap: 30 << 20, Parts: []MeshPart{{"Alarms and urgent news", 2048, 512}, {"Meter reports", 104_000, 0}, {"Private packets and cover", 6_291_456, 6_291_456}}}
+	m.Routes = []Pair{{"List of relays", "12 min old; older than 2 h is not used"}, {"Relays", "3, of 3 operators"}, {"First relays (guards)", "2 of 2 connected"}, {"Test packets", "4 % of the last hour's did not come back"}, {"Avoided now", "none"}}
+	m.Waiting = []Waiting{{"Charging records for the aggregator", 3, noon}, {"Packets of them that wait for their turn", 2, time.Time{}}}
+	if m.Leaf {
+		m.Classes = []MeshClass{{"Slow messages", "records, notes, the neighbourhood's sum: minutes", 7.8, 8, 12, 20, false, "12 homes take part in this network; there must be 20.", "Nothing to do here: messages leave as soon as 8 more homes have joined."},
+			{"Quick messages", "a car asks to charge: a second", 7.8, 0, 12, 20, true, "", ""}}
+	}
+	return m, true
+}
+
+// switched is what the fixture was asked to switch last.
+var switched atomic.Value
+
+func (f fixture) SwitchMesh(_ context.Context, id string, on bool) error {
+	if id != "home-1" {
+		return errors.New("This node is offline. Try again when it runs.")
+	}
+	switched.Store(fmt.Sprint(id, on))
+	return nil
+}
+
+func (f fixture) Metrics() prometheus.Gatherer {
+	if f.empty {
+		return nil
+	}
+	r := prometheus.NewRegistry()
+	r.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "gridveil_mesh_rcmgr_blocked_total", Help: "Refused."}))
+	return r
+}
+
 func (f fixture) Live(context.Context) map[string]string {
 	return map[string]string{"headline": "Live headline", "node-home-1-state": "charging", "events": "session\t12:01\tA car leaves home 2\t/sessions/7F3A-92"}
 }

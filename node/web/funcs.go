@@ -37,8 +37,14 @@ func (s *Server) funcs() template.FuncMap {
 		"state":  stateWords,
 		"every":  every,
 		"bars":   bars,
-		"div":    func(a int, b float64) float64 { return float64(a) / b },
-		"width":  func(list []Interval) int { return max(leastBars, len(list)) * barStep },
+		"people": func(n, more int) string {
+			if n+more == 1 {
+				return "1 neighbour connected"
+			}
+			return fmt.Sprintf("%d neighbours connected", n+more)
+		},
+		"div":   func(a int, b float64) float64 { return float64(a) / b },
+		"width": func(list []Interval) int { return max(leastBars, len(list)) * barStep },
 	}
 }
 

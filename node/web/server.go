@@ -45,6 +45,7 @@ var menu = []struct{ Name, Path, Label, Icon string }{
 	{"ledger", "/ledger", "Ledger", "book"},
 	{"alarms", "/alarms", "Alarms", "bell"},
 	{"privacy", "/privacy", "Privacy", "eye"},
+	{"mesh", "/mesh", "Mesh", "net"},
 }
 
 // New makes the dashboard of site.
@@ -57,7 +58,7 @@ func New(site Site, log *slog.Logger) (*Server, error) {
 	if err := s.hashAssets(); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"overview", "energy", "sessions", "session", "ledger", "entry", "alarms", "privacy", "party", "error"} {
+	for _, name := range []string{"overview", "energy", "sessions", "session", "ledger", "entry", "alarms", "privacy", "party", "mesh", "error"} {
 		t, err := template.New("layout.html").Funcs(s.funcs()).ParseFS(files, "templates/layout.html", "templates/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("page %s: %w", name, err)
@@ -79,6 +80,9 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("GET /alarms", s.alarms)
 	s.mux.HandleFunc("GET /privacy", s.privacy)
 	s.mux.HandleFunc("GET /party/{id}", s.party)
+	s.mux.HandleFunc("GET /mesh", s.mesh)
+	s.mux.HandleFunc("POST /mesh", s.switchMesh)
+	s.mux.HandleFunc("GET /metrics", s.metrics)
 	s.mux.HandleFunc("GET /live", s.live)
 	s.mux.HandleFunc("GET /livez", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "alive") })
 	s.mux.HandleFunc("GET /readyz", s.readyz)

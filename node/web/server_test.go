@@ -29,7 +29,7 @@ func server(t *testing.T, f fixture) *Server {
 	return s
 }
 
-var everyPage = []string{"/", "/energy", "/energy?home=home-2", "/sessions", "/sessions/7F3A-92", "/sessions/0000-01", "/ledger", "/ledger?from=3", "/ledger/17", "/alarms", "/privacy", "/party/uta"}
+var everyPage = []string{"/", "/energy", "/energy?home=home-2", "/sessions", "/sessions/7F3A-92", "/sessions/0000-01", "/ledger", "/ledger?from=3", "/ledger/17", "/alarms", "/privacy", "/party/uta", "/mesh", "/mesh?node=home-2", "/mesh?node=ssn-elm", "/mesh?node=home-3"}
 
 func TestEveryPageAnswersInFullAndWhenEmpty(t *testing.T) {
 	for _, f := range []fixture{{}, {empty: true}} {
@@ -59,7 +59,7 @@ func TestEveryPageAnswersInFullAndWhenEmpty(t *testing.T) {
 
 func TestMissingThingsSayWhereToLook(t *testing.T) {
 	s := server(t, fixture{})
-	for _, path := range []string{"/nope", "/sessions/none", "/ledger/99", "/ledger/x", "/energy?home=zz", "/privacy?home=zz", "/party/zz"} {
+	for _, path := range []string{"/nope", "/sessions/none", "/ledger/99", "/ledger/x", "/energy?home=zz", "/privacy?home=zz", "/party/zz", "/mesh?node=zz"} {
 		if w := get(t, s, path); w.Code != 404 || !strings.Contains(w.Body.String(), "To the overview") {
 			t.Errorf("%s: %d", path, w.Code)
 		}

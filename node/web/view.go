@@ -11,6 +11,8 @@ import (
 	"context"
 	"io"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Site is what a node, or a whole demonstration, shows. Methods are called from
@@ -28,6 +30,15 @@ type Site interface {
 	Alarms(ctx context.Context) []AlarmRow
 	Left(ctx context.Context, home string) (Left, bool)
 	Party(ctx context.Context, id string) (Party, bool)
+	// Members lists the nodes that Mesh may be asked for; a node knows only itself.
+	Members(ctx context.Context) []HomeRef
+	Mesh(ctx context.Context, member string) (Mesh, bool)
+	// SwitchMesh turns private messages and relaying of a node off or on, durably. The
+	// error is for people.
+	SwitchMesh(ctx context.Context, member string, on bool) error
+	// Metrics are the counters of this node, without identities; nil where there is
+	// no one node to count for.
+	Metrics() prometheus.Gatherer
 	// Live gives values by key; a page shows them where data-live="key" stands.
 	// Keys are listed beside the view fields that they keep current.
 	Live(ctx context.Context) map[string]string
@@ -299,4 +310,84 @@ type Party struct {
 	Sees   []Pair
 	Never  []string // what it cannot see and why
 	Recent []Event
+}
+
+// Mesh is one node's end of the mesh.
+type Mesh struct {
+	Node      HomeRef
+	Offline   bool   // this node does not run now
+	Headline  string // whether private messages leave, in a sentence
+	Off       bool   // switched off by the owner
+	OffSince  time.Time
+	Leaf      bool        // sends private messages; others relay or receive them
+	Classes   []MeshClass // of a leaf
+	Peers     []Peer      // at most MaxPeers
+	MorePeers int         // connected besides those
+	Packets   Packets
+	Traffic   MeshTraffic
+	Routes    []Pair    // health of the ways, in words
+	Waiting   []Waiting // nothing waits where it is empty
+}
+
+// MaxPeers is how many peers a page lists.
+const MaxPeers = 200
+
+// MeshClass says whether messages of a kind may leave, and why not.
+type MeshClass struct {
+	Name, What string  // "slow messages", what travels so
+	Set        float64 // homes that a message could come from
+	MinSet     int     // of Set; 0 where the class has no such floor
+	Homes      int     // that take part
+	MinHomes   int     // of Homes
+	Open       bool
+	Reason     string // why they wait; what is missing
+	Next       string // what to do
+}
+
+// Peer is one connected member: what it does and whose it is, never who.
+type Peer struct {
+	Role, Operator string
+	Dialled        bool // by this node; else the other side came
+	Since          time.Time
+	RoundTripMs    int64 // measured when it connected, -1 unknown
+}
+
+// Packets counts onion packets since the node started.
+type Packets struct{ Own, Cover, Relayed, Dropped uint64 }
+
+// Share is the part of n in all sent packets, in percent.
+func (p Packets) Share(n uint64) int {
+	all := p.Own + p.Cover + p.Relayed
+	if all == 0 {
+		return 0
+	}
+	return int((n*100 + all/2) / all)
+}
+
+// MeshTraffic is what the links carried today, in bytes.
+type MeshTraffic struct {
+	Up, Down int64
+	Cap      int64 // per direction and day, 0 without one
+	Parts    []MeshPart
+}
+
+// Percent is how much of the cap is used, in the worse direction.
+func (t MeshTraffic) Percent() int64 {
+	if t.Cap == 0 {
+		return 0
+	}
+	return max(t.Up, t.Down) * 100 / t.Cap
+}
+
+// MeshPart is one kind of traffic.
+type MeshPart struct {
+	Name     string
+	Up, Down int64 // today, since the node started
+}
+
+// Waiting is what has not left yet.
+type Waiting struct {
+	What  string
+	Count int
+	Since time.Time // of the oldest; zero when it is not known
 }

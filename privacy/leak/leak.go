@@ -61,13 +61,14 @@ const (
 	Ledger     Role = 10 // everybody
 	Substation Role = 11
 	Openers    Role = 12
-	lastRole        = Openers
+	Keeper     Role = 13 // substations that keep mailboxes; they do not learn whose
+	lastRole        = Keeper
 )
 
 // String names the recipient as the page does.
 func (r Role) String() string {
 	names := [...]string{"", "guest", "host", "aggregator", "own utility", "grid operator", "sum leader", "sum helper",
-		"escrow", "relay", "ledger", "substation", "openers"}
+		"escrow", "relay", "ledger", "substation", "openers", "mail keeper"}
 	if r >= Guest && r <= lastRole {
 		return names[r]
 	}

@@ -33,7 +33,10 @@ const (
 	Flex         Message = 25
 	FlexAssent   Message = 26
 	ShareAsk     Message = 27
-	lastMessage          = ShareAsk
+	MailAddress  Message = 28
+	Mail         Message = 29
+	MailAsk      Message = 30
+	lastMessage          = MailAsk
 )
 
 // String names the message as the page does.
@@ -41,7 +44,8 @@ func (m Message) String() string {
 	names := [...]string{"", "offer", "opening", "authorisation request", "tick", "ack", "close", "signed record", "settlement",
 		"shown meter records", "shown certificate", "lock", "collect", "collect (boxed)", "swap", "redeem", "host pass request",
 		"deck request", "bill line", "meter report", "alarm", "private sum report", "day certificates request", "onion packet",
-		"ledger entry", "flexibility offer", "assent to a flexibility offer", "question for pool pay"}
+		"ledger entry", "flexibility offer", "assent to a flexibility offer", "question for pool pay",
+		"mailbox address", "mail", "mailbox request"}
 	if m >= Offer && m <= lastMessage {
 		return names[m]
 	}
@@ -120,5 +124,8 @@ var table = []Row{
 		{"zone", Technical, zones}}},
 	{Flex, Aggregator, "what a car could shift", []Field{{"meter certificate", Technical, ocmf}, {"plan", Customer, power * power}, {"zone", Technical, zones}}},
 	{FlexAssent, HostHome, "you agree that your car may be moved so far", []Field{{"time", Technical, quarter}, {"signature", Customer, random}}},
+	{MailAddress, HostHome, "where a receipt may wait for you", []Field{{"box, new for each session", Technical, random}}},
+	{Mail, Keeper, "a sealed receipt for a guest who left", []Field{{"box", Technical, random}, {"sealed receipt", Customer, ciphered}, {"time", Technical, second}}},
+	{MailAsk, Keeper, "is there a receipt for you?", []Field{{"box", Technical, random}, {"time", Technical, second}}},
 	{ShareAsk, Aggregator, "what did my session earn in the pool?", []Field{{"session", Customer, everyone}}},
 }

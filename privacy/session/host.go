@@ -164,6 +164,9 @@ func (h *Host) Last() (r Record, v *Evidence, ok bool) {
 	return h.record, h.ending.Evidence, true
 }
 
+// Receipt is the aggregator's receipt of the settled session, nil before it.
+func (h *Host) Receipt() []byte { return h.receipt }
+
 // Claim is what proves a trusted session in a dispute: certificate, Open and
 // Settle. It is empty unless the session was trusted and settled.
 func (h *Host) Claim() (cert, open, settle []byte) {

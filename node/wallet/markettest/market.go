@@ -14,6 +14,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -25,6 +27,7 @@ import (
 	"gridveil/ev/settle"
 	"gridveil/ledger"
 	"gridveil/mesh"
+	"gridveil/mesh/mailbox"
 	"gridveil/mesh/member"
 	"gridveil/node/ask"
 	"gridveil/node/clock"
@@ -66,6 +69,8 @@ type Market struct {
 	t     testing.TB
 	clock clock.Clock
 	keys  keys
+	// keepers are made once; each guards itself
+	keepers map[mailbox.Key]*mailbox.Keeper
 
 	mu       sync.Mutex // guards everything below
 	stored   map[string][]byte
@@ -104,6 +109,10 @@ func New(t testing.TB, c clock.Clock) *Market {
 	t.Helper()
 	m := &Market{t: t, clock: c, stored: map[string][]byte{}, registry: &note.Registry{}, nulls: map[[32]byte]string{},
 		settled: map[[32]byte]*session.Settled{}, entries: map[[32]byte]ask.Proven{}, claims: map[[32]byte]bool{}, locks: map[[32]byte]int64{}, earned: map[[32]byte][]session.Share{}, Seen: map[ask.Op]int{}}
+	m.keepers = map[mailbox.Key]*mailbox.Keeper{}
+	for _, c := range m.Keepers() {
+		m.keepers[c.Key] = must(mailbox.NewKeeper(c.Key, &shelf{values: map[string][]byte{}}))
+	}
 	for _, k := range []*ed25519.PrivateKey{&m.keys.record, &m.keys.log, &m.keys.witness, &m.keys.issuer, &m.keys.grid} {
 		*k = must(privacy.NewKey(rand.Reader))
 	}
@@ -202,6 +211,64 @@ func (m *Market) Issuers() pseudo.IssuerKeys {
 
 // Origin is the ledger's.
 func (*Market) Origin() (string, error) { return Origin, nil }
+
+// Keepers are two substations that keep mailboxes.
+func (m *Market) Keepers() []mailbox.Candidate {
+	return []mailbox.Candidate{{Key: mailbox.Key{1}, Operator: "north"}, {Key: mailbox.Key{2}, Operator: "south"}}
+}
+
+// Mail answers like a keeper behind an onion.
+func (m *Market) Mail(ctx context.Context, keeper mailbox.Key, request []byte) ([]byte, error) {
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	k := m.keepers[keeper]
+	if k == nil {
+		return nil, mesh.ErrOffline
+	}
+	return k.Answer(request, m.clock.Now()), nil
+}
+
+// Mailboxes counts the boxes and items of one keeper.
+func (m *Market) Mailboxes(keeper mailbox.Key) (boxes, items int) { return m.keepers[keeper].Counts() }
+
+// shelf is a mailbox.Storage in memory.
+type shelf struct {
+	mu     sync.Mutex
+	values map[string][]byte
+}
+
+func (s *shelf) Each(prefix []byte, fn func(key, value []byte) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range slices.Sorted(maps.Keys(s.values)) {
+		if bytes.HasPrefix([]byte(k), prefix) {
+			if err := fn([]byte(k), s.values[k]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *shelf) Get(key []byte) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.values[string(key)], nil
+}
+
+func (s *shelf) Commit(writes []mailbox.Write) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range writes {
+		if w.Value == nil {
+			delete(s.values, string(w.Key))
+			continue
+		}
+		s.values[string(w.Key)] = bytes.Clone(w.Value)
+	}
+	return nil
+}
 
 // Lag is what a busy test machine may need on an accelerated clock.
 func (m *Market) Lag() time.Duration { return m.Late }
