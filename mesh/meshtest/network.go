@@ -18,6 +18,7 @@ import (
 	"gridveil/mesh"
 	"gridveil/mesh/member"
 	"gridveil/mesh/onion"
+	"gridveil/mesh/route"
 )
 
 // Options says what network to start. Zero fields take the defaults named here.
@@ -331,9 +332,13 @@ func (n *Network) AwaitConnected() {
 	}
 }
 
-// AwaitDirectory waits until every leaf knows all relays and recipients that run.
+// AwaitDirectory waits until every leaf knows all relays and recipients that run, and has drawn its guards.
 func (n *Network) AwaitDirectory() {
 	n.T.Helper()
+	guards, down := 0, func(d *Node) bool { return d.Host == nil }
+	if len(slices.DeleteFunc(slices.Clone(n.SSNs), down)) >= route.MinRelays {
+		guards = route.GuardCount
+	}
 	for _, d := range slices.Concat(n.SSNs, n.Others, n.Homes, n.Wallets) {
 		Eventually(n.T, fmt.Sprintf("%v knows the directory", d.Member.Role), func() bool {
 			if d.Onion == nil {
@@ -345,7 +350,7 @@ func (n *Network) AwaitDirectory() {
 					return false
 				}
 			}
-			return true
+			return !d.Member.Role.Leaf() || len(d.Onion.Guards()) >= guards
 		})
 	}
 }

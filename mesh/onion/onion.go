@@ -69,6 +69,7 @@ type HandlerFunc func(ctx context.Context, body []byte) ([]byte, error)
 
 const (
 	guardPatience = 2 * time.Minute // until a guard that does not answer counts as down
+	settle        = 5 * time.Second // without a relay that is new, until the first guards are drawn
 	tick          = time.Minute     // keys, directory, guards, lost loops
 	maxHandlers   = 64              // requests handled at once; more are dropped and retried
 	deliverQueue  = 256             // packets waiting to be opened
@@ -113,6 +114,7 @@ type Onion struct {
 	kept     map[packet.NodeKey]bool // guards that we hold a connection to
 	lastUp   map[packet.NodeKey]time.Time
 	began    time.Time
+	grown    time.Time // when a relay was last added to the directory
 	health   route.Health
 	loops    mix.Loops
 	slots    schedule
@@ -214,11 +216,14 @@ func (o *Onion) housekeep(ctx context.Context) {
 		if _, err := o.relay.advance(now, o.h.Lag()); err != nil {
 			o.log.Error("onion keys not drawn", "err", err)
 		}
-		o.refresh(now)
+		wait := tick
+		if o.refresh(now) {
+			wait = settle
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-o.clock.After(tick):
+		case <-o.clock.After(wait):
 		}
 	}
 }
@@ -283,20 +288,25 @@ func (o *Onion) unlearn(e mesh.Envelope, err error) {
 	}
 }
 
-// refresh rebuilds the snapshot and what depends on it.
-func (o *Onion) refresh(now time.Time) {
+// refresh rebuilds the snapshot and what depends on it. It reports whether a leaf's guards are yet to be drawn: soon,
+// once the directory has settled.
+func (o *Onion) refresh(now time.Time) (settling bool) {
 	o.mu.Lock()
 	dropped := false
 	for _, key := range o.dir.Prune(o.h.Standing) {
 		dropped = o.guards.Drop(key) || dropped
 	}
 	o.dir.Sweep(now)
+	relays := len(o.snap.Relays())
 	o.snap = o.dir.Snapshot(now)
+	if len(o.snap.Relays()) > relays {
+		o.grown = now
+	}
 	off := o.off.Load()
 	if !o.role.Leaf() {
 		o.mu.Unlock()
 		o.flag(mesh.WarnOff, off)
-		return
+		return false
 	}
 	for _, lost := range o.loops.Expire(now) {
 		o.stats.LoopsLost++
@@ -305,12 +315,15 @@ func (o *Onion) refresh(now time.Time) {
 	ratio, enough := o.loops.LostRatio(now)
 	var changed bool
 	var err error
+	floor := o.floor()
 	if len(o.snap.Relays()) >= route.MinRelays { // sooner, whoever shows us the directory first would choose our guards
-		changed, err = o.guards.Refresh(o.snap, o.usableSoon(now), now, o.rnd)
+		if len(o.guards.List()) == route.GuardCount || now.Sub(o.grown) >= settle+o.h.Lag() {
+			changed, err = o.guards.Refresh(o.snap, floor, o.usableSoon(now), now, o.rnd)
+		}
 	}
+	settling = len(o.guards.List()) < route.GuardCount
 	record := o.guards.Encode()
 	keep, release := o.guardChanges()
-	floor := o.floor()
 	o.changeSlots(now, floor.SlotMean(o.slotMean, o.snap, o.guards.List()))
 	st := floor.Check(mesh.Meter, o.snap, o.guards.List(), now)
 	single := o.snap.Operators() == 1
@@ -333,6 +346,7 @@ func (o *Onion) refresh(now time.Time) {
 	o.flag(mesh.WarnFewRelays, errors.Is(st.Err, route.ErrFewRelays))
 	o.flag(mesh.WarnOff, off)
 	o.flag(mesh.WarnLab, floor.Policy.Lab)
+	return settling
 }
 
 func (o *Onion) flag(code string, on bool) {

@@ -360,6 +360,25 @@ func TestARevokedRelayLeavesTheRoutesWithItsList(t *testing.T) {
 	}
 }
 
+func TestGuardsAreDrawnFromAllRelaysNotFromTheFirst(t *testing.T) {
+	n, _ := lab(t, 12, meshtest.Options{})
+	leaves := map[packet.NodeKey]int{}
+	for _, h := range n.Homes {
+		for _, id := range h.Onion.Guards() {
+			for _, s := range n.SSNs {
+				if s.Member.Peer == id {
+					leaves[packet.NodeKey(s.Member.Key)]++
+				}
+			}
+		}
+	}
+	for _, s := range n.SSNs { // by chance none of 12 homes draws one of 3 in 3^-12
+		if leaves[packet.NodeKey(s.Member.Key)] == 0 {
+			t.Errorf("a substation is no home's guard; the others are of %v", leaves)
+		}
+	}
+}
+
 func TestGuardsSurviveARestart(t *testing.T) {
 	n, _ := lab(t, 1, meshtest.Options{})
 	home := n.Homes[0]

@@ -19,6 +19,7 @@ const (
 	guardLife  = 30 * 24 * time.Hour
 	guardSpan  = 7 * 24 * time.Hour // life is 30 +- 7 days, uniform, so that changes do not coincide
 	maxGuards  = GuardCount + 1     // a third only while both are down
+	guardSmall = 2 * time.Hour      // a guard whose crowd is too small this long is replaced: two of its hourly registers say so
 )
 
 // Guard is a relay that a leaf uses as first hop for weeks: with few guards, few
@@ -30,8 +31,9 @@ type Guard struct {
 
 // Guards holds a leaf's guards. Persist it (Encode) whenever Refresh reports a change.
 type Guards struct {
-	list []Guard // the standing two first, then a third while needed
-	turn int
+	list  []Guard // the standing two first, then a third while needed
+	turn  int
+	small map[packet.NodeKey]time.Time // guards whose crowd misses the floor, since when
 }
 
 // ErrGuards is a stored list of guards that does not have its layout.
@@ -40,16 +42,19 @@ var ErrGuards = errors.New("stored guards are malformed")
 // Refresh keeps guards that are still SSNs of the directory, replaces those that
 // ran out, and adds a third only while both others are down. usable says whether
 // a node is connected and not skipped; a guard that is down stays a guard. An
-// out-of-date directory removes nobody. Guards are distinct, so at least one of
-// them is not the parent that forwards this home's bills.
-func (g *Guards) Refresh(s *Snapshot, usable func(packet.NodeKey) bool, now time.Time, rnd io.Reader) (changed bool, err error) {
+// out-of-date directory removes nobody. A guard whose crowd misses the floor f
+// for two hours, so that this home's messages wait, is replaced by one that meets
+// it, if there is one. Guards are distinct, so at least one of them is not the
+// parent that forwards this home's bills.
+func (g *Guards) Refresh(s *Snapshot, f Floor, usable func(packet.NodeKey) bool, now time.Time, rnd io.Reader) (changed bool, err error) {
 	before := slices.Clone(g.list)
 	g.list = slices.DeleteFunc(g.list, func(x Guard) bool {
 		n, known := s.Node(x.Node)
 		return !x.Until.After(now) || known && n.haveKeys && !isGuard(n)
 	})
+	g.dropSmall(s, f, now)
 	for len(g.list) < GuardCount {
-		added, err := g.add(s, nil, now, rnd)
+		added, err := g.add(s, f, nil, now, rnd)
 		if err != nil {
 			return true, err
 		}
@@ -63,7 +68,7 @@ func (g *Guards) Refresh(s *Snapshot, usable func(packet.NodeKey) bool, now time
 	case !down:
 		g.list = standing
 	case len(g.list) < maxGuards:
-		if _, err := g.add(s, usable, now, rnd); err != nil {
+		if _, err := g.add(s, f, usable, now, rnd); err != nil {
 			return true, err
 		}
 	}
@@ -72,30 +77,61 @@ func (g *Guards) Refresh(s *Snapshot, usable func(packet.NodeKey) bool, now time
 
 func isGuard(n *Node) bool { return n.Relay() && n.Member.Role == member.RoleSSN }
 
-// add draws one more guard, uniform over the SSNs that are allowed: of an operator
-// that has no guard yet if there is one, so that a loop from one guard may come
-// back by the other (Chooser.Loop).
-func (g *Guards) add(s *Snapshot, usable func(packet.NodeKey) bool, now time.Time, rnd io.Reader) (bool, error) {
+// dropSmall ends the guard whose crowd has missed the floor for longest, after
+// guardSmall, if another SSN meets it: one at a time, so that the home's link is
+// shown to as few relays as possible.
+func (g *Guards) dropSmall(s *Snapshot, f Floor, now time.Time) {
+	small, worst := map[packet.NodeKey]time.Time{}, -1
+	for i, x := range g.list {
+		n, known := s.Node(x.Node)
+		if !known || !n.haveKeys || f.crowd(n) {
+			continue
+		}
+		since, was := g.small[x.Node]
+		if !was {
+			since = now
+		}
+		small[x.Node] = since
+		if now.Sub(since) >= guardSmall && (worst < 0 || since.Before(small[g.list[worst].Node])) {
+			worst = i
+		}
+	}
+	g.small = small
+	if worst < 0 {
+		return
+	}
+	for _, n := range s.relays {
+		if isGuard(n) && f.crowd(n) && !g.has(n.Key) {
+			delete(g.small, g.list[worst].Node)
+			g.list = slices.Delete(g.list, worst, worst+1)
+			return
+		}
+	}
+}
+
+func (g *Guards) has(node packet.NodeKey) bool {
+	return slices.ContainsFunc(g.list, func(x Guard) bool { return x.Node == node })
+}
+
+// add draws one more guard, uniform over the SSNs that are allowed: of those whose
+// crowd meets the floor if there are any, since behind another one this home's
+// messages would wait; of those, of an operator that has no guard yet if there is
+// one, so that a loop from one guard may come back by the other (Chooser.Loop).
+func (g *Guards) add(s *Snapshot, f Floor, usable func(packet.NodeKey) bool, now time.Time, rnd io.Reader) (bool, error) {
 	operators := map[string]bool{}
 	for _, x := range g.list {
 		if n, known := s.Node(x.Node); known {
 			operators[n.Member.Operator] = true
 		}
 	}
-	var allowed, apart []packet.NodeKey
+	var free []*Node
 	for _, n := range s.relays {
-		taken := slices.ContainsFunc(g.list, func(x Guard) bool { return x.Node == n.Key })
-		if !isGuard(n) || taken || usable != nil && !usable(n.Key) {
-			continue
-		}
-		allowed = append(allowed, n.Key)
-		if !operators[n.Member.Operator] {
-			apart = append(apart, n.Key)
+		if isGuard(n) && !g.has(n.Key) && (usable == nil || usable(n.Key)) {
+			free = append(free, n)
 		}
 	}
-	if len(apart) > 0 {
-		allowed = apart
-	}
+	free = preferred(free, f.crowd)
+	allowed := preferred(free, func(n *Node) bool { return !operators[n.Member.Operator] })
 	if len(allowed) == 0 {
 		return false, nil
 	}
@@ -108,8 +144,16 @@ func (g *Guards) add(s *Snapshot, usable func(packet.NodeKey) bool, now time.Tim
 		return false, err
 	}
 	until := now.Add(guardLife - guardSpan + time.Duration(spread)*time.Minute).UTC().Truncate(time.Millisecond)
-	g.list = append(g.list, Guard{allowed[i], until})
+	g.list = append(g.list, Guard{allowed[i].Key, until})
 	return true, nil
+}
+
+// preferred gives the nodes that are as wanted, or all if none is.
+func preferred(nodes []*Node, wanted func(*Node) bool) []*Node {
+	if out := slices.DeleteFunc(slices.Clone(nodes), func(n *Node) bool { return !wanted(n) }); len(out) > 0 {
+		return out
+	}
+	return nodes
 }
 
 // List gives the guards, standing ones first. Floor.Check takes it.

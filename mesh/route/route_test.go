@@ -377,7 +377,7 @@ func TestGuardsStayForWeeksAndAreUsedInTurn(t *testing.T) {
 	s := w.dir.Snapshot(start)
 	up := func(packet.NodeKey) bool { return true }
 	g := &Guards{}
-	changed, err := g.Refresh(s, up, start, w.rnd)
+	changed, err := g.Refresh(s, Floor{}, up, start, w.rnd)
 	if err != nil || !changed || len(g.List()) != GuardCount {
 		t.Fatalf("Refresh: %v, %v, %d guards", changed, err, len(g.List()))
 	}
@@ -390,14 +390,14 @@ func TestGuardsStayForWeeksAndAreUsedInTurn(t *testing.T) {
 			t.Errorf("a guard is kept %s", life)
 		}
 	}
-	if changed, err := g.Refresh(s, up, start.Add(20*24*time.Hour), w.rnd); changed || err != nil {
+	if changed, err := g.Refresh(s, Floor{}, up, start.Add(20*24*time.Hour), w.rnd); changed || err != nil {
 		t.Errorf("guards change after 20 days: %v", err)
 	}
 	a, b := g.Usable(up), g.Usable(up)
 	if a[0] == b[0] || a[0] != b[1] || len(a) != 2 {
 		t.Error("guards are not used alternately")
 	}
-	if changed, err := g.Refresh(s, up, start.Add(40*24*time.Hour), w.rnd); !changed || err != nil || len(g.List()) != GuardCount {
+	if changed, err := g.Refresh(s, Floor{}, up, start.Add(40*24*time.Hour), w.rnd); !changed || err != nil || len(g.List()) != GuardCount {
 		t.Errorf("guards live forever: %v", err)
 	}
 }
@@ -407,7 +407,7 @@ func TestTheSecondGuardIsOfAnotherOperatorWhereThereIsOne(t *testing.T) {
 		w := newTown()
 		w.ssns(t, 6, "a", "a", "b")
 		g, s := &Guards{}, w.dir.Snapshot(start)
-		if _, err := g.Refresh(s, func(packet.NodeKey) bool { return true }, start, seeded(seed)); err != nil {
+		if _, err := g.Refresh(s, Floor{}, func(packet.NodeKey) bool { return true }, start, seeded(seed)); err != nil {
 			t.Fatal(err)
 		}
 		two := g.List()
@@ -417,7 +417,7 @@ func TestTheSecondGuardIsOfAnotherOperatorWhereThereIsOne(t *testing.T) {
 		w = newTown()
 		relays := w.ssns(t, 3, "a")
 		g = &Guards{}
-		if _, err := g.Refresh(w.dir.Snapshot(start), func(packet.NodeKey) bool { return true }, start, seeded(seed)); err != nil || len(g.List()) != GuardCount {
+		if _, err := g.Refresh(w.dir.Snapshot(start), Floor{}, func(packet.NodeKey) bool { return true }, start, seeded(seed)); err != nil || len(g.List()) != GuardCount {
 			t.Fatalf("seed %d: %d of %d relays of one operator are guards, %v", seed, len(g.List()), len(relays), err)
 		}
 	}
@@ -432,7 +432,7 @@ func TestAThirdGuardStepsInOnlyWhileBothAreDown(t *testing.T) {
 	g := &Guards{}
 	refresh := func() {
 		t.Helper()
-		if _, err := g.Refresh(s, up, start, w.rnd); err != nil {
+		if _, err := g.Refresh(s, Floor{}, up, start, w.rnd); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -458,11 +458,73 @@ func TestAThirdGuardStepsInOnlyWhileBothAreDown(t *testing.T) {
 	}
 }
 
+func TestGuardsAreDrawnWhereTheCrowdMeetsTheFloor(t *testing.T) {
+	floor := Floor{Policy: member.Policy{HomesEnrolled: 60, MinSet: 8, HopMS: 30_000}}
+	up := func(packet.NodeKey) bool { return true }
+	for seed := range byte(20) {
+		w := newTown()
+		w.ssns(t, 2, "a")
+		large := w.node(t, 10, member.RoleSSN, "b", FlagRelay, 20, 1000)
+		w.node(t, 11, member.RoleSSN, "b", FlagRelay, 5, 200)
+		w.node(t, 12, member.RoleSSN, "c", FlagRelay, 0, 0)
+		g := &Guards{}
+		if _, err := g.Refresh(w.dir.Snapshot(start), floor, up, start, seeded(seed)); err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range g.List() {
+			if x.Node != large && x.Node[0] > 2 {
+				t.Errorf("seed %d: a guard with too few leaves was drawn although three had enough", seed)
+			}
+		}
+	}
+}
+
+func TestAGuardWithoutACrowdIsReplacedAfterTwoHours(t *testing.T) {
+	floor := Floor{Policy: member.Policy{HomesEnrolled: 60, MinSet: 8, HopMS: 30_000}}
+	up := func(packet.NodeKey) bool { return true }
+	g := &Guards{}
+	refresh := func(after time.Duration, lonely ...packet.NodeKey) (changed bool) {
+		t.Helper()
+		w := newTown()
+		for key := range byte(4) {
+			leaves, frames := 20, 1000
+			if slices.Contains(lonely, packet.NodeKey{key + 1}) {
+				leaves, frames = 5, 200
+			}
+			w.node(t, key+1, member.RoleSSN, "a", FlagRelay, leaves, frames)
+		}
+		changed, err := g.Refresh(w.dir.Snapshot(start), floor, up, start.Add(after), w.rnd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return changed
+	}
+	all := []packet.NodeKey{{1}, {2}, {3}, {4}}
+	refresh(0, all...)
+	refresh(time.Minute, all...)
+	if refresh(3*time.Hour, all...) {
+		t.Error("a guard was replaced although no other one has a crowd")
+	}
+	kept, lonely := g.List()[0].Node, g.List()[1].Node
+	refresh(3*time.Hour+time.Minute, lonely)
+	if g.has(lonely) || !g.has(kept) || len(g.List()) != GuardCount {
+		t.Error("of two guards, not the one without a crowd was replaced")
+	}
+	refresh(4*time.Hour, kept)
+	if refresh(5*time.Hour+59*time.Minute, kept) || !g.has(kept) {
+		t.Error("a guard was replaced within two hours")
+	}
+	refresh(6 * time.Hour)
+	if refresh(6*time.Hour+time.Minute, kept) || !g.has(kept) {
+		t.Error("a guard whose crowd had come back was replaced")
+	}
+}
+
 func TestGuardsSurviveARestart(t *testing.T) {
 	w := newTown()
 	w.ssns(t, 4, "a")
 	g := &Guards{}
-	if _, err := g.Refresh(w.dir.Snapshot(start), func(packet.NodeKey) bool { return true }, start, w.rnd); err != nil {
+	if _, err := g.Refresh(w.dir.Snapshot(start), Floor{}, func(packet.NodeKey) bool { return true }, start, w.rnd); err != nil {
 		t.Fatal(err)
 	}
 	again, err := ParseGuards(g.Encode())

@@ -102,6 +102,11 @@ func guardSet(n *Node, p member.Policy, factor float64) float64 {
 	return Set(float64(n.Keys.LeafFrames)/1000*factor, leaves, p.Hop())
 }
 
+// crowd reports whether the numbers of a guard meet the floor for a leaf behind it.
+func (f Floor) crowd(n *Node) bool {
+	return n.haveKeys && guardSet(n, f.Policy, 1) >= float64(max(f.MinSet, f.Policy.MinSet))
+}
+
 // smallestSet is the worse of the guards' sets; 0 without guards.
 func smallestSet(s *Snapshot, guards []Guard, p member.Policy, factor float64) float64 {
 	smallest := 0.0
