@@ -20,6 +20,15 @@ const (
 	flagFill    = 2 // use every reply block, so that the number of packets says nothing
 )
 
+// A try that arrives when the recipient has forgotten its answer would be handled again. So none is made later than
+// lastRetry after the first, which leaves a packet of class meter its way (P99 6.8 min), nor after retryLags of Lag on a
+// fast clock; recipients there remember for answerLags more.
+const (
+	lastRetry  = packet.AnswerLife - 7*time.Minute
+	retryLags  = 3
+	answerLags = 4
+)
+
 // answer statuses: the first byte of an answer.
 const (
 	answerOK      = 0
@@ -120,7 +129,12 @@ func (o *Onion) call(ctx context.Context, to Recipient, c mesh.Class, s mesh.Ser
 func (o *Onion) tryAll(ctx context.Context, to Recipient, c mesh.Class, timing mix.Timing, cl *call, s mesh.Service, flags uint8, body []byte) ([]byte, error) {
 	var tries []*try
 	defer func() { o.forget(tries) }()
+	began := o.clock.Now()
 	for n := range timing.Tries {
+		if n > 0 && o.clock.Now().Sub(began) > lastRetry+retryLags*o.h.Lag() {
+			o.bump(func(s *Stats) { s.Unacked++ })
+			return nil, fmt.Errorf("%w: no answer in %v, after which a try could be done twice", mesh.ErrUnacked, lastRetry)
+		}
 		t, departs, err := o.send(to, c, timing, cl, s, flags, body)
 		if err != nil {
 			if n > 0 && !errors.Is(err, mesh.ErrTooLarge) {

@@ -136,6 +136,40 @@ func TestRestartsLoseAndDoubleNothing(t *testing.T) {
 	wantNoNames(t, st.Scene, st.log.text())
 }
 
+// TestParentsThatDieEveryTenMinutesLoseAndDoubleNothing: homes that report each minute have one of their substations
+// taken away every ten minutes, which comes back with the reports that it holds when others have long overtaken it. By
+// default for an hour; with -long for a day.
+func TestParentsThatDieEveryTenMinutesLoseAndDoubleNothing(t *testing.T) {
+	rounds := 6
+	if *long {
+		rounds = 24 * 6
+	}
+	st := newStreet(t, 6, 600, func(st *street) {
+		st.Members = slices.DeleteFunc(st.Members, func(m *Member) bool { return m.Role == member.RoleGateway && m.Name > "home-2" })
+	})
+	for _, m := range st.Of(member.RoleGateway) {
+		if _, err := st.u.Open(utility.NewContract{Gateway: m.Node().Host.Self().Key, Read: time.Minute, Report: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	parents := []string{"ssn-elm", "ssn-oak", "ssn-mill"}
+	begin := st.Clock.Now()
+	down := ""
+	for i := range rounds {
+		if down != "" {
+			st.start(down)
+		}
+		down = parents[i%len(parents)]
+		st.stop(down)
+		st.reached(begin.Add(time.Duration(i+1) * 10 * time.Minute))
+	}
+	st.start(down)
+	count := st.Get("headend").Node().Role.(*headend.Headend).Counters()
+	t.Logf("%d reports at the head-end from %d homes in %v", count.Reports, len(st.Of(member.RoleGateway)), st.Clock.Now().Sub(begin).Round(time.Minute))
+	st.settled(begin.Add(time.Duration(rounds) * 10 * time.Minute))
+	wantNoNames(t, st.Scene, st.log.text())
+}
+
 // TestRefusedReportsAreKept: a head-end that lost its list refuses a home's
 // reports; the home says so, keeps them, and settles when it is back on the list.
 func TestRefusedReportsAreKept(t *testing.T) {
