@@ -317,12 +317,16 @@ func (o *Onion) seal(to Recipient, t *try, q *packet.Request) ([][]byte, error) 
 func (o *Onion) replyBlocks(to Recipient, timing mix.Timing, cl *call, n int, arrival time.Time) (*try, []packet.ReplyBlock, error) {
 	t := &try{call: cl}
 	var blocks []packet.ReplyBlock
-	for range n {
+	for i := range n {
 		var id packet.ReplyID
 		if _, err := io.ReadFull(o.rnd, id[:]); err != nil {
 			return t, nil, fmt.Errorf("draw reply id: %w", err)
 		}
-		r, err := o.wayBack(to, timing, arrival.Add(answerSpare))
+		way := timing
+		if timing.Slots {
+			way.HopMean = mix.AnswerHold(timing.HopMean, i)
+		}
+		r, err := o.wayBack(to, way, arrival.Add(answerSpare))
 		if err != nil {
 			o.forget([]*try{t})
 			return t, nil, err
@@ -345,18 +349,18 @@ func (o *Onion) replyBlocks(to Recipient, timing mix.Timing, cl *call, n int, ar
 		}
 		blocks = append(blocks, *b)
 		if timing.Slots {
-			o.expect(r, timing)
+			o.expect(r, timing, n)
 		}
 	}
 	return t, blocks, nil
 }
 
-// expect lets cover leave room for a packet of an answer.
-func (o *Onion) expect(r *route.Route, timing mix.Timing) {
+// expect lets cover leave room for a packet of an answer of n.
+func (o *Onion) expect(r *route.Route, timing mix.Timing, n int) {
 	relays := r.Relays()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.shape.Answer(relays[len(relays)-1], r.Arrival.Add(-time.Duration(len(relays))*timing.HopMean))
+	o.shape.Answer(relays[len(relays)-1], r.Arrival.Add(-mix.CoverLead(timing.HopMean, o.slotMean, n)))
 }
 
 func (o *Onion) wayBack(to Recipient, timing mix.Timing, depart time.Time) (*route.Route, error) {
