@@ -167,6 +167,12 @@ func (p *Party) submit(ctx context.Context, o *out) (done bool, err error) {
 	if err := p.ready(o); err != nil {
 		return false, err
 	}
+	if done, err := p.countersigned(ctx, o); done || err != nil {
+		if errors.Is(err, errWaits) {
+			return false, nil // the same bytes again
+		}
+		return done, err
+	}
 	results, err := c.Submit(ctx, [][]byte{o.Raw})
 	if err != nil {
 		p.env.Log.Debug("entry not sent", "err", err)
@@ -205,6 +211,10 @@ func (p *Party) ready(o *out) error {
 		}
 	}
 	o.Raw = e.Bytes()
+	return p.keep(o)
+}
+
+func (p *Party) keep(o *out) error {
 	return p.env.Store.Update(func(tx *store.Tx) error { return putOut(tx, o) })
 }
 
@@ -256,14 +266,19 @@ func (p *Party) judge(o *out, r writer.Result) (done bool, err error) {
 	case errors.Is(r.Err, ledger.ErrBusy), errors.Is(r.Err, ledger.ErrHalted), errors.Is(r.Err, ledger.ErrDamaged), errors.Is(r.Err, ledger.ErrSeqOld):
 		return false, nil
 	}
-	o.State, o.Cause = outRefused, r.Err.Error()
-	p.env.Log.Warn("own entry refused by the ledger", "kind", e.Kind().String(), "err", r.Err)
+	return true, p.refuse(o, e, r.Err)
+}
+
+// refuse ends an entry that will never be in the log; its number is free.
+func (p *Party) refuse(o *out, e *ledger.Entry, cause error) error {
+	o.State, o.Cause = outRefused, cause.Error()
+	p.env.Log.Warn("own entry refused by the ledger", "kind", e.Kind().String(), "err", cause)
 	if p.onRefused != nil {
-		if err := p.onRefused(o.ID, r.Err); err != nil {
-			return false, err
+		if err := p.onRefused(o.ID, cause); err != nil {
+			return err
 		}
 	}
-	return true, p.settle(o, e.Seq()-1)
+	return p.settle(o, e.Seq()-1)
 }
 
 // settle makes an answer durable; seq is our last number in the log.
