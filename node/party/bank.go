@@ -58,7 +58,7 @@ type ReconcileRow struct {
 }
 
 // ErrNotRegistered means that this operator is not on the ledger yet.
-var ErrNotRegistered = errors.New("this operator is not on the ledger yet\nnext: wait until the aggregator has registered it; `gridveil ledger status` shows it")
+var ErrNotRegistered = errors.New("this operator is not on the ledger yet\nnext: wait until the aggregator has registered it; `gridveil ledger show` lists the ledger")
 
 // Reconcile compares a statement with the ledger, and with post enters what it
 // proposes; the same statement again enters nothing more. overdue proposes
