@@ -257,8 +257,12 @@ func (p *Party) judge(o *out, r writer.Result) (done bool, err error) {
 	var conflict *ledger.SeqConflictError
 	switch {
 	case r.Err == nil:
+		if err := p.accepts(e, r.Receipt); err != nil {
+			p.env.Log.Warn("answer of the ledger is not believed; sent again", "err", err)
+			return false, nil
+		}
 		o.State, o.Index = outAccepted, r.Receipt.Index
-		return true, p.settle(o, e.Seq())
+		return true, p.settle(o, e.Seq(), func(tx *store.Tx) error { return p.receipts.put(tx, r.Receipt) })
 	case errors.As(r.Err, &gap), errors.As(r.Err, &conflict):
 		// Our number is not the next one: a restored node, or a log that went
 		// back. Nothing of ours stands under these bytes, so they get a new one.
@@ -281,9 +285,15 @@ func (p *Party) refuse(o *out, e *ledger.Entry, cause error) error {
 	return p.settle(o, e.Seq()-1)
 }
 
-// settle makes an answer durable; seq is our last number in the log.
-func (p *Party) settle(o *out, seq uint64) error {
+// settle makes an answer durable, with what belongs to it; seq is our last number
+// in the log.
+func (p *Party) settle(o *out, seq uint64, also ...func(*store.Tx) error) error {
 	return p.env.Store.Update(func(tx *store.Tx) error {
+		for _, f := range also {
+			if err := f(tx); err != nil {
+				return err
+			}
+		}
 		if err := putOut(tx, o); err != nil {
 			return err
 		}
