@@ -574,8 +574,6 @@ func TestNoAcknowledgedEntryIsLostUnnoticed(t *testing.T) {
 	n := 200
 	if *long {
 		n = 10_000
-	} else if testing.Short() {
-		n = 44
 	}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
