@@ -36,30 +36,19 @@ func Handler(list ...*Verifier) http.Handler {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /add-checkpoint", func(w http.ResponseWriter, r *http.Request) { addCheckpoint(w, r, byOrigin) })
-	serveCopies(mux, list)
+	for _, v := range list {
+		hash := ledger.OriginHash(v.origin)
+		v.serveCopy(mux, "/"+hex.EncodeToString(hash[:]))
+	}
 	return mux
 }
 
-// serveCopies mounts what verifiers serve under the hash of their log's origin.
-func serveCopies(mux *http.ServeMux, list []*Verifier) {
-	byHash := map[string]*Verifier{}
-	for _, v := range list {
-		hash := ledger.OriginHash(v.origin)
-		byHash[hex.EncodeToString(hash[:])] = v
-	}
-	get := func(path string, f func(*Verifier, http.ResponseWriter, *http.Request)) {
-		mux.HandleFunc("GET /{hash}/"+path, func(w http.ResponseWriter, r *http.Request) {
-			if v := byHash[r.PathValue("hash")]; v != nil {
-				f(v, w, r)
-				return
-			}
-			http.Error(w, "this log is not followed here", http.StatusNotFound)
-		})
-	}
-	get("checkpoint", (*Verifier).getCheckpoint)
-	get("tile/{path...}", (*Verifier).getTile)
+// serveCopy mounts what is served of one log.
+func (v *Verifier) serveCopy(mux *http.ServeMux, prefix string) {
+	mux.HandleFunc("GET "+prefix+"/checkpoint", v.getCheckpoint)
+	mux.HandleFunc("GET "+prefix+"/tile/{path...}", v.getTile)
 	for _, name := range []string{noteEvidence, noteObjection, noteBadEntry} {
-		get(name, func(v *Verifier, w http.ResponseWriter, _ *http.Request) { v.served(w, name) })
+		mux.HandleFunc("GET "+prefix+"/"+name, func(w http.ResponseWriter, _ *http.Request) { v.served(w, name) })
 	}
 }
 
@@ -75,13 +64,10 @@ func serveCopies(mux *http.ServeMux, list []*Verifier) {
 // Source: C2SP tlog-mirror, tlog-tiles.
 func (v *Verifier) Mirror() http.Handler {
 	mux := http.NewServeMux()
-	serveCopies(mux, []*Verifier{v})
-	mux.HandleFunc("GET /checkpoint", v.getCheckpoint)
-	mux.HandleFunc("GET /tile/{path...}", v.getTile)
+	v.serveCopy(mux, "")
 	mux.HandleFunc("GET /proof/{index}", v.getProof)
-	for _, name := range []string{noteEvidence, noteObjection, noteBadEntry} {
-		mux.HandleFunc("GET /"+name, func(w http.ResponseWriter, _ *http.Request) { v.served(w, name) })
-	}
+	hash := ledger.OriginHash(v.origin)
+	v.serveCopy(mux, "/"+hex.EncodeToString(hash[:]))
 	return mux
 }
 
