@@ -10,6 +10,7 @@ import (
 
 	"github.com/multiformats/go-multiaddr"
 
+	"gridveil/ledger"
 	"gridveil/mesh"
 )
 
@@ -65,6 +66,15 @@ func (c *Config) checkLedger(f *faults) {
 	f.between("ledger.close_every", int64(l.CloseEvery), 1, 366)
 	if l.Notice.D() < 0 || l.Notice.D() > 30*24*time.Hour {
 		f.add("ledger.notice", "want 0s to 720h, got %q", l.Notice.D())
+	}
+	if l.HTTP != "" {
+		checkHostPort(f, "ledger.http", l.HTTP)
+	}
+	for i, m := range l.Mirrors {
+		key, at, _ := strings.Cut(m, " ")
+		if _, err := ledger.ParseVerifierKey(key); err != nil || !strings.HasPrefix(at, "http://") && !strings.HasPrefix(at, "https://") {
+			f.add(fmt.Sprintf("ledger.mirrors[%d]", i), "want a key and a URL such as \"verifier-1a2b3c4d+0a1b2c3d+BA… http://mirror.example.org:7082\", got %q", m)
+		}
 	}
 	if l.Export.D() < 0 || l.Export.D() > 0 && l.Export.D() < time.Minute {
 		f.add("ledger.export", "want 0s, or 1m and more, got %q", l.Export.D())

@@ -175,6 +175,10 @@ type Ledger struct {
 	CloseEvery int `toml:"close_every"`
 	// Notice is how long before a pseudonym is opened its driver is warned, fixed when the ledger is founded. Default "72h".
 	Notice Duration `toml:"notice"`
+	// HTTP is the address at which the aggregator serves its log to everybody, for reading: checkpoint, tiles and proofs, as `gridveil verifier` reads them, such as "0.0.0.0:7081". Empty: members of the mesh alone can read it.
+	HTTP string `toml:"http"`
+	// Mirrors are who keeps a public copy of the log: "KEY URL" each, as `gridveil verifier --serve` prints its key. The ledger's page says how much of the log they hold and since when.
+	Mirrors []string `toml:"mirrors"`
 	// Export is how often the aggregator writes its export folder; "0s" only when asked.
 	Export Duration `toml:"export"`
 }
