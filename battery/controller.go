@@ -59,6 +59,9 @@ type Config struct {
 	// History holds block demands in Wh known from before, oldest first: of five
 	// minutes for veil, of LKMPeriod for lkm.
 	History []float64
+	// Learned is the home's own kernel when it is known already; nil starts with
+	// the prior.
+	Learned *Learned
 	// Rand is used by the controller alone; its seed must not be stored.
 	Rand *rand.Rand
 }
@@ -92,6 +95,12 @@ func NewController(ctx context.Context, c Config) (*Controller, error) {
 }
 
 func (c *Controller) startVeil(ctx context.Context, cfg Config) error {
+	if l := cfg.Learned; l != nil {
+		c.veil = NewVeil(cfg.Spec, l.Plan, l.Kernel, cfg.Rand)
+		c.policy = c.veil
+		c.Restore(cfg.History)
+		return nil
+	}
 	plan, err := PlanFor(cfg.Spec, nil, cfg.YearlyKWh)
 	if err != nil {
 		c.policy, c.reason = &Hold{}, err.Error()
