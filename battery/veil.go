@@ -149,7 +149,7 @@ func (v *Veil) begin(at time.Time, o Obs) {
 	x := v.level(max(0, v.demand) / q)
 	w := min(max(v.round(float64(o.E-v.Spec.Floor())/q), 0), v.k.Ms+v.k.Mx) - v.k.Mx
 	s := min(max(w+x, 0), v.k.Ms)
-	v.k.Row(v.level(show/q), x, s, v.row)
+	v.k.Row(0, v.level(show/q), x, s, v.row)
 	j := v.draw()
 	hour := Block.Hours()
 	if j > 0 {

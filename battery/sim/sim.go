@@ -129,10 +129,14 @@ func yearly(tr Trace, n int) float64 {
 
 // blocks are the energies, in Wh, of the blocks that the policy counts in.
 func blocks(tr Trace, n int, policy string) []float64 {
-	period := battery.Block
 	if policy == "lkm" {
-		period = battery.LKMPeriod
+		return energies(tr, n, battery.LKMPeriod)
 	}
+	return energies(tr, n, battery.Block)
+}
+
+// energies are what n samples took, block by block, in Wh.
+func energies(tr Trace, n int, period time.Duration) []float64 {
 	size := int(period / tr.Step)
 	var out []float64
 	for i := 0; i+size <= n; i += size {
