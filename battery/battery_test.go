@@ -266,23 +266,24 @@ func TestExposedIsCounted(t *testing.T) {
 		edit    func(m int, o *Obs)
 		exposed [2]float64 // minutes of the day, least and most
 		wh      float64    // at least
+		spans   int
 	}{
-		{"a covered home", func(int, *Obs) {}, [2]float64{0, 0}, 0},
+		{"a covered home", func(int, *Obs) {}, [2]float64{0, 0}, 0, 0},
 		{"a 9 kW shower of ten minutes", func(m int, o *Obs) {
 			if m >= 700 && m < 710 {
 				o.Load = 9000
 			}
-		}, [2]float64{10, 40}, 800},
+		}, [2]float64{10, 40}, 800, 1},
 		{"an hour of command", func(m int, o *Obs) {
 			if m >= 700 && m < 760 {
 				o.Commanded = &order
 			}
-		}, [2]float64{60, 70}, 200},
+		}, [2]float64{60, 70}, 200, 1},
 		{"a silent meter", func(m int, o *Obs) {
 			if m >= 700 && m < 720 {
 				o.Stale = time.Hour
 			}
-		}, [2]float64{20, 30}, 0},
+		}, [2]float64{20, 30}, 0, 1},
 	} {
 		ctl := controller(t, spec, "veil", 3)
 		st := Store{Spec: spec, E: 2500}
@@ -296,6 +297,8 @@ func TestExposedIsCounted(t *testing.T) {
 		}
 		if r := ctl.Today(); r.ExposedMins < c.exposed[0] || r.ExposedMins > c.exposed[1] || r.ExposedWh < c.wh {
 			t.Errorf("%s: %.0f minutes, %.0f Wh exposed; want %.0f to %.0f minutes, %.0f Wh or more", c.name, r.ExposedMins, r.ExposedWh, c.exposed[0], c.exposed[1], c.wh)
+		} else if r.ExposedSpans != c.spans || (r.ExposedBits > 0) != (c.spans > 0) {
+			t.Errorf("%s: %d intervals worth %.1f bits, want %d", c.name, r.ExposedSpans, r.ExposedBits, c.spans)
 		}
 	}
 }

@@ -63,14 +63,11 @@ func Prior(mean float64, mx int) Chain {
 	return c
 }
 
-// halfLife is how many blocks old a transition is when it counts half: 14 days
-// of five minutes. Habits last that long.
-const halfLife = 14 * 288
-
 // Fit learns a chain of levels 0..mx from consecutive block demands, in quanta,
 // oldest first. Demand is split between the neighbouring levels and each pair
-// is spread a little, so that no transition is impossible.
-func Fit(demand []float64, mx int) Chain { return fit(demand, mx, .02, halfLife) }
+// is spread a little, so that no transition is impossible. A transition halfLife
+// blocks old counts half.
+func Fit(demand []float64, mx int, halfLife float64) Chain { return fit(demand, mx, .02, halfLife) }
 
 func fit(demand []float64, mx int, extra, halfLife float64) Chain {
 	q := make([][]float64, mx+1)
