@@ -88,9 +88,9 @@ func (p *Stepping) Target(o Obs) Watts {
 	h := o.Dt.Hours()
 	flow := WattHours((x - p.h*unit) * h) // positive leaves the store
 	switch {
-	case o.E-flow < p.Spec.Floor():
+	case flow > 0 && o.E-flow/WattHours(p.Spec.EtaDischarge) < p.Spec.Floor():
 		p.h = math.Ceil(x / unit)
-	case o.E-flow > p.Spec.Ceiling():
+	case flow < 0 && o.E-flow*WattHours(p.Spec.EtaCharge) > p.Spec.Ceiling():
 		p.h = math.Floor(x / unit)
 	}
 	return Watts(max(0, p.h)*unit) + o.EV.Plan
