@@ -33,6 +33,7 @@ type Controller struct {
 	shown   Watts // of the house alone, what the mask wanted to show in the last step
 	cause   Cause // that decided the last step; empty before the first
 	obeyed  bool  // a command stood in the last step
+	last    time.Time
 }
 
 // Report is one day's account, for the household's own privacy page.
@@ -127,9 +128,11 @@ func (c *Controller) account(o Obs, cmd Command) {
 		return
 	}
 	house := o.PrevMeter - o.PrevEV
+	jumped := !c.last.IsZero() && (o.Time.Sub(c.last)-o.Dt).Abs() > max(o.Dt, staleAfter)
+	c.last = o.Time
 	if c.cause != "" && c.cause != CauseStale && cmd.Cause != CauseStale && !bad(house) {
 		miss := math.Abs(float64(house - c.shown))
-		if miss > float64(exposedFrom) || c.obeyed {
+		if miss > float64(exposedFrom) || c.obeyed || jumped {
 			c.day.ExposedMins += mins
 			c.day.ExposedWh += miss * hours
 		}

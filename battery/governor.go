@@ -106,11 +106,14 @@ func (g *Governor) gridLimits(o Obs, lo, hi Watts) (Watts, Watts) {
 	return lo, hi
 }
 
-// blind acts without a reading: hold for a while, then let go.
+// blind acts without a reading: hold for a while, then ramp to rest.
 func (g *Governor) blind(o Obs, lo, hi Watts) Command {
 	g.stale += max(o.Dt, 0)
-	if g.stale > staleHold || bad(g.last) {
+	switch step := g.RampPerSecond * Watts(o.Dt.Seconds()); {
+	case bad(g.last) || g.stale > staleHold && g.RampPerSecond <= 0:
 		g.last = 0
+	case g.stale > staleHold:
+		g.last -= min(max(g.last, -step), step)
 	}
 	g.last = min(max(g.last, lo), hi)
 	return Command{Battery: g.last, EV: o.EV.Plan, Cause: CauseStale}
@@ -134,7 +137,7 @@ func (g *Governor) inside(e WattHours) WattHours {
 func usable(o Obs) bool {
 	limit := max(staleAfter, 2*o.Dt)
 	return o.Dt > 0 && o.Dt <= time.Minute && o.Stale <= limit && !bad(o.Load) && !bad(o.EV.Plan) &&
-		!bad(o.PrevMeter) && !bad(o.PrevEV) && o.Load >= leastLoad && o.Load <= mostLoad && !math.IsNaN(float64(o.E))
+		!bad(o.PrevMeter) && !bad(o.PrevEV) && !bad(o.PrevActual) && o.Load >= leastLoad && o.Load <= mostLoad && !math.IsNaN(float64(o.E))
 }
 
 func bad(w Watts) bool { return math.IsNaN(float64(w)) || math.IsInf(float64(w), 0) }
