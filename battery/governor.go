@@ -32,6 +32,10 @@ const (
 // exposedFloor is the miss, in watts, from which a step counts as exposed.
 const exposedFloor Watts = 1
 
+// GridLimit is the most that the operator of the grid lets the battery take from
+// the grid and give to it; both are 0 or above.
+type GridLimit struct{ Import, Export Watts }
+
 // Command is one step's decision.
 type Command struct {
 	Battery   Watts // discharge positive
@@ -39,6 +43,7 @@ type Command struct {
 	Predicted Watts // meter power if nothing changes
 	Exposed   Watts // meter power beyond what the mask shows without forced peaks, commands and limits
 	Cause     Cause
+	Grid      bool // the grid operator's limit moved the battery
 }
 
 // leveller is a policy that shows one level per block: what the meter shows
@@ -64,6 +69,8 @@ func (g *Governor) Decide(o Obs, p Policy) Command {
 	g.stale = 0
 	lo, hi = g.gridLimits(o, lo, hi)
 	net := o.Load + o.EV.Plan
+	freeLo, freeHi := lo, hi
+	lo, hi = g.operated(o, lo, hi)
 	o.MinMeter, o.MaxMeter = net-hi, net-lo
 	target, cause := net, CausePolicy
 	if y := p.Target(o); !bad(y) { // asked under a command too: it goes on learning the home
@@ -86,7 +93,10 @@ func (g *Governor) Decide(o Obs, p Policy) Command {
 		cause = CauseLimit
 	}
 	g.last = c
-	out := Command{Battery: c, EV: o.EV.Plan, Predicted: net - c, Cause: cause}
+	out := Command{Battery: c, EV: o.EV.Plan, Predicted: net - c, Cause: cause, Grid: o.Grid != nil && (b < lo && lo > freeLo || b > hi && hi < freeHi)}
+	if out.Grid {
+		out.Cause = CauseCommanded
+	}
 	if miss := out.Predicted - wanted; miss > exposedFloor || miss < -exposedFloor {
 		out.Exposed = miss
 	}
@@ -103,6 +113,18 @@ func (g *Governor) gridLimits(o Obs, lo, hi Watts) (Watts, Watts) {
 	if g.MaxImport > 0 {
 		lo = min(hi, max(lo, net-g.MaxImport))
 	}
+	return lo, hi
+}
+
+// operated narrows the range by what the grid operator allows: it may not charge
+// with more than Import from the grid, nor feed more than Export into it.
+func (g *Governor) operated(o Obs, lo, hi Watts) (Watts, Watts) {
+	if o.Grid == nil || bad(o.Grid.Import) || bad(o.Grid.Export) {
+		return lo, hi
+	}
+	net := o.Load + o.EV.Plan
+	lo = min(hi, max(lo, min(0, net)-max(0, o.Grid.Import)))
+	hi = max(lo, min(hi, max(0, net)+max(0, o.Grid.Export)))
 	return lo, hi
 }
 

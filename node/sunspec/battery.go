@@ -95,12 +95,12 @@ func (b *Battery) fetch(id uint16, into *points) error {
 }
 
 // Set asks for a battery power, discharge positive, that holds for keep unless
-// the next Set comes before. Read must have succeeded last; else it gives ErrMissing.
+// the next Set comes before. It gives ErrUnread unless the last Read succeeded.
 func (b *Battery) Set(w battery.Watts, keep time.Duration) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.models == nil {
-		return fmt.Errorf("%w: the device has not been read", ErrMissing)
+		return ErrUnread
 	}
 	out, in, err := b.last.rates(w)
 	if err != nil {

@@ -28,6 +28,8 @@ var (
 	ErrMissing = errors.New("value is missing")
 	// ErrAbsurd means that a value is none that a home battery can have.
 	ErrAbsurd = errors.New("absurd value")
+	// ErrUnread means that the last Read failed, so that nothing may be commanded.
+	ErrUnread = errors.New("the device has not been read")
 	// ErrFault means that the battery itself says that it is out of order.
 	ErrFault = errors.New("the battery reports a fault")
 )

@@ -138,7 +138,7 @@ func TestFaultsAreErrorsAndHeal(t *testing.T) {
 		if err == nil || tc.want != nil && !errors.Is(err, tc.want) {
 			t.Errorf("fault %d: got %v, want %v", tc.fault, err, tc.want)
 		}
-		if err := b.Set(500, time.Minute); !errors.Is(err, sunspec.ErrMissing) {
+		if err := b.Set(500, time.Minute); !errors.Is(err, sunspec.ErrUnread) {
 			t.Errorf("fault %d: commanded blindly: %v", tc.fault, err)
 		}
 		d.Inject(Sound)
