@@ -105,6 +105,12 @@ func (h *Host) HomeRelay(key member.Key) bool {
 	return err == nil && k.Flags&route.FlagRelay != 0
 }
 
+// homePeer is HomeRelay by peer id.
+func (h *Host) homePeer(p peer.ID) bool {
+	key, err := member.KeyOf(p)
+	return err == nil && h.HomeRelay(key)
+}
+
 // mayDialIn says whether a member may connect to this node: to a home that relays, backbone members and others such
 // homes; nobody uses a home as its first relay.
 func (h *Host) mayDialIn(m Member) bool {
