@@ -14,7 +14,7 @@ func (o *Onion) Witness(see func(from packet.NodeKey, r packet.Routing, before, 
 }
 
 // Inject hands o a packet as if from a neighbour.
-func (o *Onion) Inject(from mesh.Member, p *packet.Packet) { o.relay.take(from, p) }
+func (o *Onion) Inject(from mesh.Member, p *packet.Packet) { _ = o.relay.take(from, p) }
 
 // OwnHop gives the last hop of a packet that ends here now.
 func (o *Onion) OwnHop() packet.Hop {

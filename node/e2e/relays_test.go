@@ -24,7 +24,7 @@ import (
 	"gridveil/node/identity"
 )
 
-var long = flag.Bool("long", false, "kill every relay, twice: a minute")
+var long = flag.Bool("long", false, "run the long versions of the tests")
 
 // guest is a node that runs inside the test, with an identity that the town gave it.
 type guest struct {
