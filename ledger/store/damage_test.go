@@ -147,7 +147,7 @@ type shot struct {
 // older half is in Badger's tables, and its journal is pruned.
 func film(t *testing.T, tables bool) (shots []shot) {
 	t.Helper()
-	dir, o := filepath.Join(ramDir(t), "log"), small
+	dir, o := filepath.Join(town.RAM(t), "log"), small
 	o.Key = key
 	var mu sync.Mutex // W1 and W2 run at once
 	var acked, signed uint64
@@ -208,17 +208,6 @@ func film(t *testing.T, tables bool) (shots []shot) {
 	}
 	s.Close()
 	return shots
-}
-
-// ramDir is a temporary directory in memory, where the system has one: a sync
-// means nothing to an image.
-func ramDir(t testing.TB) string {
-	dir, err := os.MkdirTemp("/dev/shm", "gridveil-test-")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
 }
 
 // harm makes a damaged image out of a shot; later is a shot of the same run
@@ -386,7 +375,7 @@ func newExaminer(t *testing.T) *examiner {
 	t.Helper()
 	x := &examiner{store.Open, &town.Net{}, small}
 	x.o.Key = key
-	s := open(t, filepath.Join(ramDir(t), "peer"), x.o)
+	s := open(t, filepath.Join(town.RAM(t), "peer"), x.o)
 	if _, _, err := run(t, s, 0, 100); err != nil {
 		t.Fatal(err)
 	}
@@ -542,7 +531,7 @@ func (c *tally) of(outcome string) (n int) {
 
 // each runs f over the list on all processors, with a directory of its own.
 func each(t *testing.T, list []trial, f func(dir string, x trial)) {
-	root, work := ramDir(t), make(chan int)
+	root, work := town.RAM(t), make(chan int)
 	var wg sync.WaitGroup
 	for range 2 * runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
