@@ -27,7 +27,7 @@ func ledgerCommand() *cobra.Command {
 		},
 	}
 	show.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	return group("ledger", "The network's ledger", show, repairCommand(), &cobra.Command{
+	return group("ledger", "The network's ledger", show, ledgerReconcile(), repairCommand(), &cobra.Command{
 		Use: "export", Short: "Write the ledger into the aggregator's export folder", Args: noArgs,
 		Long: "What is written can be judged anywhere with `gridveil verify`, without this node.",
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -61,6 +62,9 @@ type Aggregator struct {
 	flex      flexibility
 	wake      chan struct{} // the settlement loop has something to do
 	started   time.Time
+
+	outside atomic.Pointer[string] // where the log is served to everybody
+	mirrors mirrors
 
 	exporting sync.Mutex // held while an export folder is written
 
@@ -128,6 +132,10 @@ func (a *Aggregator) Serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.publish(ctx) })
 	g.Go(func() error { return a.door.Serve(ctx, l) })
+	if a.env.Config.Ledger.HTTP != "" {
+		g.Go(func() error { return a.serveOutside(ctx, a.env.Config.Ledger.HTTP) })
+	}
+	g.Go(func() error { return a.watchMirrors(ctx) })
 	g.Go(func() error { return a.mints.serve(ctx, a.nudge) })
 	g.Go(func() error { return a.keepDesk(ctx) })
 	g.Go(func() error { return a.keepBook(ctx) })

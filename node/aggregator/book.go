@@ -144,6 +144,8 @@ func (a *Aggregator) takeSubmit(_ context.Context, from mesh.Member, op byte, bo
 		return a.takeInstruction(from, body)
 	case party.OpRevoke:
 		return a.takeRevocation(from, body)
+	case party.OpFailed:
+		return a.takeFailed(from, body)
 	}
 	return nil, party.ErrCall
 }

@@ -55,6 +55,7 @@ type Party struct {
 	onFinal   []FinalFunc
 	onRound   []func(context.Context) error
 	cases     CaseBook
+	receipts  receipts
 	seat      *Seat // nil without an opener's seat
 	onRefused func(id [32]byte, cause error) error
 	answers   map[byte]func(from mesh.Member, body []byte) ([]byte, error) // of mesh.Opener
@@ -78,7 +79,7 @@ func New(cfg Config) (*Party, error) {
 	}
 	p := &Party{cfg: cfg, env: cfg.Env, key: key, transport: Transport(cfg.Env.Host),
 		look: make(chan struct{}, 1), send: make(chan struct{}, 1)}
-	p.cases, p.mender = CaseBook{cfg.Env.Store}, NewMender(cfg.Env, p.transport)
+	p.cases, p.receipts, p.mender = CaseBook{cfg.Env.Store}, receipts{cfg.Env.Store}, NewMender(cfg.Env, p.transport)
 	p.OnFinal(func(index uint64, e *ledger.Entry) error {
 		return p.cases.Take(index, e, p.logTime())
 	})
@@ -104,6 +105,7 @@ var ErrNoSeat = errors.New("this node holds no opener's seat\nnext: ledger.opene
 // commands are what `gridveil ledger` and `gridveil case` ask a running operator.
 func (p *Party) commands() {
 	p.env.Control.Handle("ledger", func(context.Context, json.RawMessage) (any, error) { return p.Ledger(0), nil })
+	p.env.Control.Handle("reconcile", p.Teller().Command)
 	p.env.Control.Handle("cases", func(context.Context, json.RawMessage) (any, error) { return p.CaseViews() })
 	if p.seat == nil {
 		p.env.Control.Handle("vote", func(context.Context, json.RawMessage) (any, error) { return nil, ErrNoSeat })
