@@ -293,6 +293,18 @@ func tornTail(r *rand.Rand, now, _ disk) disk {
 	return now.with(name, b)
 }
 
+// bothTails cuts the newer half off database and journal.
+func bothTails(_ *rand.Rand, now, _ disk) disk {
+	for name, c := range now {
+		if strings.HasSuffix(name, ".mem") || strings.HasSuffix(name, ".gvj") {
+			b := c.bytes()
+			clear(b[c.written()/2:])
+			now = now.with(name, b)
+		}
+	}
+	return now
+}
+
 // laterPages puts some of the pages that were written later into the image, as a
 // kernel may that was interrupted. A head slot is written whole, and only after
 // its group.
@@ -612,7 +624,9 @@ func (x *examiner) control(t *testing.T, dir string, tr trial) bool {
 // TestABrokenRecoveryIsNoticed runs the same images through stores whose
 // recovery lacks something: each must fail.
 func TestABrokenRecoveryIsNoticed(t *testing.T) {
-	films, hard := [][]shot{film(t, false)}, slices.DeleteFunc(slices.Clone(harms), func(h harm) bool { return h.mild })
+	films := [][]shot{film(t, false)}
+	hard := slices.DeleteFunc(slices.Clone(harms), func(h harm) bool { return h.mild })
+	hard = append(hard, harm{"both tails lost", false, bothTails})
 	for how := range store.Broken {
 		t.Run(how, func(t *testing.T) {
 			x := newExaminer(t)
