@@ -42,7 +42,9 @@ var menu = []struct{ Name, Path, Label, Icon string }{
 	{"overview", "/", "Overview", "home"},
 	{"energy", "/energy", "Energy", "bolt"},
 	{"sessions", "/sessions", "Sessions", "car"},
+	{"money", "/money", "Money", "coin"},
 	{"ledger", "/ledger", "Ledger", "book"},
+	{"disputes", "/disputes", "Disputes", "scale"},
 	{"alarms", "/alarms", "Alarms", "bell"},
 	{"privacy", "/privacy", "Privacy", "eye"},
 	{"mesh", "/mesh", "Mesh", "net"},
@@ -58,7 +60,7 @@ func New(site Site, log *slog.Logger) (*Server, error) {
 	if err := s.hashAssets(); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"overview", "energy", "sessions", "session", "ledger", "entry", "alarms", "privacy", "party", "mesh", "error"} {
+	for _, name := range []string{"overview", "energy", "sessions", "session", "ledger", "entry", "money", "disputes", "alarms", "privacy", "party", "mesh", "error"} {
 		t, err := template.New("layout.html").Funcs(s.funcs()).ParseFS(files, "templates/layout.html", "templates/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("page %s: %w", name, err)
@@ -77,6 +79,9 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("GET /ledger", s.ledger)
 	s.mux.HandleFunc("GET /ledger/{index}", s.entry)
 	s.mux.HandleFunc("GET /ledger/{index}/proof", s.proof)
+	s.mux.HandleFunc("GET /money", s.money)
+	s.mux.HandleFunc("GET /money/files/{name}", s.paymentFile)
+	s.mux.HandleFunc("GET /disputes", s.disputes)
 	s.mux.HandleFunc("GET /alarms", s.alarms)
 	s.mux.HandleFunc("GET /privacy", s.privacy)
 	s.mux.HandleFunc("GET /party/{id}", s.party)
