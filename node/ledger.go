@@ -21,20 +21,12 @@ type (
 	BackupHead = export.BackupHead
 )
 
-// readPolicy reads a policy file; without a name there is none.
-func readPolicy(file string) (*ledger.Policy, error) {
+// givenPolicy reads a policy file; without a name there is none.
+func givenPolicy(file string) (*ledger.Policy, error) {
 	if file == "" {
 		return nil, nil
 	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("policy: %w", err)
-	}
-	p, err := ledger.ParsePolicy(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return p, nil
+	return readPolicy(file)
 }
 
 // ArchivedProof is the .tlog-proof of an entry of an exported ledger.
@@ -96,7 +88,7 @@ func VerifyProof(file, leaf, policyFile string) (r ProofReport, err error) {
 
 // CheckBackup proves that a backup replays to the root that its head states.
 func CheckBackup(dir, policyFile string) (export.BackupHead, error) {
-	policy, err := readPolicy(policyFile)
+	policy, err := givenPolicy(policyFile)
 	if err != nil {
 		return export.BackupHead{}, err
 	}

@@ -262,8 +262,8 @@ func ledgerRestore() *cobra.Command {
 	c := &cobra.Command{
 		Use: "restore DIR --check", Short: "Prove that a backup replays to the root that it states", Args: oneArg("the folder of a backup"),
 		Long: `Verifies every entry, signature, rule and file of a backup and compares the root. It needs no node
-and changes nothing. A damaged copy is refilled from its peers by the node itself; serve the folder
-archive of a backup over HTTP where no peer is left.
+and changes nothing. A damaged copy is refilled from its peers by the node itself; where no peer is
+left, serve the folder archive of a backup over HTTP and name it to ` + "`gridveil ledger repair --from`" + `.
 
 Exit code 0: the backup is whole; 1: it is not, and the error names the file or entry.`,
 		Example: "  gridveil ledger restore /media/usb/ledger-2026-06-16 --check\n  gridveil ledger restore ./backup --check --policy utility.policy --json",

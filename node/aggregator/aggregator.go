@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -64,9 +65,13 @@ type Aggregator struct {
 
 	clerk *party.Clerk
 
+	outside atomic.Pointer[string] // where the log is served to everybody
+	mirrors mirrors
+
 	bookMu sync.RWMutex
 	w      *writer.Writer // nil until the ledger is open
 	policy *ledger.Policy
+	mender *party.Mender
 
 	forgot, forgotWall time.Time // when old things were dropped last; owned by the settlement loop
 
@@ -113,6 +118,7 @@ func New(env *role.Env) (*Aggregator, error) {
 		return nil, fmt.Errorf("desk: %w", err)
 	}
 	a.answer()
+	a.mender = party.NewMender(env, a.transport)
 	submit := &party.Joiner{Answer: a.takeSubmit}
 	env.Host.Handle(mesh.LedgerSubmit, submit.Handle)
 	a.commands()
@@ -127,6 +133,10 @@ func (a *Aggregator) Serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.publish(ctx) })
 	g.Go(func() error { return a.door.Serve(ctx, l) })
+	if a.env.Config.Ledger.HTTP != "" {
+		g.Go(func() error { return a.serveOutside(ctx, a.env.Config.Ledger.HTTP) })
+	}
+	g.Go(func() error { return a.watchMirrors(ctx) })
 	g.Go(func() error { return a.mints.serve(ctx, a.nudge) })
 	g.Go(func() error { return a.keepDesk(ctx) })
 	g.Go(func() error { return a.keepBook(ctx) })
