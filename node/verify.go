@@ -13,12 +13,9 @@ import (
 // VerifyExport judges a ledger export by its files alone, with the policy in
 // policyFile or, when that is empty, the one inside the export.
 func VerifyExport(dir, policyFile string) (export.Report, error) {
-	var policy *ledger.Policy
-	if policyFile != "" {
-		var err error
-		if policy, err = readPolicy(policyFile); err != nil {
-			return export.Report{}, err
-		}
+	policy, err := givenPolicy(policyFile)
+	if err != nil {
+		return export.Report{}, err
 	}
 	return export.Verify(dir, policy)
 }
