@@ -78,6 +78,24 @@ func VerifyShards(dirs []string, policy *ledger.Policy) (out []Report, err error
 	return out, nil
 }
 
+// Carry verifies the export of a sealed log and gives its origin and what it
+// carries over. policy is that of the log that goes on, or of any of them.
+func Carry(dir string, policy *ledger.Policy) (origin string, carried []byte, err error) {
+	own, err := Dir(dir).Policy()
+	if err != nil {
+		return "", nil, err
+	}
+	origin = own.Log.Name()
+	_, book, err := verify(dir, policy.As(origin))
+	if err != nil {
+		return "", nil, err
+	}
+	if carried, err = book.State.Carry(); err != nil {
+		return "", nil, err
+	}
+	return origin, carried, nil
+}
+
 // ShardError names the export that is wrong.
 type ShardError struct {
 	Dir string
