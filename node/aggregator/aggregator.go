@@ -71,6 +71,7 @@ type Aggregator struct {
 	bookMu sync.RWMutex
 	w      *writer.Writer // nil until the ledger is open
 	policy *ledger.Policy
+	mender *party.Mender
 
 	forgot, forgotWall time.Time // when old things were dropped last; owned by the settlement loop
 
@@ -116,6 +117,7 @@ func New(env *role.Env) (*Aggregator, error) {
 		return nil, fmt.Errorf("desk: %w", err)
 	}
 	a.answer()
+	a.mender = party.NewMender(env, a.transport)
 	submit := &party.Joiner{Answer: a.takeSubmit}
 	env.Host.Handle(mesh.LedgerSubmit, submit.Handle)
 	a.commands()

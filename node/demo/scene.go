@@ -407,15 +407,21 @@ func (s *Scene) seat(m *Member) error {
 // money is what a member's configuration says about the ledger. Days of an hour
 // and sums of one session let a short day show everything; the pages say so.
 func money(name, serve string) string {
+	bank := ""
+	for _, x := range accounts {
+		if x.name == name {
+			bank = fmt.Sprintf("iban = %q\nbic = %q\n", x.iban, bankBIC)
+		}
+	}
 	if name == "evagg" {
-		return fmt.Sprintf("[ledger]\nhttp = %q\n", serve) + "bucket = \"1h\"\nmin_batch = 1\nnotice = \"30m\"\nclose_every = 6\nexport = \"0s\"\n"
+		return fmt.Sprintf("[ledger]\nhttp = %q\n", serve) + "bucket = \"1h\"\nmin_batch = 1\nnotice = \"30m\"\nclose_every = 6\nexport = \"0s\"\n" + bank
 	}
 	for _, x := range seats {
 		if x.name != name {
 			continue
 		}
 		if x.body == "" {
-			return "[ledger]\nopener = true\n"
+			return "[ledger]\nopener = true\n" + bank
 		}
 		return fmt.Sprintf("[ledger]\nopener = true\nbody = %q\n", x.body)
 	}

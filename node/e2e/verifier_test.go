@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"flag"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -20,8 +19,6 @@ import (
 	"gridveil/node/verifier"
 	"gridveil/node/verifier/watchtest"
 )
-
-var long = flag.Bool("long", false, "run the long versions of the tests")
 
 // once runs `gridveil verifier --once --json` and gives its report and exit code.
 func once(t *testing.T, args ...string) (r verifier.Report, code int) {
