@@ -34,10 +34,12 @@ import (
 	"gridveil/node/enrol"
 	"gridveil/node/identity"
 	"gridveil/node/keys"
+	"gridveil/node/party"
 	"gridveil/node/role"
 	"gridveil/node/signal"
 	"gridveil/node/site"
 	"gridveil/node/store"
+	"gridveil/node/watch"
 	"gridveil/node/web"
 	"gridveil/privacy"
 )
@@ -61,6 +63,7 @@ type Node struct {
 	Role role.Role
 
 	o         Options
+	watch     *watch.Watch
 	registrar *enrol.Registrar // nil on nodes that certify nobody
 	pagesAt   net.Listener     // nil on nodes that serve no pages
 	started   time.Time
@@ -153,6 +156,7 @@ func (n *Node) join() error {
 	if n.Role, err = newRole(n.Env, n.o); err != nil {
 		return fmt.Errorf("%s: %w", n.Config.Role, err)
 	}
+	n.watch = watch.New(n.Env, ledgerOf(n.Role))
 	n.commands()
 	return n.listenPages()
 }
@@ -202,6 +206,17 @@ func (n *Node) openHost() error {
 		return err
 	}
 	return n.prime()
+}
+
+// ledgerOf is a role's own copy of the ledger, nil without one.
+func ledgerOf(r role.Role) watch.Judge {
+	switch r := r.(type) {
+	case interface{ Party() *party.Party }:
+		return r.Party()
+	case watch.Judge:
+		return r
+	}
+	return nil
 }
 
 func multiaddrs(texts []string) ([]ma.Multiaddr, error) {
@@ -272,6 +287,7 @@ func (n *Node) Serve(ctx context.Context) (err error) {
 	upper.Go(func() error { return n.Role.Serve(upperCtx) })
 	upper.Go(func() error { return n.keepParents(upperCtx) })
 	upper.Go(func() error { return n.maintain(upperCtx) })
+	upper.Go(func() error { return n.watch.Serve(upperCtx) })
 	upper.Go(func() error { return n.keepRevocations(upperCtx) })
 	upper.Go(func() error { // a fallen mesh ends the node
 		select {
