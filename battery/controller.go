@@ -33,6 +33,8 @@ type Controller struct {
 	shown   Watts // of the house alone, what the mask wanted to show in the last step
 	cause   Cause // that decided the last step; empty before the first
 	obeyed  bool  // a command stood in the last step
+	exposed exposure
+	last    time.Time
 }
 
 // Report is one day's account, for the household's own privacy page.
@@ -43,6 +45,8 @@ type Report struct {
 	ExposedWh     float64 // by how much, measured
 	CommandedMins float64 // of them under a command
 	StaleMins     float64 // of them without a reading
+	ExposedSpans  int     // into how many intervals the exposed minutes fall
+	ExposedBits   float64 // what they told by model: when they were and how much
 	LoadWh        float64
 	MeterWh       float64
 	Reason        string // why another policy runs than was asked for; empty if none
@@ -59,6 +63,9 @@ type Config struct {
 	// History holds block demands in Wh known from before, oldest first: of five
 	// minutes for veil, of LKMPeriod for lkm.
 	History []float64
+	// Learned is the home's own kernel when it is known already; nil starts with
+	// the prior.
+	Learned *Learned
 	// Rand is used by the controller alone; its seed must not be stored.
 	Rand *rand.Rand
 }
@@ -92,6 +99,12 @@ func NewController(ctx context.Context, c Config) (*Controller, error) {
 }
 
 func (c *Controller) startVeil(ctx context.Context, cfg Config) error {
+	if l := cfg.Learned; l != nil {
+		c.veil = NewVeil(cfg.Spec, l.Plan, l.Kernel, cfg.Rand)
+		c.policy = c.veil
+		c.Restore(cfg.History)
+		return nil
+	}
 	plan, err := PlanFor(cfg.Spec, nil, cfg.YearlyKWh)
 	if err != nil {
 		c.policy, c.reason = &Hold{}, err.Error()
@@ -127,9 +140,12 @@ func (c *Controller) account(o Obs, cmd Command) {
 		return
 	}
 	house := o.PrevMeter - o.PrevEV
+	jumped := !c.last.IsZero() && (o.Time.Sub(c.last)-o.Dt).Abs() > max(o.Dt, staleAfter)
+	c.last = o.Time
 	if c.cause != "" && c.cause != CauseStale && cmd.Cause != CauseStale && !bad(house) {
 		miss := math.Abs(float64(house - c.shown))
-		if miss > float64(exposedFrom) || c.obeyed {
+		c.exposed.note(miss > float64(exposedFrom) || c.obeyed || jumped)
+		if c.exposed.on {
 			c.day.ExposedMins += mins
 			c.day.ExposedWh += miss * hours
 		}
@@ -139,6 +155,7 @@ func (c *Controller) account(o Obs, cmd Command) {
 		c.day.MeterWh += float64(o.PrevMeter) * hours
 	}
 	if cmd.Cause == CauseStale {
+		c.exposed.note(true)
 		c.day.StaleMins += mins
 		c.day.ExposedMins += mins
 	} else {
@@ -199,6 +216,7 @@ func (c *Controller) Install(l Learned) {
 // Day gives the account since the last call and starts a new one.
 func (c *Controller) Day() Report {
 	r := c.Today()
+	c.exposed.over()
 	c.day = Report{Policy: c.policy.Name()}
 	return r
 }
@@ -207,8 +225,10 @@ func (c *Controller) Day() Report {
 func (c *Controller) Today() Report {
 	r := c.day
 	r.Reason = c.reason
+	r.ExposedSpans = c.exposed.today
 	if c.veil != nil {
 		r.BoundBits = c.veil.Bound()
+		r.ExposedBits = c.exposed.bits(c.veil.Plan.Mx)
 	}
 	return r
 }

@@ -74,7 +74,9 @@ func lkmLaw(demand []float64, mean float64) []float64 {
 	p := make([]float64, mx+1)
 	for i := range h {
 		for d, f := range [5]float64{.1, .2, .4, .2, .1} {
-			p[min(max(i+d-2, 0), mx)] += f * h[i]
+			if k := i + d - 2; k >= 0 && k <= mx { // what falls off an end is shared by all
+				p[k] += f * h[i]
+			}
 		}
 	}
 	sum := 0.
@@ -102,15 +104,17 @@ func (l *LKM) Target(o Obs) Watts {
 }
 
 func (l *LKM) begin(at time.Time, o Obs) {
+	w := min(max(l.round(float64(o.E-l.spec.Floor())/lkmQuantum), 0), l.ms+l.mx) - l.mx
 	demand := 0.
 	if at.Sub(l.block) == l.period {
 		demand = max(0, float64(l.metered-l.car-(o.E-l.startE)))
 	}
 	x := min(max(l.round(demand/lkmQuantum), 0), l.mx)
-	w := min(max(l.round(float64(o.E-l.spec.Floor())/lkmQuantum), 0), l.ms+l.mx) - l.mx
-	s := min(max(w+x, 0), l.ms)
-	j := l.draw(s - x)
-	l.base = Watts((max(0, float64(j)+l.rnd.Float64()-.5)) * lkmQuantum / l.period.Hours())
+	if j := l.draw(min(max(w+x, 0), l.ms) - x); j > 0 {
+		l.base = Watts((float64(j) + l.rnd.Float64() - .5) * lkmQuantum / l.period.Hours())
+	} else {
+		l.base = Watts(.25 * l.rnd.Float64() * lkmQuantum / l.period.Hours())
+	}
 	l.block, l.startE, l.metered, l.car = at, o.E, 0, 0
 }
 

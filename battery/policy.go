@@ -28,6 +28,7 @@ type Obs struct {
 	Stale      time.Duration // age of the newest reading
 	Commanded  *Watts        // battery power that operator, aggregator or owner asks for
 	PrevActual Watts         // battery power measured over the last step
+	Grid       *GridLimit    // what the operator of the grid allows the battery now
 }
 
 // Policy chooses the meter power to aim at. It may keep state.
@@ -88,9 +89,9 @@ func (p *Stepping) Target(o Obs) Watts {
 	h := o.Dt.Hours()
 	flow := WattHours((x - p.h*unit) * h) // positive leaves the store
 	switch {
-	case o.E-flow < p.Spec.Floor():
+	case flow > 0 && o.E-flow/WattHours(p.Spec.EtaDischarge) < p.Spec.Floor():
 		p.h = math.Ceil(x / unit)
-	case o.E-flow > p.Spec.Ceiling():
+	case flow < 0 && o.E-flow*WattHours(p.Spec.EtaCharge) > p.Spec.Ceiling():
 		p.h = math.Floor(x / unit)
 	}
 	return Watts(max(0, p.h)*unit) + o.EV.Plan

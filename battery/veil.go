@@ -29,6 +29,24 @@ var ErrTooSmall = errors.New("battery too small to mask this home")
 type Plan struct {
 	Quantum WattHours
 	Mx, Ms  int
+	Blocks  int // of five minutes that one level covers; zero means one
+}
+
+func (p Plan) blocks() int { return max(1, p.Blocks) }
+
+// period is how long a level stands.
+func (p Plan) period() time.Duration { return time.Duration(p.blocks()) * Block }
+
+// daily is how many levels a day has.
+func (p Plan) daily() float64 { return float64(24 * time.Hour / p.period()) }
+
+// demand counts block demands in Wh in the plan's periods and quanta.
+func (p Plan) demand(history []float64) []float64 {
+	out := pool(history, p.blocks())
+	for i := range out {
+		out[i] /= float64(p.Quantum)
+	}
+	return out
 }
 
 // PlanFor chooses the quantum for a battery and the block demands of a home, in
@@ -48,7 +66,7 @@ func PlanFor(s Spec, demand []float64, yearly float64) (Plan, error) {
 		q += 5
 		mx = max(2, int(math.Ceil(q98/q)))
 	}
-	p := Plan{WattHours(q), mx, int(usable/q) - mx}
+	p := Plan{Quantum: WattHours(q), Mx: mx, Ms: int(usable/q) - mx}
 	if p.Ms < minQuanta {
 		need := float64(mx+minQuanta) * q
 		return p, fmt.Errorf("%w: %.0f Wh usable, %.0f Wh would do", ErrTooSmall, usable, need)
@@ -62,13 +80,12 @@ func SolvePrior(ctx context.Context, p Plan, yearly float64) (*kernel.Kernel, er
 	return kernel.Solve(ctx, kernel.Prior(mean, p.Mx), p.Ms, kernel.Opts{})
 }
 
+// habits is how many days old a transition is when it counts half.
+const habits = 14
+
 // SolveFor makes the kernel of a home from its block demands, in Wh, oldest first.
 func SolveFor(ctx context.Context, p Plan, demand []float64) (*kernel.Kernel, error) {
-	quanta := make([]float64, len(demand))
-	for i, e := range demand {
-		quanta[i] = e / float64(p.Quantum)
-	}
-	return kernel.Solve(ctx, kernel.Fit(quanta, p.Mx), p.Ms, kernel.Opts{})
+	return kernel.Solve(ctx, kernel.Fit(p.demand(demand), p.Mx, habits*p.daily()), p.Ms, kernel.Opts{})
 }
 
 // Veil runs a solved kernel: at each block's start it draws the meter level of
@@ -149,7 +166,7 @@ func (v *Veil) begin(at time.Time, o Obs) {
 	x := v.level(max(0, v.demand) / q)
 	w := min(max(v.round(float64(o.E-v.Spec.Floor())/q), 0), v.k.Ms+v.k.Mx) - v.k.Mx
 	s := min(max(w+x, 0), v.k.Ms)
-	v.k.Row(v.level(show/q), x, s, v.row)
+	v.k.Row(0, v.level(show/q), x, s, v.row)
 	j := v.draw()
 	hour := Block.Hours()
 	if j > 0 {

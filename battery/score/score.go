@@ -259,7 +259,7 @@ func account(r *Result, in Input, spd int) {
 		switch {
 		case hour < 6:
 			p = .14
-		case hour >= 16 && hour < 20:
+		case hour >= 16 && hour < 19:
 			p = .40
 		}
 		sumX += x * h

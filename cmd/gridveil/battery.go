@@ -11,7 +11,7 @@ import (
 )
 
 func batteryCommand() *cobra.Command {
-	return group("battery", "What a battery can hide of a household's load", batterySim(), batteryScore(), batteryLimit())
+	return group("battery", "What a battery can hide of a household's load", batterySim(), batteryScore(), batteryLeak(), batteryLimit())
 }
 
 func batterySim() *cobra.Command {
@@ -52,6 +52,41 @@ func batteryScore() *cobra.Command {
 		},
 	}
 	c.Flags().Float64Var(&capacity, "cap", 5000, "capacity in Wh, for cycles")
+	return c
+}
+
+func batteryLeak() *cobra.Command {
+	var capacity, power float64
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "leak FILE", Short: "What a masked trace leaks, in bits per day",
+		Long: `Solves the kernel of the file's own demand and rates it under a model of the home that knows
+more than the kernel does. "masked" is by model; "forced" counts apart what no model of a mask
+covers: the minutes in which the battery stood at a limit of power or charge.`,
+		Example: "  gridveil battery leak masked.csv\n  gridveil battery leak --cap 13500 --power 5000 --json masked.csv",
+		Args:    oneArg("a CSV file: time,load_w,meter_w,soc_wh"),
+		RunE: func(c *cobra.Command, args []string) error {
+			l, err := node.BatteryLeak(c.Context(), args[0], capacity, power)
+			if err != nil {
+				return err
+			}
+			out := c.OutOrStdout()
+			if asJSON {
+				return printJSON(out, l)
+			}
+			fmt.Fprintf(out, "masked  %6.2f bits a day by model (standard error %.2f)\n", l.Masked, l.Err)
+			fmt.Fprintf(out, "bound   %6.2f bits a day for the chain that the kernel was solved for\n", l.Bound)
+			fmt.Fprintf(out, "floor   %6.2f bits a day: no battery of this size does better on independent days\n", l.Floor)
+			fmt.Fprintf(out, "forced  %6.2f bits a day: %.1f times, %.0f minutes, %.0f Wh\n", l.ForcedBits, l.ForcedSpans, l.ForcedMinutes, l.ForcedWh)
+			if l.Doubtful {
+				fmt.Fprintln(c.ErrOrStderr(), "gridveil: hint: masked is below the floor: the model does not fit this home, trust the floor")
+			}
+			return nil
+		},
+	}
+	c.Flags().Float64Var(&capacity, "cap", 5000, "capacity in Wh")
+	c.Flags().Float64Var(&power, "power", 3000, "inverter limit in W")
+	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return c
 }
 

@@ -118,6 +118,7 @@ type Onion struct {
 	health   route.Health
 	loops    mix.Loops
 	slots    schedule
+	shape    mix.Shape
 	slotMean time.Duration
 	replies  map[packet.ReplyID]*openReply
 	answers  packet.Assembler // of answers to us

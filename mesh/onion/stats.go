@@ -35,6 +35,7 @@ type Stats struct {
 	Answered      uint64 // answers sent from here
 	Sent          uint64 // packets sent as a leaf, loops not counted
 	Cover         uint64 // cover packets of class session
+	SlotCover     uint64 // packets of slots that had nothing to send and bring nothing back
 	LoopsSent     uint64
 	LoopsReturned uint64
 	LoopsLost     uint64

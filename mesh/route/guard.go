@@ -35,8 +35,7 @@ type Guards struct {
 	// whose wallet it is and would learn from a guard where it is. "" avoids nobody.
 	Avoid string
 
-	list  []Guard // the standing two first, then a third while needed
-	turn  int
+	list  []Guard                      // the standing two first, then a third while needed
 	small map[packet.NodeKey]time.Time // guards whose crowd misses the floor, since when
 }
 
@@ -192,20 +191,17 @@ func (g *Guards) Drop(node packet.NodeKey) bool {
 	return len(g.list) < n
 }
 
-// Usable lists the guards to try for the next packet: those that are usable,
-// the two standing ones alternately first.
-func (g *Guards) Usable(usable func(packet.NodeKey) bool) []packet.NodeKey {
+// Usable lists the guards to try for the next packet: those that are usable, in
+// random order. Used in turn they would show on the link which packets were
+// planned ahead.
+func (g *Guards) Usable(usable func(packet.NodeKey) bool, rnd io.Reader) ([]packet.NodeKey, error) {
 	var out []packet.NodeKey
-	for i := range g.list {
-		n := g.list[(i+g.turn)%len(g.list)].Node
-		if usable(n) {
-			out = append(out, n)
+	for _, x := range g.list {
+		if usable(x.Node) {
+			out = append(out, x.Node)
 		}
 	}
-	if len(g.list) > 0 {
-		g.turn = (g.turn + 1) % len(g.list)
-	}
-	return out
+	return out, mix.Shuffle(out, rnd)
 }
 
 const guardRecord = 32 + 8

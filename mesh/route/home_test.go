@@ -82,17 +82,21 @@ func TestHomesRelayInTheMiddleOrLastAndNeverGuard(t *testing.T) {
 				}
 			}
 			c, rnd := w.chooser(), seeded(seed)
+			guards, err := g.Usable(up, rnd)
+			if err != nil {
+				t.Fatal(err)
+			}
 			ring := w.rings[ssns[0]]
 			self := Self{Node: packet.NodeKey{99}, Key: ring.At}
-			out, err := c.To(target, g.Usable(up), start, rnd)
+			out, err := c.To(target, guards, start, rnd)
 			if err != nil {
 				t.Fatal(err)
 			}
-			back, err := c.Back(self, target, g.Usable(up), start, rnd)
+			back, err := c.Back(self, target, guards, start, rnd)
 			if err != nil {
 				t.Fatal(err)
 			}
-			loop, err := c.Loop(self, g.Usable(up), ssns, start, rnd)
+			loop, err := c.Loop(self, guards, ssns, start, rnd)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/multiformats/go-multiaddr"
 
+	"gridveil/ledger"
 	"gridveil/mesh"
 )
 
@@ -41,10 +43,7 @@ func (c *Config) check() faults {
 	c.checkMesh(&f)
 	c.checkWeb(&f)
 	c.checkMeter(&f)
-	f.between("battery.capacity_wh", int64(c.Battery.CapacityWh), 0, 200_000)
-	f.between("battery.power_w", int64(c.Battery.PowerW), 100, 50_000)
-	f.oneOf("battery.policy", c.Battery.Policy, "veil", "hold", "ls2", "lkm", "none")
-	f.oneOf("battery.source", c.Battery.Source, "sim")
+	c.checkBattery(&f)
 	f.between("pv.peak_w", int64(c.PV.PeakW), 0, 100_000)
 	c.checkHosting(&f)
 	f.between("aggregator.fee_per_kwh", c.Aggregator.FeePerKWh, 0, 1_000_000)
@@ -65,6 +64,15 @@ func (c *Config) checkLedger(f *faults) {
 	f.between("ledger.close_every", int64(l.CloseEvery), 1, 366)
 	if l.Notice.D() < 0 || l.Notice.D() > 30*24*time.Hour {
 		f.add("ledger.notice", "want 0s to 720h, got %q", l.Notice.D())
+	}
+	if l.HTTP != "" {
+		checkHostPort(f, "ledger.http", l.HTTP)
+	}
+	for i, m := range l.Mirrors {
+		key, at, _ := strings.Cut(m, " ")
+		if _, err := ledger.ParseVerifierKey(key); err != nil || !strings.HasPrefix(at, "http://") && !strings.HasPrefix(at, "https://") {
+			f.add(fmt.Sprintf("ledger.mirrors[%d]", i), "want a key and a URL such as \"verifier-1a2b3c4d+0a1b2c3d+BA… http://mirror.example.org:7082\", got %q", m)
+		}
 	}
 	if l.Export.D() < 0 || l.Export.D() > 0 && l.Export.D() < time.Minute {
 		f.add("ledger.export", "want 0s, or 1m and more, got %q", l.Export.D())
@@ -193,6 +201,40 @@ func (c *Config) checkMeter(f *faults) {
 		f.add("meter.report_period", "want a multiple of read_period up to 24h, got %q", report)
 	}
 	f.between("meter.connection_limit_w", int64(m.ConnectionLimitW), 1000, 1_000_000)
+}
+
+func (c *Config) checkBattery(f *faults) {
+	b := c.Battery
+	f.between("battery.capacity_wh", int64(b.CapacityWh), 0, 200_000)
+	f.between("battery.power_w", int64(b.PowerW), 100, 50_000)
+	f.oneOf("battery.policy", b.Policy, "veil", "hold", "ls2", "lkm", "none")
+	f.oneOf("battery.driver", b.Driver, "sim", "sunspec")
+	f.between("battery.unit", int64(b.Unit), 1, 247)
+	f.between("battery.soc_min_pct", int64(b.SoCMinPct), 0, 99)
+	f.between("battery.soc_max_pct", int64(b.SoCMaxPct), 1, 100)
+	f.between("battery.efficiency_pct", int64(b.EfficiencyPct), 50, 100)
+	f.between("battery.ramp_w_per_s", int64(b.RampWPerS), 0, 50_000)
+	if b.SoCMinPct >= b.SoCMaxPct {
+		f.add("battery.soc_min_pct", "want less than battery.soc_max_pct (%d), got %d: nothing would be left to mask with", b.SoCMaxPct, b.SoCMinPct)
+	}
+	if most := b.CapacityWh * b.SoCMaxPct / 100; b.ReserveWh < 0 || b.ReserveWh > 0 && b.ReserveWh >= most {
+		f.add("battery.reserve_wh", "want 0 to less than the highest charge (%d Wh), got %d: what is kept for outages cannot mask", most, b.ReserveWh)
+	}
+	if b.Driver != "sunspec" {
+		if b.Address != "" {
+			f.add("battery.address", "an address is for driver \"sunspec\": set battery.driver, or remove the key")
+		}
+		return
+	}
+	if b.CapacityWh == 0 {
+		f.add("battery.capacity_wh", "driver \"sunspec\" needs the usable capacity in Wh, as the inverter's data sheet has it")
+	}
+	if c.Meter.Source == "" || c.Meter.Source == "replay" {
+		f.add("battery.driver", "a battery masks what a meter measures now: set meter.source to p1 or sim, got %q", c.Meter.Source)
+	}
+	if u, err := url.Parse(b.Address); err != nil || u.Scheme != "tcp" || u.Port() == "" || u.Hostname() == "" || u.Path != "" {
+		f.add("battery.address", "want the inverter's \"tcp://host:port\", usually port 502, got %q", b.Address)
+	}
 }
 
 func (c *Config) checkHosting(f *faults) {

@@ -33,6 +33,11 @@ func TestMistakesAreNamedWithPlaceAndNearestKey(t *testing.T) {
 		{"floor below nothing", "role = \"gateway\"\n[mesh]\nmin_set = -1", `x.toml:3:11: mesh.min_set: want 0 to 10000, got -1`},
 		{"floor of a node that sends nothing", "role = \"ssn\"\n[mesh]\nlisten = [\"/ip4/0.0.0.0/tcp/1\"]\nmin_homes = 30", `mesh.min_homes: role ssn sends no private messages of its own`},
 		{"guest without wallbox", "role = \"gateway\"\n[hosting]\nenabled = true", `hosting guests needs a wallbox`},
+		{"a battery without an address", "role = \"gateway\"\n[meter]\nsource = \"p1\"\naddress = \"tcp://h:1\"\n[battery]\ncapacity_wh = 5000\ndriver = \"sunspec\"", `battery.address: want the inverter's "tcp://host:port", usually port 502, got ""`},
+		{"a battery that may neither charge nor discharge", "role = \"gateway\"\n[battery]\nsoc_min_pct = 90\nsoc_max_pct = 20", `x.toml:3:15: battery.soc_min_pct: want less than battery.soc_max_pct (20), got 90`},
+		{"a battery that is all reserve", "role = \"gateway\"\n[battery]\ncapacity_wh = 5000\nreserve_wh = 5000", `x.toml:4:14: battery.reserve_wh: want 0 to less than the highest charge (5000 Wh), got 5000`},
+		{"an address of a modelled battery", "role = \"gateway\"\n[battery]\naddress = \"tcp://h:502\"", `x.toml:3:11: battery.address: an address is for driver "sunspec"`},
+		{"an inverter of no known size", "role = \"gateway\"\n[meter]\nsource = \"sim\"\n[battery]\ndriver = \"sunspec\"\naddress = \"tcp://h:502\"", `battery.capacity_wh: driver "sunspec" needs the usable capacity`},
 		{"p1 without address", "role = \"gateway\"\n[meter]\nsource = \"p1\"", `needs an address`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -52,6 +57,19 @@ func TestAllMistakesAreListedInFileOrder(t *testing.T) {
 	}
 	if ps[0].Line != 1 || ps[1].Line != 3 || ps[2].Line != 4 {
 		t.Errorf("problems stand at lines %d, %d, %d, want 1, 3, 4", ps[0].Line, ps[1].Line, ps[2].Line)
+	}
+}
+
+func TestEveryFaultOfABatteryIsListed(t *testing.T) {
+	_, err := Parse("x.toml", []byte("role = \"gateway\"\n[battery]\ncapacity_wh = -1\npower_w = 5\npolicy = \"magic\"\ndriver = \"sunspec\"\naddress = \"192.0.2.7\"\nunit = 300\nsoc_max_pct = 101\nefficiency_pct = 7\nramp_w_per_s = -1\nreserve_wh = -4\n"))
+	ps, _ := err.(Problems)
+	for i, key := range []string{"driver", "capacity_wh", "power_w", "policy", "address", "unit", "soc_max_pct", "efficiency_pct", "ramp_w_per_s", "reserve_wh"} {
+		if err == nil || !strings.Contains(err.Error(), "battery."+key+": ") {
+			t.Errorf("fault %d, battery.%s, is not listed in\n%v", i, key, err)
+		}
+	}
+	if len(ps) != 10 {
+		t.Errorf("%d faults, want 10:\n%v", len(ps), err)
 	}
 }
 

@@ -67,7 +67,7 @@ func MeshPage(ref web.HomeRef, env *role.Env, r role.Role) web.Mesh {
 		p.Classes = classes(env)
 	}
 	st, health := env.Onion.Stats(), env.Onion.Health()
-	p.Packets = web.Packets{Own: st.Sent + st.Answered, Cover: st.LoopsSent + st.Cover, Relayed: st.Relayed}
+	p.Packets = web.Packets{Own: st.Sent + st.Answered, Cover: st.LoopsSent + st.SlotCover + st.Cover, Relayed: st.Relayed}
 	for _, n := range st.Dropped {
 		p.Packets.Dropped += n
 	}
