@@ -19,6 +19,7 @@ import (
 	"gridveil/mesh/route"
 	"gridveil/node/ask"
 	"gridveil/node/config"
+	"gridveil/node/role"
 	"gridveil/node/wallet"
 	"gridveil/node/web"
 	"gridveil/privacy"
@@ -305,6 +306,35 @@ func TestWhatTheSwitchHeldBackIsPaidOnceItIsOn(t *testing.T) {
 	}
 	s.books(0)
 	off.Store(false)
+	s.ends("paid")
+	s.books(1)
+	s.eventually("receipt in the wallet", func() bool { x, _ := s.w().Session(id); return x.State == "receipted" })
+}
+
+func TestRecordsWaitWhileTheLedgerShowsTwoHistories(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
+	s := newScene(t, sceneOptions{loadW: 500})
+	var asked, settles atomic.Int64
+	s.market.Broken = func(op ask.Op, _ []byte) ([]byte, error, bool) {
+		switch op {
+		case ask.Authorise:
+			asked.Add(1)
+		case ask.Settle:
+			settles.Add(1)
+		}
+		return nil, nil, false
+	}
+	s.home.env.Warn.Raise(role.Warning{Code: role.WarnFork}, s.clock.Now())
+	s.plug(electric())
+	id := s.pay(wallet.Options{Band: 20, WantMWh: 1_000_000, ShowUtility: true})
+	s.ends("signed") // charging goes on
+	until := s.clock.Now().Add(30 * time.Minute)
+	s.eventually("time for some tries", func() bool { return s.clock.Now().After(until) })
+	if asked.Load() == 0 || settles.Load() != 0 || s.newest().State != "signed" {
+		t.Errorf("%d authorisations and %d records left, the session is %s; want the records to wait", asked.Load(), settles.Load(), s.newest().State)
+	}
+	s.books(0)
+	s.home.env.Warn.Clear(role.WarnFork)
 	s.ends("paid")
 	s.books(1)
 	s.eventually("receipt in the wallet", func() bool { x, _ := s.w().Session(id); return x.State == "receipted" })
