@@ -101,16 +101,13 @@ func checkStep(t *testing.T, g *Governor, st *Store, r *rand.Rand) {
 	}
 }
 
-// policies are all that a controller can run.
-var policies = []string{"none", "hold", "ls2", "lkm", "veil"}
-
 // TestEnergyIsConserved keeps a second set of books by the textbook, from powers and
 // efficiencies alone: over a day what the meter bought is what the home took, what
 // each direction and the standby ate, and what is stored.
 func TestEnergyIsConserved(t *testing.T) {
 	spec := Reference(5000, 3000)
 	spec.Standby, spec.EtaCharge, spec.EtaDischarge = 8, .93, .96
-	for _, name := range policies {
+	for _, name := range Policies {
 		ctl := controller(t, spec, name, 1)
 		r := rand.New(rand.NewPCG(9, 9))
 		st := Store{Spec: spec, E: 2500}

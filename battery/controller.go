@@ -54,13 +54,14 @@ type Report struct {
 // Config is what a Controller is made from.
 type Config struct {
 	Spec      Spec
-	Policy    string  // veil, hold, ls2, lkm or none
+	Policy    string  // one of Policies; any other is veil
 	YearlyKWh float64 // asked at set-up; zero means 3500
 	// Prior gives the kernel of an unobserved home; nil solves one. A process
 	// with many equal homes shares it.
 	Prior Prior
 	// History holds block demands in Wh known from before, oldest first: of five
-	// minutes for veil, of LKMPeriod for lkm.
+	// minutes for veil, of LKMPeriod for lkm, of twice that
+	// for lkm30.
 	History []float64
 	// Learned is the home's own kernel when it is known already; nil starts with
 	// the prior.
@@ -79,16 +80,7 @@ func NewController(ctx context.Context, c Config) (*Controller, error) {
 		c.YearlyKWh = 3500
 	}
 	ctl := &Controller{gov: Governor{Spec: c.Spec}}
-	switch c.Policy {
-	case "none":
-		ctl.policy = None{}
-	case "hold":
-		ctl.policy = &Hold{}
-	case "ls2":
-		ctl.policy = NewStepping(c.Spec, c.Rand)
-	case "lkm":
-		ctl.policy = NewLKM(c.Spec, LKMPeriod, c.History, c.YearlyKWh, c.Rand)
-	default:
+	if ctl.policy = baseline(c); ctl.policy == nil {
 		if err := ctl.startVeil(ctx, c); err != nil {
 			return nil, err
 		}
@@ -166,12 +158,12 @@ func (c *Controller) remember(o Obs) {
 	if c.veil == nil {
 		return
 	}
-	at := c.veil.block
+	e, at, ok := c.veil.Demand()
 	if at.Equal(c.block) {
 		return
 	}
 	c.block = at
-	if e, ok := c.veil.Demand(); ok {
+	if ok {
 		c.history = append(c.history, e)
 		if extra := len(c.history) - historyBlocks; extra > 0 {
 			c.history = append(c.history[:0], c.history[extra:]...)

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	"gridveil/battery"
@@ -23,6 +25,7 @@ type Options struct {
 	Power    battery.Watts
 	Learn    int    // days that are only learned from
 	Seed     uint64 // of a random policy
+	Stop     int    // of veil's dial of cost against privacy, 0 private to battery.Stops-1
 	// Kernels remembers what was solved, for runs over the same traces that differ
 	// in power or seed; nil solves for this run alone.
 	Kernels *Kernels
@@ -38,18 +41,23 @@ type solvedKey struct {
 	home     *float64 // the first sample of the trace
 	policy   string
 	learn    int
+	stop     int
 	capacity battery.WattHours
 }
 
 // lesson is battery.Lesson, solved once for runs that share a kernel.
 func (k *Kernels) lesson(ctx context.Context, tr Trace, spec battery.Spec, history []float64, o Options) (*battery.Learned, error) {
-	key := solvedKey{&tr.Load[0], o.Policy, o.Learn, o.Capacity}
+	key := solvedKey{&tr.Load[0], o.Policy, o.Learn, o.Stop, o.Capacity}
 	if k != nil {
 		if l, ok := k.solved[key]; ok {
 			return l, nil
 		}
 	}
-	l, err := battery.Lesson(ctx, o.Policy, spec, history)
+	var l *battery.Learned
+	var err error
+	if o.Policy == "veil" {
+		l, err = battery.LessonAt(ctx, spec, history, battery.Dial{Stop: o.Stop, Prices: tariff()})
+	}
 	if err == nil && k != nil {
 		if k.solved == nil {
 			k.solved = map[solvedKey]*battery.Learned{}
@@ -57,6 +65,16 @@ func (k *Kernels) lesson(ctx context.Context, tr Trace, spec battery.Spec, histo
 		k.solved[key] = l
 	}
 	return l, err
+}
+
+// tariff is the one that runs are scored with, by quarters of an hour. A recording's
+// local time stands for UTC.
+func tariff() []float64 {
+	out := make([]float64, 96)
+	for i := range out {
+		out[i] = score.Price(i / 4)
+	}
+	return out
 }
 
 // source is the random source of a seed.
@@ -79,6 +97,9 @@ var ErrTooShort = errors.New("trace too short")
 // Simulate runs o over the trace.
 func Simulate(ctx context.Context, tr Trace, o Options) (*Run, error) {
 	spd := int(24 * time.Hour / tr.Step)
+	if !slices.Contains(battery.Policies, o.Policy) {
+		return nil, fmt.Errorf("no policy %q: want one of %s", o.Policy, strings.Join(battery.Policies, ", "))
+	}
 	if tr.Step > time.Minute {
 		return nil, fmt.Errorf("trace has one sample per %v; masking steps are at most a minute", tr.Step)
 	}
@@ -100,7 +121,8 @@ func Simulate(ctx context.Context, tr Trace, o Options) (*Run, error) {
 	st := battery.Store{Spec: spec, E: spec.Capacity / 2}
 	prev := battery.Watts(0)
 	for i, x := range out.Load {
-		c := ctl.Step(battery.Obs{Time: out.Start.Add(time.Duration(i) * tr.Step), Dt: tr.Step, Load: battery.Watts(x), PrevMeter: prev, E: st.E})
+		c := ctl.Step(battery.Obs{Time: out.at(i), Dt: tr.Step, Load: battery.Watts(x), PrevMeter: prev, E: st.E,
+			Price: score.Price(out.at(i).Hour())})
 		st.Apply(c.Battery, tr.Step)
 		prev = battery.Watts(x) - c.Battery
 		out.Meter = append(out.Meter, float64(prev))
@@ -129,8 +151,11 @@ func yearly(tr Trace, n int) float64 {
 
 // blocks are the energies, in Wh, of the blocks that the policy counts in.
 func blocks(tr Trace, n int, policy string) []float64 {
-	if policy == "lkm" {
+	switch policy {
+	case "lkm":
 		return energies(tr, n, battery.LKMPeriod)
+	case "lkm30":
+		return energies(tr, n, 2*battery.LKMPeriod)
 	}
 	return energies(tr, n, battery.Block)
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"gridveil/battery"
 	"gridveil/battery/score"
 )
 
@@ -86,7 +87,7 @@ func TestRunsKnowNoFuture(t *testing.T) {
 	for m := parts; m < len(other.Load); m++ {
 		other.Load[m] += 1700
 	}
-	for _, policy := range []string{"none", "hold", "ls2", "lkm", "veil"} {
+	for _, policy := range battery.Policies {
 		o := Options{Policy: policy, Capacity: 2500, Power: 3000, Learn: 4, Seed: 1}
 		a, err := Simulate(context.Background(), one, o)
 		if err != nil {

@@ -30,9 +30,10 @@ func batterySim() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&b.In, "in", "", "CSV: time,load_w[,<appliance>_w]")
 	f.StringVar(&b.Out, "out", "", "CSV to write: time,load_w,meter_w,soc_wh")
-	f.StringVar(&b.Policy, "policy", "veil", "veil, hold, ls2, lkm or none")
+	f.StringVar(&b.Policy, "policy", "veil", strings.Join(node.BatteryPolicies(), ", "))
 	f.Float64Var(&b.Capacity, "cap", 5000, "capacity in Wh")
 	f.Float64Var(&b.Power, "power", 3000, "inverter limit in W")
+	f.IntVar(&b.Stop, "stop", 0, "dial of veil: 0 private to 4 thrifty, at the tariff that runs are scored with")
 	f.IntVar(&b.Learn, "learn", 4, "days that are learned from and not scored")
 	f.Uint64Var(&b.Seed, "seed", 1, "seed of a random policy")
 	_ = c.MarkFlagRequired("in") // the flag exists
