@@ -94,7 +94,7 @@ type Run struct {
 // ErrTooShort means that no day is left to score.
 var ErrTooShort = errors.New("trace too short")
 
-// Simulate runs o over the trace.
+// Simulate runs o over the trace. A battery too small for veil runs hold, as in a house.
 func Simulate(ctx context.Context, tr Trace, o Options) (*Run, error) {
 	spd := int(24 * time.Hour / tr.Step)
 	if !slices.Contains(battery.Policies, o.Policy) {
@@ -109,7 +109,9 @@ func Simulate(ctx context.Context, tr Trace, o Options) (*Run, error) {
 	spec := battery.Reference(o.Capacity, o.Power)
 	history := blocks(tr, o.Learn*spd, o.Policy)
 	learned, err := o.Kernels.lesson(ctx, tr, spec, history, o)
-	if err != nil {
+	if errors.Is(err, battery.ErrTooSmall) {
+		o.Policy = "hold"
+	} else if err != nil {
 		return nil, err
 	}
 	ctl, err := battery.NewController(ctx, battery.Config{Spec: spec, Policy: o.Policy, YearlyKWh: yearly(tr, o.Learn*spd),

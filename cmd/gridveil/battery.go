@@ -11,7 +11,7 @@ import (
 )
 
 func batteryCommand() *cobra.Command {
-	return group("battery", "What a battery can hide of a household's load", batterySim(), batteryScore(), batteryLeak(), batteryLimit())
+	return group("battery", "What a battery can hide of a household's load", batterySim(), batteryScore(), batteryLeak(), batteryLimit(), batteryPareto(), batteryStudy())
 }
 
 func batterySim() *cobra.Command {
@@ -117,5 +117,76 @@ func batteryLimit() *cobra.Command {
 	c.Flags().StringVar(&p, "p", "", "law of the demand, comma separated")
 	c.Flags().IntVar(&quanta, "cap", 0, "store size in quanta")
 	_ = c.MarkFlagRequired("p") // the flag exists
+	return c
+}
+
+// gridFlags are what every comparison over recorded homes can be told.
+func gridFlags(c *cobra.Command, b *node.BatteryGrid, policies []string, stops []int, capacities, powers []float64, seeds int) {
+	f := c.Flags()
+	f.StringVar(&b.Traces, "traces", "", "folder of recorded households: CSV files with time,load_w[,<appliance>_w]")
+	f.StringVar(&b.Out, "out", ".", "folder to write to")
+	f.StringSliceVar(&b.Policies, "policies", policies, "policies to compare")
+	f.IntSliceVar(&b.Stops, "stops", stops, "stops of veil's dial, 0 private to 4 thrifty")
+	f.Float64SliceVar(&b.Capacities, "caps", capacities, "capacities in Wh")
+	f.Float64SliceVar(&b.Powers, "powers", powers, "inverter limits in W")
+	f.IntVar(&b.Seeds, "seeds", seeds, "runs of each random policy")
+	f.Uint64Var(&b.Seed, "seed", 1, "the first seed")
+	f.IntVar(&b.Learn, "learn", 4, "days that are learned from and not scored")
+	_ = c.MarkFlagRequired("traces") // the flag exists
+	b.Told = func(format string, args ...any) {
+		fmt.Fprintf(c.ErrOrStderr(), "gridveil: "+format+"\n", args...)
+	}
+}
+
+func batteryPareto() *cobra.Command {
+	var b node.BatteryGrid
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "pareto", Short: "Bill against privacy, for policies, dials and batteries", Args: noArgs,
+		Long: `Runs every policy, stop of the dial, capacity and power over recorded households and writes
+pareto.csv (one line a run), pareto.md (means over homes), cost.svg (the bill against what the
+meter tells, with the dial as a line) and capacity.svg (what a larger battery hides, with the
+floor). Bars go from the least to the greatest home. Equal seeds give equal bytes. A run that
+was broken off goes on where it stopped.`,
+		Example: "  gridveil battery pareto --traces DIR --out results\n  gridveil battery pareto --traces DIR --policies veil,hold --caps 5000 --powers 3000 --json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			means, err := b.Pareto(c.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), means)
+			}
+			return node.WriteBatteryMeans(c.OutOrStdout(), means)
+		},
+	}
+	gridFlags(c, &b, node.BatteryPolicies(), []int{0, 1, 2, 3, 4}, []float64{2000, 5000, 13500}, []float64{1500, 3000, 5000, 10000}, 1)
+	c.Flags().BoolVar(&asJSON, "json", false, "print the means as JSON")
+	return c
+}
+
+func batteryStudy() *cobra.Command {
+	var b node.BatteryGrid
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "study", Short: "The figures of this project's claims, on any recorded homes", Args: noArgs,
+		Long: `Runs every policy over recorded households with five seeds, 5 and 13.5 kWh, 3 and 5 kW, rates
+them on models of the homes, and writes study.csv and study.md. No constant depends on a home;
+--json has, beside each mean, the worst one when any one home is left out. One thread; a run
+that was broken off goes on where it stopped.`,
+		Example: "  gridveil battery study --traces DIR --out results\n  gridveil battery study --traces DIR --seeds 1 --caps 5000 --powers 3000",
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := b.Study(c.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), s)
+			}
+			return s.Write(c.OutOrStdout())
+		},
+	}
+	gridFlags(c, &b, node.BatteryPolicies(), []int{0}, []float64{5000, 13500}, []float64{3000, 5000}, 5)
+	c.Flags().BoolVar(&asJSON, "json", false, "print the study as JSON")
 	return c
 }
