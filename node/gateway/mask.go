@@ -58,6 +58,7 @@ func (m *mask) step(f plant.Flow) battery.Watts {
 	o := battery.Obs{Time: f.At.Add(plant.Reaction), Dt: plant.Step, Load: battery.Watts(f.Load - f.PV), PrevMeter: battery.Watts(f.Last.MeterW),
 		PrevEV: battery.Watts(f.Last.CarW), E: f.Stored, EV: m.plan, PrevActual: battery.Watts(f.Last.BatteryW)}
 	o.EV.Plan = battery.Watts(f.Car)
+	o.EV.Lo, o.EV.Hi = o.EV.Plan, o.EV.Plan // the wallbox keeps its plan
 	return m.ctl.Step(o).Battery
 }
 
