@@ -34,6 +34,7 @@ type Controller struct {
 	cause   Cause // that decided the last step; empty before the first
 	obeyed  bool  // a command stood in the last step
 	exposed exposure
+	last    time.Time
 }
 
 // Report is one day's account, for the household's own privacy page.
@@ -131,9 +132,11 @@ func (c *Controller) account(o Obs, cmd Command) {
 		return
 	}
 	house := o.PrevMeter - o.PrevEV
+	jumped := !c.last.IsZero() && (o.Time.Sub(c.last)-o.Dt).Abs() > max(o.Dt, staleAfter)
+	c.last = o.Time
 	if c.cause != "" && c.cause != CauseStale && cmd.Cause != CauseStale && !bad(house) {
 		miss := math.Abs(float64(house - c.shown))
-		c.exposed.note(miss > float64(exposedFrom) || c.obeyed)
+		c.exposed.note(miss > float64(exposedFrom) || c.obeyed || jumped)
 		if c.exposed.on {
 			c.day.ExposedMins += mins
 			c.day.ExposedWh += miss * hours

@@ -32,6 +32,10 @@ const (
 // exposedFloor is the miss, in watts, from which a step counts as exposed.
 const exposedFloor Watts = 1
 
+// GridLimit is the most that the operator of the grid lets the battery take from
+// the grid and give to it; both are 0 or above.
+type GridLimit struct{ Import, Export Watts }
+
 // Command is one step's decision.
 type Command struct {
 	Battery   Watts // discharge positive
@@ -39,6 +43,7 @@ type Command struct {
 	Predicted Watts // meter power if nothing changes
 	Exposed   Watts // meter power beyond what the mask shows without forced peaks, commands and limits
 	Cause     Cause
+	Grid      bool // the grid operator's limit moved the battery
 }
 
 // leveller is a policy that shows one level per block: what the meter shows
@@ -70,7 +75,8 @@ func (g *Governor) Decide(o Obs, p Policy) Command {
 	battLo, battHi := lo, hi
 	car, least, most := g.car(o)
 	net := o.Load + car
-	lo, hi = g.gridLimits(net, battLo, battHi)
+	freeLo, freeHi := g.gridLimits(net, battLo, battHi)
+	lo, hi = g.operated(o, net, freeLo, freeHi)
 	o.MinMeter, o.MaxMeter = net-hi-(car-least), net-lo+(most-car)
 	target, cause := net, CausePolicy
 	if y := p.Target(o); !bad(y) { // asked under a command too: it goes on learning the home
@@ -89,7 +95,8 @@ func (g *Governor) Decide(o Obs, p Policy) Command {
 	if cause == CausePolicy {
 		if moved := g.move(o, car, least, most, net-target, lo, hi); moved != car {
 			car, net = moved, o.Load+moved
-			lo, hi = g.gridLimits(net, battLo, battHi)
+			freeLo, freeHi = g.gridLimits(net, battLo, battHi)
+			lo, hi = g.operated(o, net, freeLo, freeHi)
 		}
 	}
 	g.shift = car - o.EV.Plan
@@ -100,7 +107,10 @@ func (g *Governor) Decide(o Obs, p Policy) Command {
 		cause = CauseLimit
 	}
 	g.last = c
-	out := Command{Battery: c, EV: car, Predicted: net - c, Cause: cause}
+	out := Command{Battery: c, EV: car, Predicted: net - c, Cause: cause, Grid: o.Grid != nil && (b < lo && lo > freeLo || b > hi && hi < freeHi)}
+	if out.Grid {
+		out.Cause = CauseCommanded
+	}
 	if miss := out.Predicted - wanted; miss > exposedFloor || miss < -exposedFloor {
 		out.Exposed = miss
 	}
@@ -155,12 +165,26 @@ func (g *Governor) move(o Obs, car, least, most, wanted, lo, hi Watts) Watts {
 	return car + by
 }
 
-// blind acts without a reading: hold for a while, then let go.
+// operated narrows the range by what the grid operator allows: it may not charge
+// with more than Import from the grid, nor feed more than Export into it.
+func (g *Governor) operated(o Obs, net, lo, hi Watts) (Watts, Watts) {
+	if o.Grid == nil || bad(o.Grid.Import) || bad(o.Grid.Export) {
+		return lo, hi
+	}
+	lo = min(hi, max(lo, min(0, net)-max(0, o.Grid.Import)))
+	hi = max(lo, min(hi, max(0, net)+max(0, o.Grid.Export)))
+	return lo, hi
+}
+
+// blind acts without a reading: hold for a while, then ramp to rest.
 func (g *Governor) blind(o Obs, lo, hi Watts) Command {
 	g.stale += max(o.Dt, 0)
 	g.shift = 0
-	if g.stale > staleHold || bad(g.last) {
+	switch step := g.RampPerSecond * Watts(o.Dt.Seconds()); {
+	case bad(g.last) || g.stale > staleHold && g.RampPerSecond <= 0:
 		g.last = 0
+	case g.stale > staleHold:
+		g.last -= min(max(g.last, -step), step)
 	}
 	g.last = min(max(g.last, lo), hi)
 	return Command{Battery: g.last, EV: o.EV.Plan, Cause: CauseStale}
@@ -184,7 +208,7 @@ func (g *Governor) inside(e WattHours) WattHours {
 func usable(o Obs) bool {
 	limit := max(staleAfter, 2*o.Dt)
 	return o.Dt > 0 && o.Dt <= time.Minute && o.Stale <= limit && !bad(o.Load) && !bad(o.EV.Plan) &&
-		!bad(o.PrevMeter) && !bad(o.PrevEV) && o.Load >= leastLoad && o.Load <= mostLoad && !math.IsNaN(float64(o.E))
+		!bad(o.PrevMeter) && !bad(o.PrevEV) && !bad(o.PrevActual) && o.Load >= leastLoad && o.Load <= mostLoad && !math.IsNaN(float64(o.E))
 }
 
 func bad(w Watts) bool { return math.IsNaN(float64(w)) || math.IsInf(float64(w), 0) }

@@ -24,6 +24,7 @@ type Obs struct {
 	Stale      time.Duration // age of the newest reading
 	Commanded  *Watts        // battery power that operator, aggregator or owner asks for
 	PrevActual Watts         // battery power measured over the last step
+	Grid       *GridLimit    // what the operator of the grid allows the battery now
 }
 
 // Policy chooses the meter power to aim at. It may keep state.

@@ -247,8 +247,8 @@ func (s *State) getCloses(r *decoder) {
 		c := &closeRecord{index: r.u64(), bucket: r.u32()}
 		r.want(int(k.cur) < len(s.currencies))
 		for m := r.u16(); m > 0 && !r.bad; m-- {
-			p := payRecord{Pay: Pay{PartyID(r.u32()), PartyID(r.u32()), r.u64()}, state: payState(r.u8()), index: r.u64()}
-			r.want(p.state <= payFailed && p.Payer >= 1 && int(p.Payer) <= len(s.parties) && p.Payee >= 1 && int(p.Payee) <= len(s.parties))
+			p := payRecord{Pay: Pay{PartyID(r.u32()), PartyID(r.u32()), r.u64()}, state: PayState(r.u8()), index: r.u64()}
+			r.want(p.state <= PayFailed && p.Payer >= 1 && int(p.Payer) <= len(s.parties) && p.Payee >= 1 && int(p.Payee) <= len(s.parties))
 			c.pays = append(c.pays, p)
 		}
 		s.closes[k] = c

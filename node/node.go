@@ -143,8 +143,8 @@ func (n *Node) join() error {
 		return err
 	}
 	var err error
-	if n.Onion, err = onion.New(n.Host, onion.Config{Rand: n.Rand, Log: n.Log, Store: meshStore{n.Store}, Relay: relays(n.ID.Member.Role),
-		GuardsKept: true}); err != nil {
+	if n.Onion, err = onion.New(n.Host, onion.Config{Rand: n.Rand, Log: n.Log, Store: meshStore{n.Store}, Relay: relays(n.ID.Member.Role) || n.Config.Mesh.Relay,
+		MinSet: n.Config.Mesh.MinSet, MinHomes: n.Config.Mesh.MinHomes, GuardsKept: true}); err != nil {
 		return err
 	}
 	signal.Guard(n.Host)
@@ -175,6 +175,7 @@ func (n *Node) openHost() error {
 		return fmt.Errorf("node key: %w", err)
 	}
 	c := mesh.Config{Clock: n.Clock, Log: n.Log, Bundle: n.ID.Bundle, Sig: n.ID.Sig, Chain: n.ID.Chain, DailyMB: n.Config.Mesh.DailyMB,
+		Relay:      n.Config.Mesh.Relay,
 		SaveChain:  func(chain [][]byte) error { return identity.SaveChain(n.Config.Dir, chain) },
 		SaveBundle: func(raw, sig []byte) error { return identity.SaveBundle(n.Config.Dir, raw, sig) }}
 	if n.registrar != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gridveil/node/party"
 	"gridveil/node/web"
 )
 
@@ -26,7 +27,7 @@ func ledgerCommand() *cobra.Command {
 		},
 	}
 	show.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	return group("ledger", "The network's ledger", show, &cobra.Command{
+	return group("ledger", "The network's ledger", show, ledgerReconcile(), repairCommand(), &cobra.Command{
 		Use: "export", Short: "Write the ledger into the aggregator's export folder", Args: noArgs,
 		Long: "What is written can be judged anywhere with `gridveil verify`, without this node.",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -41,6 +42,26 @@ func ledgerCommand() *cobra.Command {
 			return nil
 		},
 	})
+}
+
+func repairCommand() *cobra.Command {
+	var q party.MendCall
+	c := &cobra.Command{
+		Use: "repair", Short: "Refill a damaged copy of the ledger from a peer", Args: noArgs,
+		Long: "A node whose ledger is damaged asks the peers it knows by itself; this names one more. Everything is verified as it is\n" +
+			"replayed, and a copy that is smaller or other than what was signed here is refused. The damaged files are kept beside.",
+		Example: "  gridveil ledger repair --from 12D3KooWQq3i2oLkbRv4vGq8TnYhMZ8d4vFhQ5jtPSrKXk1Zs7yT\n  gridveil ledger repair --from https://mirror.example/log",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := ask(c, "ledger-repair", q, nil, "aggregator", "utility", "verifier"); err != nil {
+				return err
+			}
+			fmt.Fprintln(c.OutOrStdout(), "the ledger is whole again; `gridveil ledger show` shows it")
+			return nil
+		},
+	}
+	c.Flags().StringVar(&q.From, "from", "", "`URL` prefix of a copy, or the peer ID of a member that has one")
+	_ = c.MarkFlagRequired("from") // the flag exists
+	return c
 }
 
 func printLedger(w io.Writer, l web.Ledger) error {

@@ -113,6 +113,11 @@ func (o *Onion) call(ctx context.Context, to Recipient, c mesh.Class, s mesh.Ser
 	if _, err := io.ReadFull(o.rnd, cl.id[:]); err != nil {
 		return nil, fmt.Errorf("draw request id: %w", err)
 	}
+	return o.tryAll(ctx, to, c, timing, cl, s, flags, body)
+}
+
+// tryAll sends a request over different routes until it is answered, or its tries are used up.
+func (o *Onion) tryAll(ctx context.Context, to Recipient, c mesh.Class, timing mix.Timing, cl *call, s mesh.Service, flags uint8, body []byte) ([]byte, error) {
 	var tries []*try
 	defer func() { o.forget(tries) }()
 	for n := range timing.Tries {
@@ -235,7 +240,7 @@ func (o *Onion) send(to Recipient, c mesh.Class, timing mix.Timing, cl *call, s 
 	if err != nil {
 		return nil, time.Time{}, errors.Join(err, o.cancel(jobs))
 	}
-	if c == mesh.Session {
+	if c != mesh.Lab {
 		flags |= flagFill
 	}
 	users, err := o.seal(to, t, &packet.Request{Service: uint16(s), Flags: flags, ID: cl.id, Replies: blocks, Body: body})
@@ -325,15 +330,49 @@ func (o *Onion) replyBlocks(to Recipient, timing mix.Timing, cl *call, n int, ar
 			return t, nil, &mesh.BusyError{After: time.Minute}
 		}
 		blocks = append(blocks, *b)
+		if timing.Slots {
+			o.expect(r, timing)
+		}
 	}
 	return t, blocks, nil
+}
+
+// expect lets cover leave room for a packet of an answer.
+func (o *Onion) expect(r *route.Route, timing mix.Timing) {
+	relays := r.Relays()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.shape.Answer(relays[len(relays)-1], r.Arrival.Add(-time.Duration(len(relays))*timing.HopMean))
 }
 
 func (o *Onion) wayBack(to Recipient, timing mix.Timing, depart time.Time) (*route.Route, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	c := o.chooser(timing.HopMean)
-	return c.Back(o.backSelf(), packet.NodeKey(to), o.guards.Usable(o.usable), depart, o.rnd)
+	ends, err := o.guards.Usable(o.usable, o.rnd)
+	if err == nil && timing.Slots {
+		ends, err = o.endsLikeLoops(c, ends)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.Back(o.backSelf(), packet.NodeKey(to), ends, depart, o.rnd)
+}
+
+// endsLikeLoops lists the relays that an answer in class meter may come back by, the first drawn as a loop's last relay
+// is. guards are the usable ones in random order. o.mu is held.
+func (o *Onion) endsLikeLoops(c *route.Chooser, guards []packet.NodeKey) ([]packet.NodeKey, error) {
+	ends := o.ends()
+	if len(guards) == 0 {
+		return ends, nil
+	}
+	first := c.LoopEnds(guards[0], ends)
+	for _, list := range [][]packet.NodeKey{first, ends} {
+		if err := mix.Shuffle(list, o.rnd); err != nil {
+			return nil, err
+		}
+	}
+	return append(first, ends...), nil
 }
 
 // chooser chooses over the present snapshot; o.mu is held.

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -62,11 +63,15 @@ type Aggregator struct {
 	wake      chan struct{} // the settlement loop has something to do
 	started   time.Time
 
+	outside atomic.Pointer[string] // where the log is served to everybody
+	mirrors mirrors
+
 	exporting sync.Mutex // held while an export folder is written
 
 	bookMu sync.RWMutex
 	w      *writer.Writer // nil until the ledger is open
 	policy *ledger.Policy
+	mender *party.Mender
 
 	forgot, forgotWall time.Time // when old things were dropped last; owned by the settlement loop
 
@@ -112,6 +117,7 @@ func New(env *role.Env) (*Aggregator, error) {
 		return nil, fmt.Errorf("desk: %w", err)
 	}
 	a.answer()
+	a.mender = party.NewMender(env, a.transport)
 	submit := &party.Joiner{Answer: a.takeSubmit}
 	env.Host.Handle(mesh.LedgerSubmit, submit.Handle)
 	a.commands()
@@ -126,6 +132,10 @@ func (a *Aggregator) Serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.publish(ctx) })
 	g.Go(func() error { return a.door.Serve(ctx, l) })
+	if a.env.Config.Ledger.HTTP != "" {
+		g.Go(func() error { return a.serveOutside(ctx, a.env.Config.Ledger.HTTP) })
+	}
+	g.Go(func() error { return a.watchMirrors(ctx) })
 	g.Go(func() error { return a.mints.serve(ctx, a.nudge) })
 	g.Go(func() error { return a.keepDesk(ctx) })
 	g.Go(func() error { return a.keepBook(ctx) })

@@ -15,6 +15,7 @@ import (
 
 	"gridveil/ledger"
 	"gridveil/ledger/export"
+	"gridveil/ledger/verifier"
 	"gridveil/ledger/writer"
 	"gridveil/mesh"
 	"gridveil/mesh/member"
@@ -143,18 +144,25 @@ func (a *Aggregator) takeSubmit(_ context.Context, from mesh.Member, op byte, bo
 		return a.takeInstruction(from, body)
 	case party.OpRevoke:
 		return a.takeRevocation(from, body)
+	case party.OpFailed:
+		return a.takeFailed(from, body)
 	}
 	return nil, party.ErrCall
 }
 
 // keepBook opens the ledger once its cosigners are known, serves it, and opens
-// it anew when there are more of them.
+// it anew when there are more of them. A ledger that is damaged, or smaller than
+// a cosigner knows it, is repaired from the cosigners first.
 func (a *Aggregator) keepBook(ctx context.Context) error {
 	policy, err := a.firstPolicy(ctx)
 	for err == nil && ctx.Err() == nil {
-		if policy, err = a.serveBook(ctx, policy); err != nil {
-			break
+		var next *ledger.Policy
+		next, err = a.serveBook(ctx, policy)
+		if errors.Is(err, ledger.ErrDamaged) {
+			err = a.mendBook(ctx, policy, err)
+			continue
 		}
+		policy = next
 	}
 	if ctx.Err() != nil {
 		return nil
@@ -276,7 +284,24 @@ func (a *Aggregator) serveBook(ctx context.Context, policy *ledger.Policy) (next
 	a.bookMu.Lock()
 	a.w = nil
 	a.bookMu.Unlock()
-	return next, errors.Join(err, w.Close())
+	return next, errors.Join(w.Status().Err, err, w.Close())
+}
+
+// mendBook refills the ledger from its cosigners. Entries that were accepted and
+// reached none of them are gone: their authors send them again.
+func (a *Aggregator) mendBook(ctx context.Context, policy *ledger.Policy, cause error) error {
+	opt, err := party.StoreOptions(a.env)
+	if err != nil {
+		return err
+	}
+	var peers []string
+	for _, w := range policy.Witnesses {
+		if w.URL != "" {
+			peers = append(peers, party.CopyURL(w.URL, a.origin))
+		}
+	}
+	cfg := verifier.Config{Dir: a.env.Config.Path("ledger"), Store: opt, Policy: policy, Clock: a.env.Clock, Log: a.env.Log}
+	return a.mender.Mend(ctx, cfg, cause, peers)
 }
 
 func (a *Aggregator) openBook(policy *ledger.Policy) (*writer.Writer, error) {

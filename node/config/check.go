@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/multiformats/go-multiaddr"
 
+	"gridveil/ledger"
 	"gridveil/mesh"
 )
 
@@ -41,10 +43,7 @@ func (c *Config) check() faults {
 	c.checkMesh(&f)
 	c.checkWeb(&f)
 	c.checkMeter(&f)
-	f.between("battery.capacity_wh", int64(c.Battery.CapacityWh), 0, 200_000)
-	f.between("battery.power_w", int64(c.Battery.PowerW), 100, 50_000)
-	f.oneOf("battery.policy", c.Battery.Policy, "veil", "hold", "ls2", "lkm", "none")
-	f.oneOf("battery.source", c.Battery.Source, "sim")
+	c.checkBattery(&f)
 	f.between("pv.peak_w", int64(c.PV.PeakW), 0, 100_000)
 	c.checkHosting(&f)
 	f.between("aggregator.fee_per_kwh", c.Aggregator.FeePerKWh, 0, 1_000_000)
@@ -66,6 +65,15 @@ func (c *Config) checkLedger(f *faults) {
 	if l.Notice.D() < 0 || l.Notice.D() > 30*24*time.Hour {
 		f.add("ledger.notice", "want 0s to 720h, got %q", l.Notice.D())
 	}
+	if l.HTTP != "" {
+		checkHostPort(f, "ledger.http", l.HTTP)
+	}
+	for i, m := range l.Mirrors {
+		key, at, _ := strings.Cut(m, " ")
+		if _, err := ledger.ParseVerifierKey(key); err != nil || !strings.HasPrefix(at, "http://") && !strings.HasPrefix(at, "https://") {
+			f.add(fmt.Sprintf("ledger.mirrors[%d]", i), "want a key and a URL such as \"verifier-1a2b3c4d+0a1b2c3d+BA… http://mirror.example.org:7082\", got %q", m)
+		}
+	}
 	if l.Export.D() < 0 || l.Export.D() > 0 && l.Export.D() < time.Minute {
 		f.add("ledger.export", "want 0s, or 1m and more, got %q", l.Export.D())
 	}
@@ -81,9 +89,22 @@ func (c *Config) checkMesh(f *faults) {
 	for i, a := range c.Mesh.Parents {
 		checkMultiaddr(f, fmt.Sprintf("mesh.parents[%d]", i), a, "/ip4/192.0.2.7/tcp/4100/p2p/12D3KooW…")
 	}
-	if (c.Role == "gateway" || c.Role == "wallet") && len(c.Mesh.Listen) > 0 {
+	switch leaf := c.Role == "gateway" || c.Role == "wallet"; {
+	case c.Mesh.Relay && c.Role != "gateway":
+		f.add("mesh.relay", "only a gateway chooses to relay; remove the key")
+	case c.Mesh.Relay:
+		c.checkRelay(f)
+	case c.Role == "gateway" && len(c.Mesh.Listen) > 0:
+		f.add("mesh.listen", "a gateway dials out only, unless it relays for others; remove the key, or set mesh.relay = true")
+	case leaf && len(c.Mesh.Listen) > 0:
 		f.add("mesh.listen", "a %s dials out only; remove the key", c.Role)
+	case !leaf && c.Mesh.MinSet != 0:
+		f.add("mesh.min_set", "role %s sends no private messages of its own; remove the key", c.Role)
+	case !leaf && c.Mesh.MinHomes != 0:
+		f.add("mesh.min_homes", "role %s sends no private messages of its own; remove the key", c.Role)
 	}
+	f.between("mesh.min_set", int64(c.Mesh.MinSet), 0, 10_000)
+	f.between("mesh.min_homes", int64(c.Mesh.MinHomes), 0, 10_000_000)
 	if len(c.Mesh.Announce) > 0 && len(c.Mesh.Listen) == 0 {
 		f.add("mesh.announce", "a node that listens nowhere cannot be reached: set mesh.listen, or remove the key")
 	}
@@ -91,6 +112,55 @@ func (c *Config) checkMesh(f *faults) {
 		f.add("mesh.daily_mb", "want %d to 100000, got %d: cover traffic at its slowest, the list of relays and keep-alives alone take %d MB a day",
 			mesh.LeastDailyMB, c.Mesh.DailyMB, mesh.LeastDailyMB-1)
 	}
+}
+
+// checkRelay wants an address of a relaying gateway that others can dial. Loopback addresses are for trials on one machine.
+func (c *Config) checkRelay(f *faults) {
+	if len(c.Mesh.Listen) == 0 {
+		f.add("mesh.relay", "a home that relays has to be reachable: set mesh.listen, such as [\"/ip4/0.0.0.0/tcp/4100\"], and forward that port in the router")
+		return
+	}
+	key, addrs := "mesh.announce", c.Mesh.Announce
+	if len(addrs) == 0 {
+		key, addrs = "mesh.listen", c.Mesh.Listen
+	}
+	for i, a := range addrs {
+		m, err := multiaddr.NewMultiaddr(a)
+		if err != nil {
+			continue // told already
+		}
+		switch why := unreachable(m); {
+		case why == "":
+		case key == "mesh.listen":
+			f.add("mesh.relay", "others cannot dial %q (%s): set mesh.announce to the public address or name under which the router forwards it, such as [\"/dns4/home.example.org/tcp/4100\"]", a, why)
+		default:
+			f.add(fmt.Sprintf("%s[%d]", key, i), "others cannot dial %q: %s", a, why)
+		}
+	}
+}
+
+// unreachable says why other homes cannot dial an address, "" if they may.
+func unreachable(m multiaddr.Multiaddr) string {
+	if len(m) != 2 || m[1].Protocol().Code != multiaddr.P_TCP {
+		return "it is no address and TCP port such as /ip4/198.51.100.7/tcp/4100"
+	}
+	switch m[0].Protocol().Code {
+	case multiaddr.P_DNS, multiaddr.P_DNS4, multiaddr.P_DNS6:
+		return ""
+	case multiaddr.P_IP4, multiaddr.P_IP6:
+	default:
+		return "it is no address and TCP port such as /ip4/198.51.100.7/tcp/4100"
+	}
+	ip, err := netip.ParseAddr(m[0].Value())
+	switch carrier := netip.MustParsePrefix("100.64.0.0/10"); {
+	case err != nil:
+		return "it holds no IP address"
+	case ip.IsUnspecified():
+		return "it stands for every address of this machine"
+	case ip.IsPrivate(), ip.IsLinkLocalUnicast(), ip.IsMulticast(), carrier.Contains(ip):
+		return "it is private to this house or its provider"
+	}
+	return ""
 }
 
 func checkMultiaddr(f *faults, key, got, example string) {
@@ -131,6 +201,40 @@ func (c *Config) checkMeter(f *faults) {
 		f.add("meter.report_period", "want a multiple of read_period up to 24h, got %q", report)
 	}
 	f.between("meter.connection_limit_w", int64(m.ConnectionLimitW), 1000, 1_000_000)
+}
+
+func (c *Config) checkBattery(f *faults) {
+	b := c.Battery
+	f.between("battery.capacity_wh", int64(b.CapacityWh), 0, 200_000)
+	f.between("battery.power_w", int64(b.PowerW), 100, 50_000)
+	f.oneOf("battery.policy", b.Policy, "veil", "hold", "ls2", "lkm", "none")
+	f.oneOf("battery.driver", b.Driver, "sim", "sunspec")
+	f.between("battery.unit", int64(b.Unit), 1, 247)
+	f.between("battery.soc_min_pct", int64(b.SoCMinPct), 0, 99)
+	f.between("battery.soc_max_pct", int64(b.SoCMaxPct), 1, 100)
+	f.between("battery.efficiency_pct", int64(b.EfficiencyPct), 50, 100)
+	f.between("battery.ramp_w_per_s", int64(b.RampWPerS), 0, 50_000)
+	if b.SoCMinPct >= b.SoCMaxPct {
+		f.add("battery.soc_min_pct", "want less than battery.soc_max_pct (%d), got %d: nothing would be left to mask with", b.SoCMaxPct, b.SoCMinPct)
+	}
+	if most := b.CapacityWh * b.SoCMaxPct / 100; b.ReserveWh < 0 || b.ReserveWh > 0 && b.ReserveWh >= most {
+		f.add("battery.reserve_wh", "want 0 to less than the highest charge (%d Wh), got %d: what is kept for outages cannot mask", most, b.ReserveWh)
+	}
+	if b.Driver != "sunspec" {
+		if b.Address != "" {
+			f.add("battery.address", "an address is for driver \"sunspec\": set battery.driver, or remove the key")
+		}
+		return
+	}
+	if b.CapacityWh == 0 {
+		f.add("battery.capacity_wh", "driver \"sunspec\" needs the usable capacity in Wh, as the inverter's data sheet has it")
+	}
+	if c.Meter.Source == "" || c.Meter.Source == "replay" {
+		f.add("battery.driver", "a battery masks what a meter measures now: set meter.source to p1 or sim, got %q", c.Meter.Source)
+	}
+	if u, err := url.Parse(b.Address); err != nil || u.Scheme != "tcp" || u.Port() == "" || u.Hostname() == "" || u.Path != "" {
+		f.add("battery.address", "want the inverter's \"tcp://host:port\", usually port 502, got %q", b.Address)
+	}
 }
 
 func (c *Config) checkHosting(f *faults) {

@@ -46,12 +46,21 @@ type Config struct {
 
 // Mesh is how the node meets its neighbours.
 type Mesh struct {
-	// Listen holds multiaddrs such as "/ip4/0.0.0.0/tcp/4100". Gateways and wallets dial out only and leave it empty.
+	// Listen holds multiaddrs such as "/ip4/0.0.0.0/tcp/4100". Gateways and wallets dial out only and leave it empty, unless a gateway relays.
 	Listen []string `toml:"listen"`
 	// Announce are the addresses to publish instead of those of listen, behind a NAT or a name: "/dns4/mesh.example.org/tcp/4100".
 	Announce []string `toml:"announce"`
 	// Parents are the addresses of the SSNs that a gateway or wallet stays connected to, with /p2p/ peer ids. Filled by enrolment.
 	Parents []string `toml:"parents"`
+	// Relay lets a gateway pass on sealed packets of other homes. It needs listen, a port that the router forwards, and, unless listen
+	// names a public address, announce. Everybody in the network then sees that this home is a member: its address, zone,
+	// operator and key, and when it is away. With H homes and R relays it takes about 19*H/R MB a day each way; it stops for the day
+	// before anything else of daily_mb suffers. Default false.
+	Relay bool `toml:"relay"`
+	// MinSet is how many homes a message of a gateway or wallet must be able to come from, at least. It only raises the network's own floor; while it is not met, this node sends more cover than others do, which its link shows. Default: the network's.
+	MinSet int `toml:"min_set"`
+	// MinHomes is how many homes must take part in the network before a gateway or wallet sends private messages. It only raises the network's own floor. Default: the network's.
+	MinHomes int `toml:"min_homes"`
 	// DailyMB caps the traffic of a gateway or wallet per UTC day and direction, 8 or more; alarms are never held back. Default 30.
 	DailyMB int `toml:"daily_mb"`
 }
@@ -94,8 +103,22 @@ type Battery struct {
 	PowerW int `toml:"power_w"`
 	// Policy is veil, hold, ls2, lkm or none. Default veil.
 	Policy string `toml:"policy"`
-	// Source is sim; other inverters are added by their drivers.
-	Source string `toml:"source"`
+	// Driver is sim, a model in the simulated house, or sunspec: an inverter that speaks SunSpec (models 124 and 713 or 802) over Modbus TCP. Default sim.
+	Driver string `toml:"driver"`
+	// Address is "tcp://host:port" of a sunspec inverter; the port is usually 502.
+	Address string `toml:"address"`
+	// Unit is its Modbus unit number, 1 to 247. Default 1.
+	Unit int `toml:"unit"`
+	// ReserveWh is kept for outages and never discharged. Default 0.
+	ReserveWh int `toml:"reserve_wh"`
+	// SoCMinPct is the lowest state of charge that the mask uses, in percent. Default 0.
+	SoCMinPct int `toml:"soc_min_pct"`
+	// SoCMaxPct is the highest. Default 100.
+	SoCMaxPct int `toml:"soc_max_pct"`
+	// EfficiencyPct is what remains of energy on its way in, and again on its way out. Default 95.
+	EfficiencyPct int `toml:"efficiency_pct"`
+	// RampWPerS is how fast the mask changes the battery's power, in watts per second; 0 as fast as the inverter can.
+	RampWPerS int `toml:"ramp_w_per_s"`
 }
 
 // PV is the roof.
@@ -175,6 +198,10 @@ type Ledger struct {
 	CloseEvery int `toml:"close_every"`
 	// Notice is how long before a pseudonym is opened its driver is warned, fixed when the ledger is founded. Default "72h".
 	Notice Duration `toml:"notice"`
+	// HTTP is the address at which the aggregator serves its log to everybody, for reading: checkpoint, tiles and proofs, as `gridveil verifier` reads them, such as "0.0.0.0:7081". Empty: members of the mesh alone can read it.
+	HTTP string `toml:"http"`
+	// Mirrors are who keeps a public copy of the log: "KEY URL" each, as `gridveil verifier --serve` prints its key. The ledger's page says how much of the log they hold and since when.
+	Mirrors []string `toml:"mirrors"`
 	// Export is how often the aggregator writes its export folder; "0s" only when asked.
 	Export Duration `toml:"export"`
 }
@@ -242,7 +269,10 @@ func (c *Config) fill() {
 	defaultTo(&c.Meter.ConnectionLimitW, 17250)
 	defaultTo(&c.Battery.PowerW, 3000)
 	defaultTo(&c.Battery.Policy, "veil")
-	defaultTo(&c.Battery.Source, "sim")
+	defaultTo(&c.Battery.Driver, "sim")
+	defaultTo(&c.Battery.Unit, 1)
+	defaultTo(&c.Battery.SoCMaxPct, 100)
+	defaultTo(&c.Battery.EfficiencyPct, 95)
 	defaultTo(&c.EVSE.MaxW, 11000)
 	h := &c.Hosting
 	defaultTo(&h.Listen, "0.0.0.0:8443")

@@ -22,7 +22,22 @@ func TestMistakesAreNamedWithPlaceAndNearestKey(t *testing.T) {
 		{"open pages", "role = \"gateway\"\n[web]\nlisten = \"0.0.0.0:80\"", `only a loopback address is allowed`},
 		{"marking price", "role = \"gateway\"\n[hosting]\np_res = 181234", `x.toml:3:9: hosting.p_res: want millionths per kWh`},
 		{"listening leaf", "role = \"wallet\"\n[mesh]\nlisten = [\"/ip4/0.0.0.0/tcp/1\"]", `a wallet dials out only`},
+		{"listening gateway", "role = \"gateway\"\n[mesh]\nlisten = [\"/ip4/0.0.0.0/tcp/1\"]", `x.toml:3:1: mesh.listen: a gateway dials out only, unless it relays for others`},
+		{"relaying wallet", "role = \"wallet\"\n[mesh]\nrelay = true", `mesh.relay: only a gateway chooses to relay`},
+		{"relay that does not listen", "role = \"gateway\"\n[mesh]\nrelay = true", `mesh.relay: a home that relays has to be reachable: set mesh.listen`},
+		{"relay without a public address", "role = \"gateway\"\n[mesh]\nrelay = true\nlisten = [\"/ip4/0.0.0.0/tcp/4100\"]", `mesh.relay: others cannot dial "/ip4/0.0.0.0/tcp/4100" (it stands for every address of this machine): set mesh.announce`},
+		{"relay with a private address", "role = \"gateway\"\n[mesh]\nrelay = true\nlisten = [\"/ip4/0.0.0.0/tcp/4100\"]\nannounce = [\"/ip4/192.168.1.2/tcp/4100\"]", `mesh.announce[0]: others cannot dial "/ip4/192.168.1.2/tcp/4100": it is private`},
+		{"relay behind its provider's NAT", "role = \"gateway\"\n[mesh]\nrelay = true\nlisten = [\"/ip4/0.0.0.0/tcp/4100\"]\nannounce = [\"/ip4/100.70.1.2/tcp/4100\"]", `it is private to this house or its provider`},
+		{"relay over UDP", "role = \"gateway\"\n[mesh]\nrelay = true\nlisten = [\"/ip4/0.0.0.0/tcp/4100\"]\nannounce = [\"/ip4/198.51.100.7/udp/4100/quic-v1\"]", `mesh.announce[0]: others cannot dial "/ip4/198.51.100.7/udp/4100/quic-v1": it is no address and TCP port`},
+		{"relay with text for an address", "role = \"gateway\"\n[mesh]\nrelay = true\nlisten = [\"/ip4/0.0.0.0/tcp/4100\"]\nannounce = [\"home.example.org\"]", `mesh.announce[0]: want a multiaddr`},
+		{"floor below nothing", "role = \"gateway\"\n[mesh]\nmin_set = -1", `x.toml:3:11: mesh.min_set: want 0 to 10000, got -1`},
+		{"floor of a node that sends nothing", "role = \"ssn\"\n[mesh]\nlisten = [\"/ip4/0.0.0.0/tcp/1\"]\nmin_homes = 30", `mesh.min_homes: role ssn sends no private messages of its own`},
 		{"guest without wallbox", "role = \"gateway\"\n[hosting]\nenabled = true", `hosting guests needs a wallbox`},
+		{"a battery without an address", "role = \"gateway\"\n[meter]\nsource = \"p1\"\naddress = \"tcp://h:1\"\n[battery]\ncapacity_wh = 5000\ndriver = \"sunspec\"", `battery.address: want the inverter's "tcp://host:port", usually port 502, got ""`},
+		{"a battery that may neither charge nor discharge", "role = \"gateway\"\n[battery]\nsoc_min_pct = 90\nsoc_max_pct = 20", `x.toml:3:15: battery.soc_min_pct: want less than battery.soc_max_pct (20), got 90`},
+		{"a battery that is all reserve", "role = \"gateway\"\n[battery]\ncapacity_wh = 5000\nreserve_wh = 5000", `x.toml:4:14: battery.reserve_wh: want 0 to less than the highest charge (5000 Wh), got 5000`},
+		{"an address of a modelled battery", "role = \"gateway\"\n[battery]\naddress = \"tcp://h:502\"", `x.toml:3:11: battery.address: an address is for driver "sunspec"`},
+		{"an inverter of no known size", "role = \"gateway\"\n[meter]\nsource = \"sim\"\n[battery]\ndriver = \"sunspec\"\naddress = \"tcp://h:502\"", `battery.capacity_wh: driver "sunspec" needs the usable capacity`},
 		{"p1 without address", "role = \"gateway\"\n[meter]\nsource = \"p1\"", `needs an address`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -42,6 +57,19 @@ func TestAllMistakesAreListedInFileOrder(t *testing.T) {
 	}
 	if ps[0].Line != 1 || ps[1].Line != 3 || ps[2].Line != 4 {
 		t.Errorf("problems stand at lines %d, %d, %d, want 1, 3, 4", ps[0].Line, ps[1].Line, ps[2].Line)
+	}
+}
+
+func TestEveryFaultOfABatteryIsListed(t *testing.T) {
+	_, err := Parse("x.toml", []byte("role = \"gateway\"\n[battery]\ncapacity_wh = -1\npower_w = 5\npolicy = \"magic\"\ndriver = \"sunspec\"\naddress = \"192.0.2.7\"\nunit = 300\nsoc_max_pct = 101\nefficiency_pct = 7\nramp_w_per_s = -1\nreserve_wh = -4\n"))
+	ps, _ := err.(Problems)
+	for i, key := range []string{"driver", "capacity_wh", "power_w", "policy", "address", "unit", "soc_max_pct", "efficiency_pct", "ramp_w_per_s", "reserve_wh"} {
+		if err == nil || !strings.Contains(err.Error(), "battery."+key+": ") {
+			t.Errorf("fault %d, battery.%s, is not listed in\n%v", i, key, err)
+		}
+	}
+	if len(ps) != 10 {
+		t.Errorf("%d faults, want 10:\n%v", len(ps), err)
 	}
 }
 
@@ -89,4 +117,18 @@ func FuzzParse(f *testing.F) {
 			t.Error("accepted a file without role")
 		}
 	})
+}
+
+func TestAHomeMayRelayWhereOthersCanDialIt(t *testing.T) {
+	for _, mesh := range []string{
+		"listen = [\"/ip4/0.0.0.0/tcp/4100\"]\nannounce = [\"/dns4/home.example.org/tcp/4100\"]",
+		"listen = [\"/ip4/198.51.100.7/tcp/4100\"]",
+		"listen = [\"/ip6/::/tcp/4100\"]\nannounce = [\"/ip6/2001:db8::7/tcp/4100\", \"/ip4/198.51.100.7/tcp/4100\"]",
+		"listen = [\"/ip4/127.0.0.1/tcp/4100\"] # a trial on one machine",
+	} {
+		c, err := Parse("x.toml", []byte("role = \"gateway\"\n[mesh]\nrelay = true\nmin_set = 12\nmin_homes = 40\n"+mesh))
+		if err != nil || !c.Mesh.Relay || c.Mesh.MinSet != 12 || c.Mesh.MinHomes != 40 {
+			t.Errorf("%s: %v", mesh, err)
+		}
+	}
 }

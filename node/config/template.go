@@ -32,6 +32,8 @@ report_period = "1h"
 [battery]
 capacity_wh = 0               # usable capacity; 0: no battery, so the load is not masked
 power_w = 3000
+# driver = "sunspec"          # an inverter that speaks SunSpec over Modbus TCP
+# address = "tcp://192.0.2.20:502"
 
 [evse]
 # listen = "0.0.0.0:8887"     # wallboxes connect to ws://<this address>/ocpp/<station>

@@ -54,6 +54,7 @@ func New(ctx context.Context, env *role.Env, hw Hardware) (*Gateway, error) {
 			return nil, err
 		}
 	}
+	g.batteryCommands()
 	if env.Config.Hosts() {
 		if g.hosting, err = newHosting(env, g.journal, g.mask.setPlan); err != nil {
 			return nil, fmt.Errorf("wallbox: %w", err)

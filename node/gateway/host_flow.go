@@ -33,12 +33,12 @@ func (g *Gateway) observe(f meter.Frame, at time.Time, watts battery.Watts) {
 		return
 	}
 	m := gauges{At: at, Import: in, Export: out, MeterW: int64(watts)}
-	if g.house != nil {
-		h, ok := g.house.House()
+	if g.house != nil || g.mask != nil {
+		h, ok := g.inverter()
 		if !ok {
 			return
 		}
-		m.PV, m.BattIn, m.BattOut, m.CarW, m.HasInverter = h.PV, h.BattIn, h.BattOut, int64(h.CarWatts), true
+		m.PV, m.BattIn, m.BattOut, m.CarW, m.HasInverter = h.PV, h.BattIn, h.BattOut, int64(h.CarWatts), g.house != nil || g.env.Config.PV.PeakW == 0
 	}
 	g.hosting.sample(m)
 }

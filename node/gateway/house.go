@@ -62,6 +62,8 @@ type house struct {
 	// at the wallbox does.
 	watched func() bool
 	last    plant.Registers
+
+	mask *mask // nil without battery; set before serve
 }
 
 const houseState = "house"
@@ -81,7 +83,7 @@ func newHouse(env *role.Env, hw Hardware, carWatts func() float64) (*house, erro
 	if h.home.Car == nil {
 		h.home.Car = reportedCar(carWatts)
 	}
-	if spec, ok := batterySpec(c.Battery.CapacityWh, c.Battery.PowerW); ok {
+	if spec, ok := batterySpec(c.Battery); ok && c.Battery.Driver != "sunspec" {
 		h.home.Battery = &battery.Store{Spec: spec, E: spec.Capacity / 2}
 	}
 	at, err := h.restore()
@@ -105,13 +107,6 @@ func houseSeed(env *role.Env) uint64 {
 	return binary.BigEndian.Uint64(sum[:])
 }
 
-func batterySpec(capacity, power int) (battery.Spec, bool) {
-	if capacity <= 0 {
-		return battery.Spec{}, false
-	}
-	return battery.Reference(battery.WattHours(capacity), battery.Watts(power)), true
-}
-
 // reportedCar lets a simulated house feel a wallbox that reports its power.
 type reportedCar func() float64
 
@@ -129,10 +124,25 @@ func (h *house) House() (House, bool) {
 	return h.now, h.seen
 }
 
-// regulate has f give the battery's power in each step; set before serve. f must not
-// ask the house.
-func (h *house) regulate(f func(plant.Flow) battery.Watts) {
-	h.home.Regulate = func(x plant.Flow) float64 { return float64(f(x)) }
+// regulate has a mask drive the battery in each step; set before serve.
+func (h *house) regulate(m *mask) {
+	h.mask = m
+	h.home.Regulate = func(x plant.Flow) float64 { return float64(m.step(x)) }
+	if m.bank != nil {
+		h.home.Bank = m.bank
+	}
+}
+
+// masked tells the inverter what the mask decided, and writes what the mask
+// remembers.
+func (h *house) masked(now time.Time) error {
+	if h.mask == nil {
+		return nil
+	}
+	if b := h.mask.bank; b != nil {
+		b.tell(now, 2*plant.Step) // the next command comes in a step
+	}
+	return h.mask.keep()
 }
 
 // serve steps the house at every full minute. An accelerated clock waits for it, and
@@ -160,6 +170,9 @@ func (h *house) serve(ctx context.Context) error {
 
 // step lets the minute before end pass.
 func (h *house) step(ctx context.Context, end time.Time) error {
+	if h.mask != nil && h.mask.bank != nil {
+		h.mask.bank.observe(end)
+	}
 	h.mu.Lock()
 	r := h.home.Advance(end.Add(-plant.Step))
 	h.now = House{At: end, PV: r.PV, BattIn: r.BattIn, BattOut: r.BattOut, PVWatts: battery.Watts(r.PVW), BattWatts: battery.Watts(r.BatteryW),
@@ -168,6 +181,9 @@ func (h *house) step(ctx context.Context, end time.Time) error {
 	last := h.last
 	h.last = r
 	h.mu.Unlock()
+	if err := h.masked(end); err != nil {
+		return err
+	}
 	if h.feeder != nil {
 		h.feeder(end, r.Import, r.Export)
 	}

@@ -3,31 +3,56 @@ package gateway
 import (
 	"context"
 	"crypto/rand"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"math"
 	mrand "math/rand/v2"
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"gridveil/battery"
 	"gridveil/node/clock"
+	"gridveil/node/config"
 	"gridveil/node/plant"
 	"gridveil/node/role"
-	"gridveil/node/store"
+	"gridveil/node/signal"
 )
 
-// mask drives the battery: one decision per step of the house.
+// mask drives the battery: one decision per step of the house, or per reading of a
+// real meter.
 type mask struct {
-	env *role.Env
+	env  *role.Env
+	spec battery.Spec
+	bank *bank // nil: the battery is a model in the simulated house
+	// heard gives what grid and aggregator ask at a time; nil: nobody asks.
+	heard func(time.Time) signal.Signals
+	// car is what the wallbox draws now, W; set with bank.
+	car   func() float64
+	fresh chan struct{} // a reading came
 
-	mu   sync.Mutex
-	ctl  *battery.Controller
-	plan battery.EVState
+	mu     sync.Mutex
+	ctl    *battery.Controller
+	plan   battery.EVState
+	orders orders
+	memory memory
+	meter  metered // of a real meter
 }
 
-const demandState = "demand"
+// metered is the newest reading of a real meter.
+type metered struct {
+	watts  battery.Watts
+	at     time.Time // node's clock; zero: none yet
+	prev   battery.Watts
+	turned time.Time // when the mask decided last
+}
+
+// maskTick is how long a real house's mask waits for a reading before it decides
+// without one; maskLeast is the shortest time between two decisions.
+const (
+	maskTick  = 5 * time.Second
+	maskLeast = time.Second
+)
 
 func newMask(ctx context.Context, env *role.Env, spec battery.Spec, prior battery.Prior) (*mask, error) {
 	var seed [32]byte
@@ -39,27 +64,100 @@ func newMask(ctx context.Context, env *role.Env, spec battery.Spec, prior batter
 			return nil, fmt.Errorf("draw mask seed: %w", err)
 		}
 	}
-	history, err := loadDemand(env.Store)
+	m := &mask{env: env, spec: spec, fresh: make(chan struct{}, 1)}
+	kept, err := m.memory.load(env.Store)
 	if err != nil {
 		return nil, err
 	}
-	ctl, err := battery.NewController(ctx, battery.Config{Spec: spec, Policy: env.Config.Battery.Policy, Prior: prior, History: history,
+	m.ctl, err = battery.NewController(ctx, battery.Config{Spec: spec, Policy: env.Config.Battery.Policy, Prior: prior, History: kept.demandUpTo(time.Time{}),
 		Rand: mrand.New(mrand.NewChaCha8(seed))})
 	if err != nil {
 		return nil, fmt.Errorf("battery: %w", err)
 	}
-	return &mask{env: env, ctl: ctl}, nil
+	m.orders = kept.orders
+	m.orders.winner = parties // of a step that was not seen, nobody
+	if now := env.Clock.Now(); !kept.since.Before(accountBegan(now)) {
+		m.ctl.Resume(kept.state)
+		m.memory.since = kept.since
+	} else {
+		m.memory.since = accountBegan(now)
+	}
+	return m, nil
 }
 
-// step decides what the battery does for the rest of a minute, from what flows now.
+// accountBegan is when the account that runs at now began: at the last nightly.
+func accountBegan(now time.Time) time.Time {
+	at := now.UTC().Truncate(24 * time.Hour).Add(nightly)
+	if at.After(now) {
+		at = at.Add(-24 * time.Hour)
+	}
+	return at
+}
+
+// batterySpec is the configured battery; ok is false without one.
+func batterySpec(c config.Battery) (s battery.Spec, ok bool) {
+	if c.CapacityWh <= 0 {
+		return battery.Spec{}, false
+	}
+	s = battery.Reference(battery.WattHours(c.CapacityWh), battery.Watts(c.PowerW))
+	s.Reserve, s.SoCMin, s.RampPerSecond = battery.WattHours(c.ReserveWh), float64(c.SoCMinPct)/100, battery.Watts(c.RampWPerS)
+	if c.SoCMaxPct > 0 {
+		s.SoCMax = float64(c.SoCMaxPct) / 100
+	}
+	if c.EfficiencyPct > 0 {
+		s.EtaCharge, s.EtaDischarge = float64(c.EfficiencyPct)/100, float64(c.EfficiencyPct)/100
+	}
+	return s, true
+}
+
+// step decides what the battery of a simulated house does for the rest of a
+// minute, from what flows now.
 func (m *mask) step(f plant.Flow) battery.Watts {
+	o := battery.Obs{Time: f.At, Dt: plant.Step, Load: battery.Watts(f.Load - f.PV), PrevMeter: battery.Watts(f.Last.MeterW),
+		PrevEV: battery.Watts(f.Last.CarW), E: f.Stored, PrevActual: battery.Watts(f.Last.BatteryW), Stale: f.Age}
+	return m.decide(o, battery.Watts(f.Car))
+}
+
+// decide takes one step: who wants what, what the battery does, what is remembered.
+func (m *mask) decide(o battery.Obs, car battery.Watts) battery.Watts {
+	var s signal.Signals
+	if m.heard != nil {
+		s = m.heard(o.Time)
+	}
+	price := m.price(s, o.Time)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	o := battery.Obs{Time: f.At.Add(plant.Reaction), Dt: plant.Step, Load: battery.Watts(f.Load - f.PV), PrevMeter: battery.Watts(f.Last.MeterW),
-		PrevEV: battery.Watts(f.Last.CarW), E: f.Stored, EV: m.plan, PrevActual: battery.Watts(f.Last.BatteryW)}
-	o.EV.Plan = battery.Watts(f.Car)
-	o.EV.Lo, o.EV.Hi = o.EV.Plan, o.EV.Plan // the wallbox keeps its plan
-	return m.ctl.Step(o).Battery
+	o.EV = m.plan
+	o.EV.Plan, o.EV.Lo, o.EV.Hi = car, car, car // the wallbox keeps its plan
+	o.Price = price
+	m.orders.book(o)
+	m.orders.apply(&o, s)
+	c := m.ctl.Step(o)
+	m.orders.decided(o, c)
+	m.memory.note(m.ctl, &m.orders, o.Time)
+	if m.bank != nil {
+		m.bank.ask(c.Battery)
+	}
+	return c.Battery
+}
+
+// price is what a kWh from the grid costs at t, in currency units.
+func (m *mask) price(s signal.Signals, t time.Time) float64 {
+	micro, ok := s.PriceAt(t)
+	if !ok {
+		micro = m.env.Config.Hosting.PGrid
+	}
+	return float64(micro) / 1e6
+}
+
+// keep writes what the last step changed; it must not be called under a lock of
+// the house.
+func (m *mask) keep() error {
+	m.mu.Lock()
+	w := m.memory.due
+	m.memory.due = nil
+	m.mu.Unlock()
+	return w.write(m.env.Store)
 }
 
 // today is the day's account for the local page.
@@ -73,8 +171,25 @@ func (m *mask) today() battery.Report {
 // it is certain which one is masked last as before.
 const nightly = 2*time.Hour + 30*time.Second
 
-// serve learns the home's own chain every night and starts a new account.
+// serve masks a real house, learns the home's own chain every night and starts a
+// new account.
 func (m *mask) serve(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return m.learn(ctx) })
+	if m.bank != nil {
+		g.Go(func() error { return m.bank.serve(ctx) })
+	}
+	if m.car != nil {
+		g.Go(func() error { return m.drive(ctx) })
+	}
+	return g.Wait()
+}
+
+// learn brings back the kernel of the last night, and then learns every night.
+func (m *mask) learn(ctx context.Context) error {
+	if err := m.relearn(ctx); err != nil && ctx.Err() == nil {
+		m.env.Log.Warn("masking kernel of the last night not made again; the first one stays until tonight", "err", err)
+	}
 	for clock.Until(ctx, m.env.Clock, clock.Next(m.env.Clock.Now(), 24*time.Hour).Add(nightly)) {
 		if err := m.night(ctx); err != nil && ctx.Err() == nil {
 			m.env.Log.Warn("masking kernel not renewed; the old one stays", "err", err)
@@ -83,15 +198,18 @@ func (m *mask) serve(ctx context.Context) error {
 	return nil
 }
 
-func (m *mask) night(ctx context.Context) error {
-	m.mu.Lock()
-	m.ctl.Day()
-	history := m.ctl.Snapshot()
-	m.mu.Unlock()
-	if err := saveDemand(m.env.Store, history); err != nil {
+// relearn makes the kernel again that ran before the node stopped: it follows from
+// the demand up to the night in which it was learned.
+func (m *mask) relearn(ctx context.Context) error {
+	kept, err := new(memory).load(m.env.Store)
+	if err != nil || kept.learned.IsZero() {
 		return err
 	}
-	k, err := battery.Lesson(ctx, m.env.Config.Battery.Policy, m.ctlSpec(), history)
+	return m.install(ctx, kept.demandUpTo(kept.learned))
+}
+
+func (m *mask) install(ctx context.Context, history []float64) error {
+	k, err := battery.Lesson(ctx, m.env.Config.Battery.Policy, m.spec, history)
 	if err != nil || k == nil {
 		return err
 	}
@@ -101,30 +219,73 @@ func (m *mask) night(ctx context.Context) error {
 	return nil
 }
 
-func (m *mask) ctlSpec() battery.Spec {
-	s, _ := batterySpec(m.env.Config.Battery.CapacityWh, m.env.Config.Battery.PowerW)
-	return s
+func (m *mask) night(ctx context.Context) error {
+	now := m.env.Clock.Now()
+	m.mu.Lock()
+	m.ctl.Day()
+	m.memory.since = accountBegan(now)
+	history := m.ctl.Snapshot()
+	m.orders.changed = true // the new account is to be written
+	m.memory.note(m.ctl, &m.orders, now)
+	until := m.memory.known()
+	m.mu.Unlock()
+	if err := m.keep(); err != nil {
+		return err
+	}
+	if err := m.install(ctx, history); err != nil || until.IsZero() {
+		return err
+	}
+	return saveLearned(m.env.Store, until)
 }
 
-func saveDemand(st *store.Store, wh []float64) error {
-	b := make([]byte, 0, 4*len(wh))
-	for _, v := range wh {
-		b = binary.BigEndian.AppendUint32(b, math.Float32bits(float32(v)))
+// frame takes the newest reading of a real meter.
+func (m *mask) frame(watts battery.Watts) {
+	m.mu.Lock()
+	m.meter.watts, m.meter.at = watts, m.env.Clock.Now()
+	m.mu.Unlock()
+	select {
+	case m.fresh <- struct{}{}:
+	default: // one is enough
 	}
-	return st.Set(store.SpaceBattery.Key([]byte(demandState)), b)
 }
 
-func loadDemand(st *store.Store) ([]float64, error) {
-	b, err := st.Get(store.SpaceBattery.Key([]byte(demandState)))
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
+// drive decides with every reading of a real meter, and without one when none
+// comes: a silent meter must not leave the battery where it is.
+func (m *mask) drive(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.fresh:
+		case <-m.env.Clock.After(maskTick):
+		}
+		if err := m.turn(m.env.Clock.Now()); err != nil {
+			return fmt.Errorf("mask: %w", err)
+		}
+		if !clock.Sleep(ctx, m.env.Clock, maskLeast) {
+			return nil
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("load demand history: %w", err)
+}
+
+// turn is one decision for a real house.
+func (m *mask) turn(now time.Time) error {
+	m.bank.observe(now)
+	h, age, _ := m.bank.house()
+	car := battery.Watts(m.car())
+	m.mu.Lock()
+	r := &m.meter
+	dt := now.Sub(r.turned)
+	if r.turned.IsZero() {
+		dt = 0 // nothing is known of the time before
 	}
-	var out []float64
-	for ; len(b) >= 4; b = b[4:] {
-		out = append(out, float64(math.Float32frombits(binary.BigEndian.Uint32(b))))
+	o := battery.Obs{Time: now, Dt: dt, Load: r.watts + h.BattWatts - car, PrevMeter: r.prev, PrevEV: car, E: h.Stored, PrevActual: h.BattWatts, Stale: max(age, now.Sub(r.at))}
+	if r.at.IsZero() {
+		o.Stale = math.MaxInt64
 	}
-	return out, nil
+	r.turned, r.prev = now, r.watts
+	m.mu.Unlock()
+	m.decide(o, car)
+	m.bank.tell(now, bankHolds)
+	return m.keep()
 }

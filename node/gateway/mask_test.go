@@ -121,6 +121,6 @@ func maskedHouse(t *testing.T, load plant.Load) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.regulate(m.step)
+	h.regulate(m)
 	return h
 }

@@ -69,7 +69,7 @@ func (g *Gateway) openMeter(ctx context.Context, hw Hardware) error {
 	if err != nil {
 		return err
 	}
-	if err := g.openMask(ctx, hw); err != nil {
+	if err := g.openMask(ctx); err != nil {
 		return err
 	}
 	m.onFrame = g.frame
@@ -154,16 +154,50 @@ func openReplay(env *role.Env, path string, zone *time.Location) (meter.Source, 
 	return replay.New(replay.Config{Trace: t, Clock: env.Clock, Loop: true})
 }
 
-func (g *Gateway) openMask(ctx context.Context, hw Hardware) error {
-	spec, ok := batterySpec(g.env.Config.Battery.CapacityWh, g.env.Config.Battery.PowerW)
-	if !ok || g.house == nil {
+// openMask puts the mask between house and battery. A model of a battery needs the
+// simulated house around it; an inverter does not.
+func (g *Gateway) openMask(ctx context.Context) error {
+	c := g.env.Config.Battery
+	spec, ok := batterySpec(c)
+	if !ok || g.house == nil && c.Driver != "sunspec" {
 		return nil
 	}
-	var err error
-	if g.mask, err = newMask(ctx, g.env, spec, sharedPrior); err == nil {
-		g.house.regulate(g.mask.step)
+	if c.Driver == "sunspec" {
+		spec.MaxImport = battery.Watts(g.env.Config.Meter.ConnectionLimitW)
 	}
-	return err
+	m, err := newMask(ctx, g.env, spec, sharedPrior)
+	if err != nil {
+		return err
+	}
+	m.heard = g.signals.At
+	if c.Driver == "sunspec" {
+		if m.bank, err = openBank(g.env, spec); err != nil {
+			return err
+		}
+	}
+	g.mask = m
+	if g.house != nil {
+		g.house.regulate(m)
+	} else {
+		m.car = g.carWatts
+	}
+	return nil
+}
+
+// inverter is what battery, roof and wallbox measure; ok is false before the first
+// value, and for a house without any of them.
+func (g *Gateway) inverter() (h House, ok bool) {
+	switch {
+	case g.house != nil:
+		return g.house.House()
+	case g.mask != nil:
+		var age time.Duration
+		if h, age, ok = g.mask.bank.house(); age > bankHolds {
+			h.BattWatts = 0 // not known: nothing is made of it
+		}
+		h.CarWatts = battery.Watts(g.carWatts())
+	}
+	return h, ok
 }
 
 // frame sees every meter value at once: mask, curve, alarms.
@@ -179,12 +213,11 @@ func (g *Gateway) frame(f meter.Frame) {
 	}
 	at := time.UnixMilli(f.At).UTC()
 	g.observe(f, at, watts)
-	if g.house == nil {
-		g.curve.add(Minute{At: at, Load: float64(watts), Meter: float64(watts)})
-		return
+	if g.house == nil && g.mask != nil {
+		g.mask.frame(watts)
 	}
-	h, ok := g.house.House()
-	if !ok {
+	h, ok := g.inverter()
+	if !ok && g.house != nil {
 		return
 	}
 	g.curve.add(Minute{At: at, Load: float64(trueLoad(watts, h)), Meter: float64(watts), PV: float64(h.PVWatts), Battery: float64(h.BattWatts), Car: float64(h.CarWatts)})

@@ -13,9 +13,7 @@ func (g *Gateway) Now() (m Minute, h House, ok bool) {
 	g.curve.mu.Lock()
 	m, ok = g.curve.last, len(g.curve.all) > 0
 	g.curve.mu.Unlock()
-	if g.house != nil {
-		h, _ = g.house.House() // without values there is no minute either
-	}
+	h, _ = g.inverter() // without values there is no minute either
 	return m, h, ok
 }
 

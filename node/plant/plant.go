@@ -42,6 +42,13 @@ type Car interface {
 	Watts(t time.Time) float64
 }
 
+// Bank is a battery behind an inverter of its own, outside the plant.
+type Bank interface {
+	// Flowed is what it gave up to now since the last call, mean W with discharge
+	// positive, what it stores, and how old that knowledge is.
+	Flowed(now time.Time) (watts float64, stored battery.WattHours, age time.Duration)
+}
+
 // Registers are the meters' cumulative values in mWh.
 type Registers struct {
 	Import, Export     int64 // the utility's meter
@@ -61,9 +68,11 @@ type Home struct {
 	Load    Load
 	PV      Source // nil without a roof
 	Battery *battery.Store
-	Car     Car // nil without a wallbox
+	Bank    Bank // instead of Battery
+	Car     Car  // nil without a wallbox
 	// Regulate gives the battery's power, discharge positive, from what flows now. It
-	// is asked once in each step. Nil: the battery rests.
+	// is asked once in each step; of a Bank at the step's end, for the next one, and
+	// its inverter's own lag takes the place of Reaction. Nil: the battery rests.
 	Regulate func(Flow) float64
 
 	power battery.Watts // of the battery since it was regulated last
@@ -73,10 +82,11 @@ type Home struct {
 
 // Flow is what gateway and inverter know in a step, in watts.
 type Flow struct {
-	At            time.Time // when the minute began
+	At            time.Time // now
 	Load, PV, Car float64   // now
 	Stored        battery.WattHours
-	Last          Registers // as the minute before ended; its powers are means
+	Age           time.Duration // of Stored
+	Last          Registers     // as the minute before ended; its powers are means
 }
 
 // Registers are the values at the end of the last step.
@@ -86,14 +96,11 @@ func (h *Home) Registers() Registers { return h.reg }
 // its end.
 func (h *Home) Advance(t time.Time) Registers {
 	load := max(0, h.Load.Watts(t))
-	pv, car := 0.0, 0.0
-	if h.PV != nil {
-		pv = max(0, h.PV.Watts(t))
-	}
+	pv, car := h.sun(t), 0.0
 	if h.Car != nil {
 		car = h.Car.Watts(t)
 	}
-	before, after := h.battery(Flow{At: t, Load: load, PV: pv, Car: car, Last: h.reg})
+	before, after, age := h.flows(Flow{At: t.Add(Reaction), Load: load, PV: pv, Car: car, Last: h.reg})
 	net := load + car - pv
 	r := &h.reg
 	r.Import += h.take(0, mean(math.Max(net-before, 0), math.Max(net-after, 0)))
@@ -110,7 +117,28 @@ func (h *Home) Advance(t time.Time) Registers {
 	batt := mean(before, after)
 	r.MeterW, r.LoadW, r.PVW, r.BatteryW, r.CarW = net-batt, load, pv, batt, car
 	r.At = t.Add(Step)
+	if h.Bank != nil && h.Regulate != nil {
+		h.Regulate(Flow{At: r.At, Load: max(0, h.Load.Watts(r.At)), PV: h.sun(r.At), Car: car, Stored: battery.WattHours(r.BattLevel) / 1000, Age: age, Last: *r})
+	}
 	return *r
+}
+
+func (h *Home) sun(t time.Time) float64 {
+	if h.PV == nil {
+		return 0
+	}
+	return max(0, h.PV.Watts(t))
+}
+
+// flows are the battery's powers before and after it answered in the minute of f.
+func (h *Home) flows(f Flow) (before, after float64, age time.Duration) {
+	if h.Bank == nil {
+		before, after = h.battery(f)
+		return before, after, 0
+	}
+	w, stored, age := h.Bank.Flowed(f.At.Add(Step - Reaction))
+	h.reg.BattLevel = stored.Milli()
+	return w, w, age
 }
 
 // mean is the mean power of a step from those before and after the inverter answered.

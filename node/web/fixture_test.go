@@ -167,8 +167,9 @@ func (f fixture) Mesh(_ context.Context, id string) (Mesh, bool) {
 	m.Routes = []Pair{{"List of relays", "12 min old; older than 2 h is not used"}, {"Relays", "3, of 3 operators"}, {"First relays (guards)", "2 of 2 connected"}, {"Test packets", "4 % of the last hour's did not come back"}, {"Avoided now", "none"}}
 	m.Waiting = []Waiting{{"Charging records for the aggregator", 3, noon}, {"Packets of them that wait for their turn", 2, time.Time{}}}
 	if m.Leaf {
-		m.Classes = []MeshClass{{"Slow messages", "records, notes, the neighbourhood's sum: minutes", 7.8, 8, 12, 20, false, "12 homes take part in this network; there must be 20.", "Nothing to do here: messages leave as soon as 8 more homes have joined."},
-			{"Quick messages", "a car asks to charge: a second", 7.8, 0, 12, 20, true, "", ""}}
+		m.Classes = []MeshClass{{"Slow messages", "records, notes, the neighbourhood's sum: minutes", 7.8, 8, 12, 20, false, "12 homes take part in this network; there must be 20.", "Nothing to do here: messages leave as soon as 8 more homes have joined.", "mesh.min_homes = 5 changes nothing: the network asks for 20, and it only raises."},
+			{"Quick messages", "a car asks to charge: a second", 7.8, 0, 12, 20, true, "", "", ""}}
+		m.Relaying = Relaying{Shown: true, Chosen: !m.Off, On: !m.Off, Packets: 4321, Share: 61}
 	}
 	return m, true
 }

@@ -324,6 +324,7 @@ type Mesh struct {
 	Peers     []Peer      // at most MaxPeers
 	MorePeers int         // connected besides those
 	Packets   Packets
+	Relaying  Relaying // for other homes; only a gateway's
 	Traffic   MeshTraffic
 	Routes    []Pair    // health of the ways, in words
 	Waiting   []Waiting // nothing waits where it is empty
@@ -342,6 +343,7 @@ type MeshClass struct {
 	Open       bool
 	Reason     string // why they wait; what is missing
 	Next       string // what to do
+	Own        string // what this node's own floors do to the network's; "" without any
 }
 
 // Peer is one connected member: what it does and whose it is, never who.
@@ -362,6 +364,16 @@ func (p Packets) Share(n uint64) int {
 		return 0
 	}
 	return int((n*100 + all/2) / all)
+}
+
+// Relaying is how a home passes on packets of others.
+type Relaying struct {
+	Shown   bool   // this is a gateway
+	Chosen  bool   // its owner set mesh.relay
+	On      bool   // it does now
+	Why     string // why not now, and what to do; "" while it does
+	Packets uint64 // passed on today
+	Share   int    // of the day's data so far that they took, in percent
 }
 
 // MeshTraffic is what the links carried today, in bytes.

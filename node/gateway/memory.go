@@ -1,0 +1,215 @@
+package gateway
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"gridveil/battery"
+	"gridveil/node/store"
+)
+
+// The memory of a mask, in its own space of the store: one key for account,
+// running block and commands, one key per day for the demand of its blocks, and
+// one for when a kernel was learned last. A block writes the first two, at most
+// 10 kB every five minutes; a power cut loses less than a block.
+var (
+	maskKey      = store.SpaceBattery.Key([]byte("mask"))
+	learnedKey   = store.SpaceBattery.Key([]byte("learned"))
+	demandPrefix = store.SpaceBattery.Key([]byte("demand/"))
+)
+
+// memoryDays is how long demand is kept.
+const memoryDays = 28
+
+// demandSize is one block of a day's demand: minute of the day u16, Wh float32.
+const demandSize = 6
+
+// block is the demand of one block.
+type block struct {
+	start time.Time
+	wh    float64
+}
+
+// memory is what a mask remembers over a restart.
+type memory struct {
+	since time.Time // when the running account began
+	saved time.Time // block of the last note
+	day   time.Time // of today
+	today []byte    // its blocks, encoded
+	due   *kept     // what is still to be written
+}
+
+// kept is what is in the store, or on its way into it.
+type kept struct {
+	state   battery.State
+	since   time.Time
+	orders  orders
+	blocks  []block   // oldest first
+	learned time.Time // zero: never
+
+	day    time.Time
+	demand []byte
+}
+
+// storedMask is kept as it is written.
+type storedMask struct {
+	State  battery.State
+	Since  time.Time
+	Orders orders
+}
+
+// note remembers the state at now: when a block is over, or a command changed.
+func (m *memory) note(c *battery.Controller, o *orders, now time.Time) {
+	at := now.Truncate(battery.Block)
+	if at.Equal(m.saved) && !o.changed {
+		return
+	}
+	if !at.Equal(m.saved) {
+		m.add(c)
+	}
+	m.saved, o.changed = at, false
+	m.due = &kept{state: c.State(), since: m.since, orders: o.clone(), day: m.day, demand: m.today}
+}
+
+// add takes the block that ended last.
+func (m *memory) add(c *battery.Controller) {
+	start, wh, ok := c.Demand()
+	if !ok {
+		return
+	}
+	if day := start.UTC().Truncate(24 * time.Hour); !day.Equal(m.day) {
+		m.day, m.today = day, nil
+	}
+	minute := uint16(start.Sub(m.day) / time.Minute)
+	if n := len(m.today); n >= demandSize && binary.BigEndian.Uint16(m.today[n-demandSize:]) >= minute {
+		return // known
+	}
+	m.today = appendBlock(bytes.Clone(m.today), minute, wh) // the last one may be on its way to the disk
+}
+
+func appendBlock(b []byte, minute uint16, wh float64) []byte {
+	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint16(b, minute), math.Float32bits(float32(wh)))
+}
+
+func demandKey(day time.Time) []byte {
+	return append(demandPrefix[:len(demandPrefix):len(demandPrefix)], store.U64(uint64(day.Unix()))...)
+}
+
+// write puts a note into the store.
+func (k *kept) write(st *store.Store) error {
+	if k == nil {
+		return nil
+	}
+	b, err := json.Marshal(storedMask{k.state, k.since, k.orders})
+	if err != nil {
+		return fmt.Errorf("keep the mask's state: %w", err)
+	}
+	err = st.Update(func(tx *store.Tx) error {
+		if len(k.demand) > 0 {
+			if err := tx.Set(demandKey(k.day), k.demand); err != nil {
+				return err
+			}
+			if len(k.demand) == demandSize { // the first block of a day
+				if err := forgetDemand(tx, k.day.AddDate(0, 0, -memoryDays)); err != nil {
+					return err
+				}
+			}
+		}
+		return tx.Set(maskKey, b)
+	})
+	if err != nil {
+		return fmt.Errorf("keep the mask's state: %w", err)
+	}
+	return nil
+}
+
+// forgetDemand drops the days before one.
+func forgetDemand(tx *store.Tx, before time.Time) error {
+	var old [][]byte
+	err := tx.Each(demandPrefix, func(key, _ []byte) error {
+		if bytes.Compare(key, demandKey(before)) < 0 {
+			old = append(old, bytes.Clone(key))
+		}
+		return nil
+	})
+	for _, key := range old {
+		if err == nil {
+			err = tx.Delete(key)
+		}
+	}
+	return err
+}
+
+// load reads what is in the store; an empty store gives an empty kept.
+func (m *memory) load(st *store.Store) (kept, error) {
+	var k kept
+	err := st.View(func(tx *store.Tx) error {
+		b, err := tx.Get(maskKey)
+		var s storedMask
+		switch {
+		case err == nil:
+			if err := json.Unmarshal(b, &s); err != nil {
+				return err
+			}
+		case !errors.Is(err, store.ErrNotFound):
+			return err
+		}
+		k.state, k.since, k.orders = s.State, s.Since, s.Orders
+		if b, err = tx.Get(learnedKey); err == nil {
+			if at, ok := store.GetU64(b); ok {
+				k.learned = time.Unix(int64(at), 0).UTC()
+			}
+		} else if !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		return tx.Each(demandPrefix, func(key, v []byte) error {
+			at, ok := store.GetU64(key[len(demandPrefix):])
+			if !ok {
+				return nil
+			}
+			m.day, m.today = time.Unix(int64(at), 0).UTC(), append([]byte(nil), v...)
+			for ; len(v) >= demandSize; v = v[demandSize:] {
+				k.blocks = append(k.blocks, block{m.day.Add(time.Duration(binary.BigEndian.Uint16(v)) * time.Minute), float64(math.Float32frombits(binary.BigEndian.Uint32(v[2:])))})
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return k, fmt.Errorf("load the mask's memory: %w", err)
+	}
+	return k, nil
+}
+
+// demandUpTo is the demand of the blocks that began before until, oldest first; a
+// zero until means all.
+func (k kept) demandUpTo(until time.Time) []float64 {
+	var out []float64
+	for _, b := range k.blocks {
+		if until.IsZero() || b.start.Before(until) {
+			out = append(out, b.wh)
+		}
+	}
+	return out[max(0, len(out)-memoryDays*int(24*time.Hour/battery.Block)):]
+}
+
+// known is the end of the newest block that is remembered; zero without one.
+func (m *memory) known() time.Time {
+	n := len(m.today)
+	if n < demandSize {
+		return time.Time{}
+	}
+	return m.day.Add(time.Duration(binary.BigEndian.Uint16(m.today[n-demandSize:]))*time.Minute + battery.Block)
+}
+
+// saveLearned remembers when a kernel was learned.
+func saveLearned(st *store.Store, at time.Time) error {
+	if err := st.Set(learnedKey, store.U64(uint64(at.Unix()))); err != nil {
+		return fmt.Errorf("keep when the kernel was learned: %w", err)
+	}
+	return nil
+}

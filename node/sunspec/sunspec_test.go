@@ -1,0 +1,221 @@
+package sunspec
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+	"strings"
+	"testing"
+
+	"gridveil/battery"
+)
+
+// registers is a device's memory from an address on.
+type registers struct {
+	base int
+	all  []uint16
+}
+
+var errNothing = errors.New("illegal data address")
+
+func (r registers) read(at, n uint16) ([]uint16, error) {
+	from := int(at) - r.base
+	if from < 0 || from+int(n) > len(r.all) {
+		return nil, errNothing
+	}
+	return r.all[from : from+int(n)], nil
+}
+
+// device is a map with the given models, each with its head.
+func device(models ...[]uint16) []uint16 {
+	all := []uint16{'S'<<8 | 'u', 'n'<<8 | 'S'}
+	for _, m := range models {
+		all = append(all, m...)
+	}
+	return append(all, 0xFFFF, 0)
+}
+
+func model(id uint16, n int, set map[int]uint16) []uint16 {
+	p := make([]uint16, n)
+	for i := range p {
+		p[i] = 0xFFFF
+	}
+	for i, v := range set {
+		p[i] = v
+	}
+	return append([]uint16{id, uint16(n)}, p...)
+}
+
+func sf(n int16) uint16 { return uint16(n) }
+
+func storage(set map[int]uint16) []uint16 {
+	all := map[int]uint16{0: 3000, 16: 0, 3: 0, 6: 505, 20: sf(-1), 10: 0, 11: 0, 12: 0, 13: 0, 23: sf(-2)}
+	for k, v := range set {
+		all[k] = v
+	}
+	return model(124, 24, all)
+}
+
+func TestMapIsFoundWhereItMayBegin(t *testing.T) {
+	all := device(model(1, 66, nil), storage(nil))
+	for _, tc := range []struct {
+		name string
+		r    registers
+		want error
+	}{
+		{"at 40000", registers{40000, all}, nil}, {"at 50000", registers{50000, all}, nil}, {"at 0", registers{0, all}, nil},
+		{"elsewhere", registers{1, all}, ErrNoMap}, {"other words at 40000", registers{40000, append([]uint16{1, 2}, all...)}, ErrNoMap},
+		{"no model 1", registers{40000, device(storage(nil))}, ErrMap}, {"a model of no registers", registers{40000, device(model(1, 66, nil), []uint16{5, 0})}, ErrMap},
+		{"a model behind the last register", registers{40000, device(model(1, 66, nil), []uint16{5, 65535})}, ErrMap},
+		{"an end that never comes", registers{40000, all[:len(all)-2]}, errNothing},
+	} {
+		models, err := discover(tc.r.read)
+		if !errors.Is(err, tc.want) || tc.want == nil && (err != nil || models[124].n != 24) {
+			t.Errorf("%s: got %v, %v", tc.name, models, err)
+		}
+	}
+}
+
+// look decodes a device that has these models.
+func look(t *testing.T, models ...[]uint16) state {
+	t.Helper()
+	r := registers{40000, device(append([][]uint16{model(1, 66, nil)}, models...)...)}
+	found, err := discover(r.read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := func(id uint16) points {
+		b, ok := found[id]
+		if !ok {
+			return nil
+		}
+		p, err := r.read(b.at, b.n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	return state{get(1), get(124), get(713), get(802), get(LinkModel)}
+}
+
+func TestChargeComesFromTheFinestModel(t *testing.T) {
+	der := model(713, 7, map[int]uint16{0: 512, 2: 5043, 4: 0, 5: 1, 6: sf(-2)})
+	draft := model(713, 6, map[int]uint16{0: 512, 4: 1, 5: 1})
+	bank := model(802, 62, map[int]uint16{1: 500, 51: 1, 9: 51, 54: 0, 20: 3, 45: 1400, 14: 4, 61: 0})
+	for _, tc := range []struct {
+		name     string
+		s        state
+		charge   float64
+		capacity battery.WattHours
+		power    battery.Watts
+		measures bool
+	}{
+		{"124 alone", look(t, storage(nil)), .505, 0, 0, false},
+		{"713", look(t, storage(nil), der), .5043, 5120, 0, false},
+		{"a draft of 713 without a scale of its charge", look(t, storage(nil), draft), .505, 5120, 0, false},
+		{"802 that charges and prints it positive", look(t, storage(nil), bank), .505, 5000, -1400, true},
+	} {
+		r, err := tc.s.reading()
+		g, gerr := tc.s.rating()
+		if err != nil || gerr != nil || math.Abs(r.Charge-tc.charge) > 1e-9 || g.Capacity != tc.capacity || r.Power != tc.power || r.HasPower != tc.measures {
+			t.Errorf("%s: got %+v %v, %+v %v", tc.name, r, err, g, gerr)
+		}
+	}
+}
+
+func TestForeignValuesAreRefused(t *testing.T) {
+	bank := func(set map[int]uint16) []uint16 { return model(802, 62, set) }
+	for _, tc := range []struct {
+		name string
+		s    state
+		want error
+	}{
+		{"no limit of power", look(t, storage(map[int]uint16{0: 0xFFFF})), ErrMissing}, {"a limit of 0 W", look(t, storage(map[int]uint16{0: 0})), ErrAbsurd},
+		{"a limit of 3 TW", look(t, storage(map[int]uint16{16: 9})), ErrAbsurd}, {"a scale factor of 77", look(t, storage(map[int]uint16{16: 77})), ErrMissing},
+		{"no scale of the rates", look(t, storage(map[int]uint16{23: 0x8000})), ErrMissing}, {"no charge", look(t, storage(map[int]uint16{6: 0xFFFF})), ErrMissing},
+		{"charged to 505 %", look(t, storage(map[int]uint16{20: 0})), ErrAbsurd}, {"a capacity of 12 Wh", look(t, storage(nil), bank(map[int]uint16{1: 12, 51: 0, 20: 3})), ErrAbsurd},
+		{"a megawatt", look(t, storage(nil), bank(map[int]uint16{45: 1000, 61: 3, 20: 3})), ErrAbsurd}, {"fault", look(t, storage(nil), bank(map[int]uint16{20: 99})), ErrFault},
+		{"disconnected", look(t, storage(nil), bank(map[int]uint16{20: 1})), ErrFault}, {"error of 713", look(t, storage(nil), model(713, 7, map[int]uint16{4: 2})), ErrFault},
+	} {
+		_, err := tc.s.rating()
+		if _, rerr := tc.s.reading(); err == nil {
+			err = rerr
+		}
+		if !errors.Is(err, tc.want) {
+			t.Errorf("%s: got %v, want %v", tc.name, err, tc.want)
+		}
+	}
+}
+
+func TestRatesAskForExactlyOnePower(t *testing.T) {
+	s := look(t, storage(nil))
+	for _, tc := range []struct {
+		w       battery.Watts
+		out, in int16
+	}{{0, 0, 0}, {1500, 5000, -5000}, {-3000, -10000, 10000}, {99999, 10000, -10000}, {battery.Watts(math.Inf(-1)), -10000, 10000}} {
+		out, in, err := s.rates(tc.w)
+		if err != nil || int16(out) != tc.out || int16(in) != tc.in {
+			t.Errorf("%v W: got %d, %d, %v", tc.w, int16(out), int16(in), err)
+		}
+	}
+	if _, _, err := s.rates(battery.Watts(math.NaN())); !errors.Is(err, ErrAbsurd) {
+		t.Errorf("NaN: %v", err)
+	}
+	fine := look(t, storage(map[int]uint16{23: sf(-9)}))
+	if _, _, err := fine.rates(3000); !errors.Is(err, ErrAbsurd) {
+		t.Errorf("a unit too fine for 16 bits: %v", err)
+	}
+}
+
+func TestAddressIsChecked(t *testing.T) {
+	for _, a := range []string{"", "192.0.2.7", "192.0.2.7:502", "tcp://192.0.2.7", "udp://192.0.2.7:502", "tcp://h:1/x", "tcp://\x00"} {
+		if _, err := Dial(a); err == nil || !strings.Contains(err.Error(), "want tcp://host:port") {
+			t.Errorf("%q: %v", a, err)
+		}
+	}
+	if _, err := Dial("tcp://192.0.2.7:502"); err != nil {
+		t.Error(err)
+	}
+}
+
+// FuzzDevice takes any bytes as a device's registers: what comes out is an error
+// or values that a home battery can have.
+func FuzzDevice(f *testing.F) {
+	seed := func(all []uint16) {
+		var b []byte
+		for _, v := range all {
+			b = binary.BigEndian.AppendUint16(b, v)
+		}
+		f.Add(b)
+	}
+	seed(device(model(1, 66, nil), storage(nil), model(713, 7, map[int]uint16{0: 512, 2: 5043, 4: 0, 5: 1, 6: sf(-2)})))
+	seed(device(model(1, 66, nil), storage(nil), model(802, 62, map[int]uint16{1: 500, 51: 1, 20: 3, 45: 1400, 61: 0}), append([]uint16{LinkModel, LinkSize}, make([]uint16, LinkSize)...)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := registers{base: 40000}
+		for ; len(b) >= 2 && len(r.all) < 2000; b = b[2:] {
+			r.all = append(r.all, binary.BigEndian.Uint16(b))
+		}
+		found, err := discover(r.read)
+		if err != nil {
+			return
+		}
+		get := func(id uint16) points {
+			p, err := r.read(found[id].at, min(found[id].n, longest))
+			if err != nil {
+				return nil
+			}
+			return p
+		}
+		s := state{get(1), get(124), get(713), get(802), get(LinkModel)}
+		if g, err := s.rating(); err == nil && (!(g.MaxCharge >= leastPower && g.MaxCharge <= mostPower) || !(g.Capacity == 0 || g.Capacity >= leastCapacity && g.Capacity <= mostWattHr)) {
+			t.Errorf("rating %+v", g)
+		}
+		v, err := s.reading()
+		if err == nil && (!(v.Charge >= 0 && v.Charge <= 1) || math.IsNaN(float64(v.Power)) || math.IsInf(float64(v.Power), 0) || v.Flown.In < 0 || v.Flown.Out < 0) {
+			t.Errorf("reading %+v", v)
+		}
+		if out, in, err := s.rates(1500); err == nil && int16(out) != -int16(in) {
+			t.Errorf("rates %d, %d", int16(out), int16(in))
+		}
+	})
+}
