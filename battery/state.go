@@ -18,7 +18,7 @@ type State struct {
 func (c *Controller) State() State {
 	s := State{Day: c.day, Shown: c.shown, Cause: c.cause, Obeyed: c.obeyed}
 	if c.veil != nil {
-		s.Block, s.Base = c.veil.block, c.veil.base
+		s.Block, s.Base = c.veil.running.block, c.veil.base
 	}
 	return s
 }
@@ -39,7 +39,7 @@ func (c *Controller) Resume(s State) {
 	if c.veil == nil || s.Block.IsZero() || bad(s.Base) || s.Base < 0 || s.Base > mostLoad {
 		return
 	}
-	c.veil.block, c.veil.base, c.block = s.Block, s.Base, s.Block
+	c.veil.running.block, c.veil.base, c.block = s.Block, s.Base, s.Block
 	if !bad(s.Shown) {
 		c.shown, c.cause, c.obeyed = s.Shown, s.Cause, s.Obeyed
 	}
@@ -51,8 +51,8 @@ func (c *Controller) Demand() (start time.Time, wh float64, ok bool) {
 	if c.veil == nil {
 		return start, 0, false
 	}
-	wh, ok = c.veil.Demand()
-	return c.veil.block.Add(-Block), wh, ok
+	wh, now, ok := c.veil.Demand()
+	return now.Add(-Block), wh, ok
 }
 
 // Base is the level that the meter shows in the running block; ok is false for
