@@ -78,7 +78,7 @@ func newMask(ctx context.Context, env *role.Env, spec battery.Spec, prior batter
 	m.orders.winner = parties // of a step that was not seen, nobody
 	if now := env.Clock.Now(); !kept.since.Before(accountBegan(now)) {
 		m.ctl.Resume(kept.state)
-		m.memory.since = kept.since
+		m.memory.since, m.memory.mins = kept.since, kept.mins
 	} else {
 		m.memory.since = accountBegan(now)
 	}
@@ -130,6 +130,9 @@ func (m *mask) decide(o battery.Obs, car battery.Watts) battery.Watts {
 	o.EV = m.plan
 	o.EV.Plan = car
 	o.Price = price
+	if o.Dt > 0 {
+		m.memory.mins += o.Dt.Minutes()
+	}
 	m.orders.book(o)
 	m.orders.apply(&o, s)
 	c := m.ctl.Step(o)
@@ -223,7 +226,7 @@ func (m *mask) night(ctx context.Context) error {
 	now := m.env.Clock.Now()
 	m.mu.Lock()
 	m.ctl.Day()
-	m.memory.since = accountBegan(now)
+	m.memory.since, m.memory.mins = accountBegan(now), 0
 	history := m.ctl.Snapshot()
 	m.orders.changed = true // the new account is to be written
 	m.memory.note(m.ctl, &m.orders, now)

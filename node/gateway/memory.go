@@ -38,6 +38,7 @@ type block struct {
 // memory is what a mask remembers over a restart.
 type memory struct {
 	since time.Time // when the running account began
+	mins  float64   // that it accounts for
 	saved time.Time // block of the last note
 	day   time.Time // of today
 	today []byte    // its blocks, encoded
@@ -48,6 +49,7 @@ type memory struct {
 type kept struct {
 	state   battery.State
 	since   time.Time
+	mins    float64
 	orders  orders
 	blocks  []block   // oldest first
 	learned time.Time // zero: never
@@ -60,6 +62,7 @@ type kept struct {
 type storedMask struct {
 	State  battery.State
 	Since  time.Time
+	Mins   float64
 	Orders orders
 }
 
@@ -73,7 +76,7 @@ func (m *memory) note(c *battery.Controller, o *orders, now time.Time) {
 		m.add(c)
 	}
 	m.saved, o.changed = at, false
-	m.due = &kept{state: c.State(), since: m.since, orders: o.clone(), day: m.day, demand: m.today}
+	m.due = &kept{state: c.State(), since: m.since, mins: m.mins, orders: o.clone(), day: m.day, demand: m.today}
 }
 
 // add takes the block that ended last.
@@ -105,7 +108,7 @@ func (k *kept) write(st *store.Store) error {
 	if k == nil {
 		return nil
 	}
-	b, err := json.Marshal(storedMask{k.state, k.since, k.orders})
+	b, err := json.Marshal(storedMask{k.state, k.since, k.mins, k.orders})
 	if err != nil {
 		return fmt.Errorf("keep the mask's state: %w", err)
 	}
@@ -159,7 +162,7 @@ func (m *memory) load(st *store.Store) (kept, error) {
 		case !errors.Is(err, store.ErrNotFound):
 			return err
 		}
-		k.state, k.since, k.orders = s.State, s.Since, s.Orders
+		k.state, k.since, k.mins, k.orders = s.State, s.Since, s.Mins, s.Orders
 		if b, err = tx.Get(learnedKey); err == nil {
 			if at, ok := store.GetU64(b); ok {
 				k.learned = time.Unix(int64(at), 0).UTC()
