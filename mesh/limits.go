@@ -102,7 +102,7 @@ func (l Limits) options(blocked rcmgr.MetricsReporter) []rcmgr.Option {
 		IPv6SubnetLimits: []rate.SubnetLimit{{PrefixLength: 56, Limit: burst}, {PrefixLength: 48, Limit: wide}},
 		GracePeriod:      time.Minute,
 	}}
-	opts := []rcmgr.Option{rcmgr.WithLimitPerSubnet(v4, v6), rcmgr.WithConnRateLimiters(limiter), rcmgr.WithMetrics(blocked)}
+	opts := []rcmgr.Option{rcmgr.WithLimitPerSubnet(v4, v6), rcmgr.WithConnRateLimiters(limiter), rcmgr.WithMetrics(blocked), rcmgr.WithMetricsDisabled()}
 	if l.CountLoopbackAsPeer {
 		return append(opts, rcmgr.WithNetworkPrefixLimit([]rcmgr.NetworkPrefixLimit{}, []rcmgr.NetworkPrefixLimit{}))
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"gridveil/mesh"
 	"gridveil/mesh/member"
@@ -69,8 +70,9 @@ func Found(dir, networkDir, operator, zone string) error {
 // joinTimeout bounds an enrolment.
 const joinTimeout = 30 * time.Second
 
-// Join enrols the node in dir with a one-time link or, where a network.toml is
-// installed, with a typed code and the seed's address.
+// Join enrols the node in dir with a one-time link or, where the operator has
+// installed network.toml, with a typed code: at the seed, a multiaddr with /p2p/,
+// or without one at the first of the installed contacts that answers.
 func Join(ctx context.Context, dir, code, seed string) error {
 	if _, err := os.Stat(filepath.Join(dir, identity.CertificateFile)); err == nil {
 		return errors.New("this node is already a member; to start over, move its data directory away")
@@ -86,21 +88,68 @@ func Join(ctx context.Context, dir, code, seed string) error {
 	if err != nil {
 		return fmt.Errorf("node key: %w", err)
 	}
-	l, err := member.ParseLink(code)
-	if err != nil {
-		return fmt.Errorf("%w\nnext: paste the whole link that `gridveil invite` printed", err)
-	}
-	inv, err := mesh.FromLink(l)
+	invs, installed, err := invitations(dir, code, seed)
 	if err != nil {
 		return err
 	}
+	var e mesh.Enrolment
+	var used mesh.Invitation
+	for _, inv := range invs {
+		used = inv
+		if e, err = ask(ctx, inv, k, installed); !errors.Is(err, mesh.ErrOffline) {
+			break
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return install(dir, e, used)
+}
+
+func ask(ctx context.Context, inv mesh.Invitation, k crypto.PrivKey, installed *member.Bundle) (mesh.Enrolment, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	e, err := mesh.Enrol(ctx, inv, k, nil, time.Now())
-	if err != nil {
-		return err
+	return mesh.Enrol(ctx, inv, k, installed, time.Now())
+}
+
+// invitations reads what the owner scanned, pasted or typed: one per place to
+// enrol at. A link pins the network; a code needs an installed one.
+func invitations(dir, code, seed string) ([]mesh.Invitation, *member.Bundle, error) {
+	if strings.Contains(code, ":") {
+		l, err := member.ParseLink(code)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w\nnext: paste the whole link that `gridveil invite` printed", err)
+		}
+		inv, err := mesh.FromLink(l)
+		return []mesh.Invitation{inv}, nil, err
 	}
-	return install(dir, e, inv)
+	c, err := member.ParseCode(code)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w\nnext: type the 26 characters as `gridveil invite` printed them, or paste its link", err)
+	}
+	b, err := identity.Installed(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil, fmt.Errorf("a typed code needs an installed %s, and there is none\nnext: scan or paste the link that `gridveil invite` printed", identity.BundleFile)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	seeds := []string{seed}
+	if seed == "" {
+		seeds = identity.Contacts(dir)
+	}
+	var out []mesh.Invitation
+	for _, text := range seeds {
+		at, err := peer.AddrInfoFromString(text)
+		if err != nil {
+			return nil, nil, fmt.Errorf("seed %q: want a multiaddr such as /dns/uta.example/tcp/4100/p2p/12D3Koo…: %w", text, err)
+		}
+		out = append(out, mesh.Invitation{Code: c, Network: b.Network, Seed: *at})
+	}
+	if len(out) == 0 {
+		return nil, nil, fmt.Errorf("nobody to enrol at: %s has no line\nnext: give --seed, a multiaddr of your operator's node, or paste the link that `gridveil invite` printed", identity.ContactsFile)
+	}
+	return out, b, nil
 }
 
 // install writes an enrolment: snapshot and contacts first, the certificate last.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"rsc.io/qr"
 
 	"gridveil/node"
 	"gridveil/node/config"
@@ -55,7 +56,7 @@ func initCommand() *cobra.Command {
 			fmt.Fprintf(c.ErrOrStderr(), "prepared %s for %s; edit %s, then `gridveil run --data %s`\n", data(c), article(role), config.FileName, data(c))
 			switch {
 			case pair != "":
-				if err := join(c, pair); err != nil {
+				if err := join(c, pair, ""); err != nil {
 					return fmt.Errorf("%w\nnext: %s is prepared; with a good link, `gridveil join LINK --data %s` goes on", err, data(c), data(c))
 				}
 				return nil
@@ -77,16 +78,19 @@ func initCommand() *cobra.Command {
 }
 
 func joinCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "join LINK", Short: "Become a member of a network with a one-time link", Args: oneArg("the link that `gridveil invite` printed"),
-		Long:    "Fetches this node's certificate from the member that printed the link. A link is good once, for\none device and 72 hours. The directory must have been prepared with `gridveil init`.",
-		Example: "  gridveil join \"gridveil:join?...\" --data ~/gridveil",
-		RunE:    func(c *cobra.Command, args []string) error { return join(c, args[0]) },
+	var seed string
+	c := &cobra.Command{
+		Use: "join LINK|CODE", Short: "Become a member of a network with a one-time link or code", Args: oneArg("the link or code that `gridveil invite` printed"),
+		Long:    "Fetches this node's certificate from the member that printed the link. A link is good once, for\none device and 72 hours. The directory must have been prepared with `gridveil init`. A code alone is\nenough where the operator has installed network.toml and its signatures; it is asked at --seed, or at\nthe installed contacts.",
+		Example: "  gridveil join \"gridveil:join?...\" --data ~/gridveil\n  gridveil join 8J4M-T2QK-... --seed /dns/uta.example/tcp/4100/p2p/12D3Koo... --data ~/gridveil",
+		RunE:    func(c *cobra.Command, args []string) error { return join(c, args[0], seed) },
 	}
+	c.Flags().StringVar(&seed, "seed", "", "with a code: the node to enrol at, a multiaddr with /p2p/")
+	return c
 }
 
-func join(c *cobra.Command, link string) error {
-	if err := node.Join(c.Context(), data(c), link, ""); err != nil {
+func join(c *cobra.Command, link, seed string) error {
+	if err := node.Join(c.Context(), data(c), link, seed); err != nil {
 		return err
 	}
 	fmt.Fprintln(c.ErrOrStderr(), "joined; start the node with: gridveil run --data", data(c))
@@ -200,11 +204,11 @@ func printJSON(w io.Writer, v any) error {
 
 func inviteCommand() *cobra.Command {
 	var role, zone string
-	var asJSON bool
+	var asJSON, asQR bool
 	c := &cobra.Command{
 		Use: "invite", Short: "Open a one-time code for a new member", Args: noArgs,
-		Long:    "Asks the running node, which must be one that certifies others: the first of its operator.\nThe link that it prints is good for one device and 72 hours; `gridveil join` takes it.",
-		Example: "  gridveil invite --role gateway --zone elm --data /srv/uta",
+		Long:    "Asks the running node, which must be one that certifies others: the first of its operator.\nThe link that it prints is good for one device and 72 hours; `gridveil join` takes it. With --qr it\nis drawn as a QR code as well, to be scanned from the screen.",
+		Example: "  gridveil invite --role gateway --zone elm --data /srv/uta\n  gridveil invite --role gateway --zone elm --qr --data /srv/uta",
 		RunE: func(c *cobra.Command, _ []string) error {
 			inv, err := node.Invite(c.Context(), data(c), role, zone)
 			if err != nil {
@@ -214,6 +218,13 @@ func inviteCommand() *cobra.Command {
 				return printJSON(c.OutOrStdout(), inv)
 			}
 			fmt.Fprintf(c.OutOrStdout(), "%s\n", inv.Link)
+			if asQR {
+				drawn, err := drawQR(inv.Link)
+				if err != nil {
+					return err
+				}
+				fmt.Fprint(c.ErrOrStderr(), drawn)
+			}
 			fmt.Fprintf(c.ErrOrStderr(), "code %s for one %s, good until %s and for one device only\n", inv.Code, inv.Role, inv.Expires.Local().Format("2 Jan 15:04"))
 			return nil
 		},
@@ -221,8 +232,39 @@ func inviteCommand() *cobra.Command {
 	c.Flags().StringVar(&role, "role", "", "role of the new member")
 	c.Flags().StringVar(&zone, "zone", "", "zone, for a gateway or an ssn")
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	c.Flags().BoolVar(&asQR, "qr", false, "draw the link as a QR code as well, on standard error")
+	c.MarkFlagsMutuallyExclusive("json", "qr")
 	_ = c.MarkFlagRequired("role") // the flag exists
 	return c
+}
+
+// quiet is the margin that a QR code needs, in modules.
+const quiet = 4
+
+// drawQR draws text for a terminal, two rows of modules per line: dark modules
+// are left blank and light ones filled, as on a dark screen.
+func drawQR(text string) (string, error) {
+	c, err := qr.Encode(text, qr.L)
+	if err != nil {
+		return "", fmt.Errorf("draw QR code: %w", err)
+	}
+	var b strings.Builder
+	for y := -quiet; y < c.Size+quiet; y += 2 {
+		for x := -quiet; x < c.Size+quiet; x++ {
+			switch upper, lower := c.Black(x, y), c.Black(x, y+1); {
+			case upper && lower:
+				b.WriteByte(' ')
+			case upper:
+				b.WriteRune('▄')
+			case lower:
+				b.WriteRune('▀')
+			default:
+				b.WriteRune('█')
+			}
+		}
+		b.WriteByte('\n')
+	}
+	return b.String(), nil
 }
 
 func configCommand() *cobra.Command {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"gridveil/node"
 )
 
 func TestMain(m *testing.M) {
@@ -19,7 +21,8 @@ func TestMain(m *testing.M) {
 }
 
 // TestScripts runs the real command line. In a script, `exits N gridveil ...`
-// wants that exit code; `joins FILE DIR` joins with the link in FILE; `taken
+// wants that exit code; `joins FILE DIR` joins with the link in FILE,
+// `types FILE DIR` with the code in the JSON of FILE; `taken
 // FILE` replaces TAKEN in it by a port that somebody else listens at; `met DIR
 // ROLE` waits until the node in DIR is connected to a member of that role, `cut
 // DIR` until it is connected to nobody; `revokes BY DIR REASON` lets the node
@@ -37,7 +40,7 @@ func TestScripts(t *testing.T) {
 		ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 	}
 	testscript.Run(t, testscript.Params{Dir: "testdata/script", RequireExplicitExec: true,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "joins": joins, "taken": taken, "met": met, "cut": cut, "revokes": revokes, "contains": contains}})
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "joins": joins, "types": types, "taken": taken, "met": met, "cut": cut, "revokes": revokes, "contains": contains}})
 }
 
 func exits(ts *testscript.TestScript, neg bool, args []string) {
@@ -64,6 +67,21 @@ func joins(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: joins FILE DIR")
 	}
 	ts.Check(ts.Exec("gridveil", "join", strings.TrimSpace(ts.ReadFile(args[0])), "--data", args[1]))
+}
+
+func types(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: types FILE DIR [flags]")
+	}
+	var inv node.Invitation
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &inv))
+	err := ts.Exec("gridveil", append([]string{"join", strings.ToLower(inv.Code), "--data", args[1]}, args[2:]...)...)
+	if neg && err == nil {
+		ts.Fatalf("the code was taken")
+	}
+	if !neg {
+		ts.Check(err)
+	}
 }
 
 func met(ts *testscript.TestScript, neg bool, args []string) {

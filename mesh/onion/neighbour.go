@@ -164,10 +164,20 @@ func (n *neighbours) open(ctx context.Context, id peer.ID) network.Stream {
 	return s
 }
 
+// A relay would allocate 4 KiB per packet: the packet and its part of a batch. Both are worthless once written.
+var (
+	packets = sync.Pool{New: func() any { return new(packet.Packet) }}
+	batches = sync.Pool{New: func() any { return new([mix.MaxBatch * packet.Size]byte) }}
+)
+
+// writeBatch writes packets in one go and takes them back.
 func writeBatch(s network.Stream, batch []*packet.Packet) error {
-	buf := make([]byte, 0, len(batch)*packet.Size)
+	whole := batches.Get().(*[mix.MaxBatch * packet.Size]byte) // the pool holds nothing else
+	defer batches.Put(whole)
+	buf := whole[:0]
 	for _, p := range batch {
 		buf = append(buf, p[:]...)
+		packets.Put(p)
 	}
 	_ = s.SetWriteDeadline(time.Now().Add(writeTimeout)) // a stream that cannot set it fails in Write
 	_, err := s.Write(buf)
@@ -181,7 +191,7 @@ func (o *Onion) serveStream(from mesh.Member, s network.Stream) {
 	o.relay.join(key)
 	defer o.relay.leave(key)
 	for {
-		p := new(packet.Packet)
+		p := packets.Get().(*packet.Packet) // the pool holds nothing else
 		if _, err := io.ReadFull(s, p[:]); err != nil {
 			return
 		}

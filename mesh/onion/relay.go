@@ -92,7 +92,7 @@ func (r *relay) leave(n packet.NodeKey) {
 	}
 }
 
-// take queues a packet from a neighbour, or drops it before it costs an X25519.
+// take queues a packet from a neighbour, or drops it before it costs an X25519. The packet is the relay's from then on.
 func (r *relay) take(from mesh.Member, p *packet.Packet) {
 	if r.o.off.Load() {
 		r.o.count(DropOff, 1)
@@ -196,10 +196,14 @@ func (r *relay) unwrap(from packet.NodeKey, p *packet.Packet) {
 	routing, err := r.open(p, now)
 	if err != nil {
 		r.o.count(dropOf(err), 1)
+		packets.Put(p)
 		return
 	}
-	if r.witness != nil && !r.witness(sight{from, routing, before, p}) {
-		return
+	if r.witness != nil {
+		after := *p // what it keeps must not come back from the pool
+		if !r.witness(sight{from, routing, before, &after}) {
+			return
+		}
 	}
 	switch routing.Flag {
 	case packet.FlagRelay:

@@ -3,6 +3,7 @@ package packet
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"sync"
 
 	"golang.org/x/crypto/chacha20poly1305"
 )
@@ -38,9 +39,12 @@ func newLayer(secret, ct, hopKey *[32]byte, keyID uint16) (l layer) {
 	return expandLayer(&m)
 }
 
+// expansions are zero while they wait; with them a relay makes no garbage here.
+var expansions = sync.Pool{New: func() any { return new([layerBytes + chacha20poly1305.Overhead]byte) }}
+
 // expandLayer stretches m to the layer's keys.
 func expandLayer(m *[32]byte) (l layer) {
-	var out [layerBytes + chacha20poly1305.Overhead]byte
+	out := expansions.Get().(*[layerBytes + chacha20poly1305.Overhead]byte) // the pool holds nothing else
 	xorStream(m, out[:layerBytes])
 	at := copy(l.mac[:], out[:])
 	for i := range l.wide {
@@ -48,6 +52,8 @@ func expandLayer(m *[32]byte) (l layer) {
 	}
 	at += copy(l.replay[:], out[at:])
 	copy(l.stream[:], out[at:layerBytes])
+	clear(out[:])
+	expansions.Put(out)
 	return l
 }
 

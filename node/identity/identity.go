@@ -104,7 +104,7 @@ func LoadNewest(dir string, now time.Time, newest Newest) (*Identity, error) {
 	if !slices.Equal(id.Member.Key[:], key.Public().(ed25519.PublicKey)) {
 		return nil, fmt.Errorf("%s is for another key than %s: join again with a new code", CertificateFile, KeyFile)
 	}
-	id.Contacts = readLines(filepath.Join(dir, ContactsFile))
+	id.Contacts = Contacts(dir)
 	if id.CA, err = readCA(dir, id.Bundle, id.Member.Operator); err != nil {
 		return nil, err
 	}
@@ -131,6 +131,16 @@ func Install(dir string, bundle, sig []byte, chain [][]byte, contacts []string) 
 	}
 	return nil
 }
+
+// Installed gives the network bundle of a node that is not enrolled yet, as its
+// operator put it there; the error is fs.ErrNotExist when there is none.
+func Installed(dir string) (*member.Bundle, error) {
+	b, _, err := readBundle(dir)
+	return b, err
+}
+
+// Contacts gives the multiaddrs that are installed in dir; none without the file.
+func Contacts(dir string) []string { return readLines(filepath.Join(dir, ContactsFile)) }
 
 // SaveChain replaces the certificate after a renewal.
 func SaveChain(dir string, chain [][]byte) error {
