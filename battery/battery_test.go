@@ -101,24 +101,48 @@ func checkStep(t *testing.T, g *Governor, st *Store, r *rand.Rand) {
 	}
 }
 
+// TestEnergyIsConserved keeps a second set of books by the textbook, from powers and
+// efficiencies alone: over a day what the meter bought is what the home took, what
+// each direction and the standby ate, and what is stored.
 func TestEnergyIsConserved(t *testing.T) {
 	spec := Reference(5000, 3000)
-	spec.Standby = 8
-	for _, name := range []string{"none", "hold", "ls2", "lkm", "veil"} {
+	spec.Standby, spec.EtaCharge, spec.EtaDischarge = 8, .93, .96
+	for _, name := range Policies {
 		ctl := controller(t, spec, name, 1)
 		r := rand.New(rand.NewPCG(9, 9))
 		st := Store{Spec: spec, E: 2500}
-		start, loss, battery := st.E, WattHours(0), WattHours(0)
+		var bought, took, eaten, booked, charged, discharged float64
 		var prev Watts
 		for m := range 1440 {
 			o := Obs{Time: noon.Add(time.Duration(m) * time.Minute), Dt: time.Minute, Load: Watts(100 + r.Float64()*2500), E: st.E, PrevMeter: prev}
 			c := ctl.Step(o)
-			loss += st.Apply(c.Battery, time.Minute)
-			battery += WattHours(float64(c.Battery) / 60)
+			b, before := float64(c.Battery), float64(st.E)
+			booked += float64(st.Apply(c.Battery, time.Minute))
 			prev = c.Predicted
+			bought += float64(prev) / 60
+			took += float64(o.Load) / 60
+			if b > 0 {
+				eaten += b / 60 * (1/.96 - 1)
+				before -= b / 60 / .96
+				discharged += b
+			} else {
+				eaten += -b / 60 * (1 - .93)
+				before -= b / 60 * .93
+				charged -= b
+			}
+			eaten += min(before, 8./60)
+			if st.E > spec.Ceiling()+1e-9 || st.E < 0 {
+				t.Fatalf("%s: %.3f Wh stored, between 0 and %.0f are possible", name, st.E, spec.Ceiling())
+			}
 		}
-		if d := battery + loss + (st.E - start); math.Abs(float64(d)) > 1e-6 {
+		if d := bought - took - eaten - float64(st.E-2500); math.Abs(d) > 1e-6 {
 			t.Errorf("%s: a day's books differ by %g Wh", name, d)
+		}
+		if d := booked - eaten; math.Abs(d) > 1e-6 {
+			t.Errorf("%s: %.6f Wh of losses are booked, %.6f arose", name, booked, eaten)
+		}
+		if name != "none" && (charged == 0 || discharged == 0) {
+			t.Errorf("%s: %.0f W charged and %.0f W discharged in a day: nothing was tried", name, charged, discharged)
 		}
 	}
 }
@@ -146,26 +170,49 @@ func solvedOnce(ctx context.Context, p Plan, yearly float64) (*kernel.Kernel, er
 	return k, err
 }
 
+// TestPolicyIsCausal: what a block shows is drawn before its first minute. Of two
+// homes that part in the middle of a day, a block policy shows the same until the
+// next block, in which it must differ; a restart of the memory changes nothing.
 func TestPolicyIsCausal(t *testing.T) {
-	spec := Reference(5000, 3000)
-	a, b := controller(t, spec, "veil", 5), controller(t, spec, "veil", 5)
-	stA, stB := Store{Spec: spec, E: 2500}, Store{Spec: spec, E: 2500}
-	var prevA, prevB Watts
-	for m := range 600 {
-		load := Watts(300 + 100*(m%17))
-		other := load
-		if m >= 400 {
-			other += 1500 // the future differs from here on
+	const parts = 400 // the first minute of a block
+	differ := func(a, b Watts) bool { return math.Abs(float64(a-b)) > 1e-9 }
+	for name, block := range map[string]int{"veil": 5, "lkm": 15} {
+		start := noon.Add(-parts * time.Minute) // noon begins a block of every policy
+		run := func(other, restore bool) (shown []Watts) {
+			ctl := controller(t, Reference(5000, 3000), name, 5)
+			st := Store{Spec: ctl.gov.Spec, E: 2500}
+			prev := Watts(0)
+			for m := range 600 {
+				load := Watts(300 + 100*(m%17))
+				if other && m >= parts {
+					load += 400 // the battery covers it
+				}
+				if restore && m == 202 {
+					ctl.Restore(ctl.Snapshot())
+				}
+				c := ctl.Step(Obs{Time: start.Add(time.Duration(m) * time.Minute), Dt: time.Minute, Load: load, E: st.E, PrevMeter: prev})
+				st.Apply(c.Battery, time.Minute)
+				prev = c.Predicted
+				shown = append(shown, prev)
+			}
+			return shown
 		}
-		step := func(ctl *Controller, st *Store, load Watts, prev *Watts) Watts {
-			c := ctl.Step(Obs{Time: noon.Add(time.Duration(m) * time.Minute), Dt: time.Minute, Load: load, E: st.E, PrevMeter: *prev})
-			st.Apply(c.Battery, time.Minute)
-			*prev = c.Predicted
-			return c.Predicted
+		one, other, restored := run(false, false), run(true, false), run(false, true)
+		next := parts + block
+		later := 0
+		for m := range one {
+			if m < next && differ(one[m], other[m]) {
+				t.Fatalf("%s, minute %d: %.2f W and %.2f W, and the homes' pasts are the same", name, m, one[m], other[m])
+			}
+			if differ(one[m], other[m]) {
+				later++
+			}
+			if differ(one[m], restored[m]) {
+				t.Fatalf("%s, minute %d: %.2f W and after a restore %.2f W", name, m, one[m], restored[m])
+			}
 		}
-		ya, yb := step(a, &stA, load, &prevA), step(b, &stB, other, &prevB)
-		if m < 400 && ya != yb {
-			t.Fatalf("minute %d: %.2f W and %.2f W before the futures part", m, ya, yb)
+		if later == 0 {
+			t.Errorf("%s: two different homes show the same all day: the policy reads nothing", name)
 		}
 	}
 }
@@ -216,23 +263,24 @@ func TestExposedIsCounted(t *testing.T) {
 		edit    func(m int, o *Obs)
 		exposed [2]float64 // minutes of the day, least and most
 		wh      float64    // at least
+		spans   int
 	}{
-		{"a covered home", func(int, *Obs) {}, [2]float64{0, 0}, 0},
+		{"a covered home", func(int, *Obs) {}, [2]float64{0, 0}, 0, 0},
 		{"a 9 kW shower of ten minutes", func(m int, o *Obs) {
 			if m >= 700 && m < 710 {
 				o.Load = 9000
 			}
-		}, [2]float64{10, 40}, 800},
+		}, [2]float64{10, 40}, 800, 1},
 		{"an hour of command", func(m int, o *Obs) {
 			if m >= 700 && m < 760 {
 				o.Commanded = &order
 			}
-		}, [2]float64{60, 70}, 200},
+		}, [2]float64{60, 70}, 200, 1},
 		{"a silent meter", func(m int, o *Obs) {
 			if m >= 700 && m < 720 {
 				o.Stale = time.Hour
 			}
-		}, [2]float64{20, 30}, 0},
+		}, [2]float64{20, 30}, 0, 1},
 	} {
 		ctl := controller(t, spec, "veil", 3)
 		st := Store{Spec: spec, E: 2500}
@@ -246,6 +294,8 @@ func TestExposedIsCounted(t *testing.T) {
 		}
 		if r := ctl.Today(); r.ExposedMins < c.exposed[0] || r.ExposedMins > c.exposed[1] || r.ExposedWh < c.wh {
 			t.Errorf("%s: %.0f minutes, %.0f Wh exposed; want %.0f to %.0f minutes, %.0f Wh or more", c.name, r.ExposedMins, r.ExposedWh, c.exposed[0], c.exposed[1], c.wh)
+		} else if r.ExposedSpans != c.spans || (r.ExposedBits > 0) != (c.spans > 0) {
+			t.Errorf("%s: %d intervals worth %.1f bits, want %d", c.name, r.ExposedSpans, r.ExposedBits, c.spans)
 		}
 	}
 }

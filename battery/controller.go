@@ -33,7 +33,8 @@ type Controller struct {
 	shown   Watts // of the house alone, what the mask wanted to show in the last step
 	cause   Cause // that decided the last step; empty before the first
 	obeyed  bool  // a command stood in the last step
-	last    time.Time
+	exposed exposure
+	last    time.Time // of the last step
 }
 
 // Report is one day's account, for the household's own privacy page.
@@ -44,6 +45,8 @@ type Report struct {
 	ExposedWh     float64 // by how much, measured
 	CommandedMins float64 // of them under a command
 	StaleMins     float64 // of them without a reading
+	ExposedSpans  int     // into how many intervals the exposed minutes fall
+	ExposedBits   float64 // what they told by model: when they were and how much
 	LoadWh        float64
 	MeterWh       float64
 	Reason        string // why another policy runs than was asked for; empty if none
@@ -52,14 +55,18 @@ type Report struct {
 // Config is what a Controller is made from.
 type Config struct {
 	Spec      Spec
-	Policy    string  // veil, hold, ls2, lkm or none
+	Policy    string  // one of Policies; any other is veil
 	YearlyKWh float64 // asked at set-up; zero means 3500
 	// Prior gives the kernel of an unobserved home; nil solves one. A process
 	// with many equal homes shares it.
 	Prior Prior
 	// History holds block demands in Wh known from before, oldest first: of five
-	// minutes for veil, of LKMPeriod for lkm.
+	// minutes for veil, of LKMPeriod for lkm, of twice that
+	// for lkm30.
 	History []float64
+	// Learned is the home's own kernel when it is known already; nil starts with
+	// the prior.
+	Learned *Learned
 	// Rand is used by the controller alone; its seed must not be stored.
 	Rand *rand.Rand
 }
@@ -74,16 +81,7 @@ func NewController(ctx context.Context, c Config) (*Controller, error) {
 		c.YearlyKWh = 3500
 	}
 	ctl := &Controller{gov: Governor{Spec: c.Spec}}
-	switch c.Policy {
-	case "none":
-		ctl.policy = None{}
-	case "hold":
-		ctl.policy = &Hold{}
-	case "ls2":
-		ctl.policy = NewStepping(c.Spec, c.Rand)
-	case "lkm":
-		ctl.policy = NewLKM(c.Spec, LKMPeriod, c.History, c.YearlyKWh, c.Rand)
-	default:
+	if ctl.policy = baseline(c); ctl.policy == nil {
 		if err := ctl.startVeil(ctx, c); err != nil {
 			return nil, err
 		}
@@ -93,6 +91,12 @@ func NewController(ctx context.Context, c Config) (*Controller, error) {
 }
 
 func (c *Controller) startVeil(ctx context.Context, cfg Config) error {
+	if l := cfg.Learned; l != nil {
+		c.veil = NewVeil(cfg.Spec, l.Plan, l.Kernel, cfg.Rand)
+		c.policy = c.veil
+		c.Restore(cfg.History)
+		return nil
+	}
 	plan, err := PlanFor(cfg.Spec, nil, cfg.YearlyKWh)
 	if err != nil {
 		c.policy, c.reason = &Hold{}, err.Error()
@@ -132,7 +136,8 @@ func (c *Controller) account(o Obs, cmd Command) {
 	c.last = o.Time
 	if c.cause != "" && c.cause != CauseStale && cmd.Cause != CauseStale && !bad(house) {
 		miss := math.Abs(float64(house - c.shown))
-		if miss > float64(exposedFrom) || c.obeyed || jumped {
+		c.exposed.note(miss > float64(exposedFrom) || c.obeyed || jumped)
+		if c.exposed.on {
 			c.day.ExposedMins += mins
 			c.day.ExposedWh += miss * hours
 		}
@@ -142,6 +147,7 @@ func (c *Controller) account(o Obs, cmd Command) {
 		c.day.MeterWh += float64(o.PrevMeter) * hours
 	}
 	if cmd.Cause == CauseStale {
+		c.exposed.note(true)
 		c.day.StaleMins += mins
 		c.day.ExposedMins += mins
 	} else {
@@ -155,12 +161,12 @@ func (c *Controller) remember(o Obs) {
 	if c.veil == nil {
 		return
 	}
-	at := c.veil.block
+	e, at, ok := c.veil.Demand()
 	if at.Equal(c.block) {
 		return
 	}
 	c.block = at
-	if e, ok := c.veil.Demand(); ok {
+	if ok {
 		c.history = append(c.history, e)
 		if extra := len(c.history) - historyBlocks; extra > 0 {
 			c.history = append(c.history[:0], c.history[extra:]...)
@@ -202,6 +208,7 @@ func (c *Controller) Install(l Learned) {
 // Day gives the account since the last call and starts a new one.
 func (c *Controller) Day() Report {
 	r := c.Today()
+	c.exposed.over()
 	c.day = Report{Policy: c.policy.Name()}
 	return r
 }
@@ -210,8 +217,10 @@ func (c *Controller) Day() Report {
 func (c *Controller) Today() Report {
 	r := c.day
 	r.Reason = c.reason
+	r.ExposedSpans = c.exposed.today
 	if c.veil != nil {
 		r.BoundBits = c.veil.Bound()
+		r.ExposedBits = c.exposed.bits(c.veil.Plan.Mx)
 	}
 	return r
 }

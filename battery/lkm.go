@@ -22,6 +22,7 @@ const lkmQuantum = 50
 // LKM is the baseline of Li, Khisti and Mahajan: the optimum for independent
 // demand, used on a home whose demand is not independent.
 type LKM struct {
+	name   string
 	spec   Spec
 	period time.Duration
 	p      []float64 // demand law
@@ -38,8 +39,8 @@ type LKM struct {
 
 // NewLKM makes the baseline with blocks of period. demand holds observed block
 // energies in Wh; without them a geometric law of the yearly energy is used.
-func NewLKM(s Spec, period time.Duration, demand []float64, yearlyKWh float64, rnd *rand.Rand) *LKM {
-	l := &LKM{spec: s, period: period, rnd: rnd}
+func NewLKM(name string, s Spec, period time.Duration, demand []float64, yearlyKWh float64, rnd *rand.Rand) *LKM {
+	l := &LKM{name: name, spec: s, period: period, rnd: rnd}
 	l.p = lkmLaw(demand, yearlyKWh*1000/(365*24)*period.Hours())
 	l.mx = len(l.p) - 1
 	l.ms = max(1, int(float64(s.Ceiling()-s.Floor())/lkmQuantum)-l.mx)
@@ -74,7 +75,9 @@ func lkmLaw(demand []float64, mean float64) []float64 {
 	p := make([]float64, mx+1)
 	for i := range h {
 		for d, f := range [5]float64{.1, .2, .4, .2, .1} {
-			p[min(max(i+d-2, 0), mx)] += f * h[i]
+			if k := i + d - 2; k >= 0 && k <= mx { // what falls off an end is shared by all
+				p[k] += f * h[i]
+			}
 		}
 	}
 	sum := 0.
@@ -87,8 +90,8 @@ func lkmLaw(demand []float64, mean float64) []float64 {
 	return p
 }
 
-// Name is "lkm".
-func (*LKM) Name() string { return "lkm" }
+// Name is the one it was made with.
+func (l *LKM) Name() string { return l.name }
 
 // Target draws a level at each block's start and holds it.
 func (l *LKM) Target(o Obs) Watts {
@@ -102,15 +105,17 @@ func (l *LKM) Target(o Obs) Watts {
 }
 
 func (l *LKM) begin(at time.Time, o Obs) {
+	w := min(max(l.round(float64(o.E-l.spec.Floor())/lkmQuantum), 0), l.ms+l.mx) - l.mx
 	demand := 0.
 	if at.Sub(l.block) == l.period {
 		demand = max(0, float64(l.metered-l.car-(o.E-l.startE)))
 	}
 	x := min(max(l.round(demand/lkmQuantum), 0), l.mx)
-	w := min(max(l.round(float64(o.E-l.spec.Floor())/lkmQuantum), 0), l.ms+l.mx) - l.mx
-	s := min(max(w+x, 0), l.ms)
-	j := l.draw(s - x)
-	l.base = Watts((max(0, float64(j)+l.rnd.Float64()-.5)) * lkmQuantum / l.period.Hours())
+	if j := l.draw(min(max(w+x, 0), l.ms) - x); j > 0 {
+		l.base = Watts((float64(j) + l.rnd.Float64() - .5) * lkmQuantum / l.period.Hours())
+	} else {
+		l.base = Watts(.25 * l.rnd.Float64() * lkmQuantum / l.period.Hours())
+	}
 	l.block, l.startE, l.metered, l.car = at, o.E, 0, 0
 }
 

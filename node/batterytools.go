@@ -20,7 +20,11 @@ type BatterySim struct {
 	Power    float64 // W
 	Learn    int     // days that are only learned from
 	Seed     uint64
+	Stop     int // of the dial, 0 private to 4 thrifty
 }
+
+// BatteryPolicies are the names that BatterySim knows.
+func BatteryPolicies() []string { return battery.Policies }
 
 // Run simulates and gives the figures of the scored days.
 func (b BatterySim) Run(ctx context.Context) (score.Result, battery.Report, error) {
@@ -28,7 +32,7 @@ func (b BatterySim) Run(ctx context.Context) (score.Result, battery.Report, erro
 	if err != nil {
 		return score.Result{}, battery.Report{}, err
 	}
-	run, err := sim.Simulate(ctx, tr, sim.Options{Policy: b.Policy, Capacity: battery.WattHours(b.Capacity), Power: battery.Watts(b.Power), Learn: b.Learn, Seed: b.Seed})
+	run, err := sim.Simulate(ctx, tr, sim.Options{Policy: b.Policy, Capacity: battery.WattHours(b.Capacity), Power: battery.Watts(b.Power), Learn: b.Learn, Seed: b.Seed, Stop: b.Stop})
 	if err != nil {
 		return score.Result{}, battery.Report{}, fmt.Errorf("%s: %w", b.In, err)
 	}
@@ -82,4 +86,35 @@ func BatteryScore(path string, capacity float64) (score.Result, error) {
 func BatteryLimit(p []float64, quanta int) (bits, certified float64, err error) {
 	bits, certified, _, err = kernel.Limit(p, quanta, 1e-6)
 	return bits, certified, err
+}
+
+// BatteryLeakage is what `gridveil battery leak` tells of a masked recording.
+type BatteryLeakage struct {
+	Masked   float64 `json:"masked_bits_day"`       // by model, of the home's own kernel
+	Err      float64 `json:"masked_standard_error"` // of Masked
+	Bound    float64 `json:"bound_bits_day"`
+	Floor    float64 `json:"floor_bits_day"`
+	Doubtful bool    `json:"doubtful"` // Masked is below Floor
+	// What the model leaves out: when the battery stood at a limit.
+	ForcedSpans   float64 `json:"forced_spans_day"`
+	ForcedMinutes float64 `json:"forced_min_day"`
+	ForcedWh      float64 `json:"forced_wh_day"`
+	ForcedBits    float64 `json:"forced_bits_day"`
+}
+
+// BatteryLeak rates a file that BatterySim wrote.
+func BatteryLeak(ctx context.Context, path string, capacity, power float64) (BatteryLeakage, error) {
+	tr, err := readTrace(path)
+	if err != nil {
+		return BatteryLeakage{}, err
+	}
+	if tr.Meter == nil || tr.SoC == nil {
+		return BatteryLeakage{}, fmt.Errorf("%s has no columns meter_w and soc_wh: write it with `gridveil battery sim`", path)
+	}
+	l, f, err := sim.Leak(ctx, tr, battery.Reference(battery.WattHours(capacity), battery.Watts(power)))
+	if err != nil {
+		return BatteryLeakage{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return BatteryLeakage{Masked: l.Masked, Err: l.Err, Bound: l.Bound, Floor: l.Floor, Doubtful: l.Doubtful,
+		ForcedSpans: f.Spans, ForcedMinutes: f.Minutes, ForcedWh: f.Wh, ForcedBits: f.Bits}, nil
 }

@@ -67,7 +67,7 @@ func TestMarkovVectors(t *testing.T) {
 		.9: {.3678, .3024, .2200, .1360}, .95: {.2414, .2106, .1688, .1202},
 	} {
 		for i, c := range sizes {
-			ch := Chain{[][]float64{{stay, 1 - stay}, {1 - stay, stay}}}
+			ch := Chain{Q: [][]float64{{stay, 1 - stay}, {1 - stay, stay}}}
 			k, err := Solve(context.Background(), ch, c, Opts{Rounds: 200, Tolerance: 1e-8})
 			if err != nil {
 				t.Fatal(err)
@@ -101,7 +101,7 @@ func TestRowsAreLawsThatNeverLeaveTheStore(t *testing.T) {
 	for last := range k.Mx + 1 {
 		for x := range k.Mx + 1 {
 			for s := range k.Ms + 1 {
-				k.Row(last, x, s, a)
+				k.Row(0, last, x, s, a)
 				sum := 0.
 				for y, v := range a {
 					sum += v
@@ -115,13 +115,14 @@ func TestRowsAreLawsThatNeverLeaveTheStore(t *testing.T) {
 			}
 		}
 	}
-	k.Row(-5, 99, -1, a) // clipped, not panicking
+	k.Row(-3, -5, 99, -1, a) // clipped, not panicking
 }
 
 func TestBadModelsAreRefused(t *testing.T) {
 	for name, ch := range map[string]Chain{
-		"empty": {}, "ragged": {[][]float64{{1}, {.5, .5}}}, "negative": {[][]float64{{2, -1}, {.5, .5}}},
-		"not finite": {[][]float64{{math.NaN(), 1}, {.5, .5}}}, "sum": {[][]float64{{.5, .4}, {.5, .5}}},
+		"empty": {}, "ragged": {Q: [][]float64{{1}, {.5, .5}}}, "negative": {Q: [][]float64{{2, -1}, {.5, .5}}},
+		"not finite": {Q: [][]float64{{math.NaN(), 1}, {.5, .5}}}, "sum": {Q: [][]float64{{.5, .4}, {.5, .5}}},
+		"levels of fewer states": {Q: [][]float64{{1, 0}, {.5, .5}}, Level: []int{0}}, "level below zero": {Q: [][]float64{{1, 0}, {.5, .5}}, Level: []int{0, -1}},
 	} {
 		if _, err := Solve(context.Background(), ch, 5, Opts{}); !errors.Is(err, ErrBadChain) {
 			t.Errorf("%s: got %v", name, err)

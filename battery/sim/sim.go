@@ -6,9 +6,12 @@ package sim
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	"gridveil/battery"
@@ -22,6 +25,63 @@ type Options struct {
 	Power    battery.Watts
 	Learn    int    // days that are only learned from
 	Seed     uint64 // of a random policy
+	Stop     int    // of veil's dial of cost against privacy, 0 private to battery.Stops-1
+	// Kernels remembers what was solved, for runs over the same traces that differ
+	// in power or seed; nil solves for this run alone.
+	Kernels *Kernels
+}
+
+// Kernels remembers the kernels of homes. It is not safe for concurrent use; the
+// zero value is empty.
+type Kernels struct {
+	solved map[solvedKey]*battery.Learned
+}
+
+type solvedKey struct {
+	home     *float64 // the first sample of the trace
+	policy   string
+	learn    int
+	stop     int
+	capacity battery.WattHours
+}
+
+// lesson is battery.Lesson, solved once for runs that share a kernel.
+func (k *Kernels) lesson(ctx context.Context, tr Trace, spec battery.Spec, history []float64, o Options) (*battery.Learned, error) {
+	key := solvedKey{&tr.Load[0], o.Policy, o.Learn, o.Stop, o.Capacity}
+	if k != nil {
+		if l, ok := k.solved[key]; ok {
+			return l, nil
+		}
+	}
+	var l *battery.Learned
+	var err error
+	if o.Policy == "veil" {
+		l, err = battery.LessonAt(ctx, spec, history, battery.Dial{Stop: o.Stop, Prices: tariff()})
+	}
+	if err == nil && k != nil {
+		if k.solved == nil {
+			k.solved = map[solvedKey]*battery.Learned{}
+		}
+		k.solved[key] = l
+	}
+	return l, err
+}
+
+// tariff is the one that runs are scored with, by quarters of an hour. A recording's
+// local time stands for UTC.
+func tariff() []float64 {
+	out := make([]float64, 96)
+	for i := range out {
+		out[i] = score.Price(i / 4)
+	}
+	return out
+}
+
+// source is the random source of a seed.
+func source(seed uint64) *rand.Rand {
+	var b [32]byte
+	binary.LittleEndian.PutUint64(b[:], seed)
+	return rand.New(rand.NewChaCha8(b))
 }
 
 // Run is what a policy made of a home: one value per sample of the scored days.
@@ -34,9 +94,12 @@ type Run struct {
 // ErrTooShort means that no day is left to score.
 var ErrTooShort = errors.New("trace too short")
 
-// Simulate runs o over the trace.
+// Simulate runs o over the trace. A battery too small for veil runs hold, as in a house.
 func Simulate(ctx context.Context, tr Trace, o Options) (*Run, error) {
 	spd := int(24 * time.Hour / tr.Step)
+	if !slices.Contains(battery.Policies, o.Policy) {
+		return nil, fmt.Errorf("no policy %q: want one of %s", o.Policy, strings.Join(battery.Policies, ", "))
+	}
 	if tr.Step > time.Minute {
 		return nil, fmt.Errorf("trace has one sample per %v; masking steps are at most a minute", tr.Step)
 	}
@@ -44,27 +107,24 @@ func Simulate(ctx context.Context, tr Trace, o Options) (*Run, error) {
 		return nil, fmt.Errorf("%w: %d days, %d of them to learn from", ErrTooShort, len(tr.Load)/spd, o.Learn)
 	}
 	spec := battery.Reference(o.Capacity, o.Power)
-	var seed [32]byte
-	for i := range 8 {
-		seed[i] = byte(o.Seed >> (8 * i))
+	history := blocks(tr, o.Learn*spd, o.Policy)
+	learned, err := o.Kernels.lesson(ctx, tr, spec, history, o)
+	if errors.Is(err, battery.ErrTooSmall) {
+		o.Policy = "hold"
+	} else if err != nil {
+		return nil, err
 	}
 	ctl, err := battery.NewController(ctx, battery.Config{Spec: spec, Policy: o.Policy, YearlyKWh: yearly(tr, o.Learn*spd),
-		Rand: rand.New(rand.NewChaCha8(seed)), History: blocks(tr, o.Learn*spd, o.Policy)})
+		Rand: source(o.Seed), History: history, Learned: learned})
 	if err != nil {
 		return nil, err
-	}
-	learned, err := battery.Lesson(ctx, o.Policy, spec, ctl.Snapshot())
-	if err != nil {
-		return nil, err
-	}
-	if learned != nil {
-		ctl.Install(*learned)
 	}
 	out := &Run{Trace: tr.from(o.Learn * spd)}
 	st := battery.Store{Spec: spec, E: spec.Capacity / 2}
 	prev := battery.Watts(0)
 	for i, x := range out.Load {
-		c := ctl.Step(battery.Obs{Time: out.Start.Add(time.Duration(i) * tr.Step), Dt: tr.Step, Load: battery.Watts(x), PrevMeter: prev, E: st.E})
+		c := ctl.Step(battery.Obs{Time: out.at(i), Dt: tr.Step, Load: battery.Watts(x), PrevMeter: prev, E: st.E,
+			Price: score.Price(out.at(i).Hour())})
 		st.Apply(c.Battery, tr.Step)
 		prev = battery.Watts(x) - c.Battery
 		out.Meter = append(out.Meter, float64(prev))
@@ -93,10 +153,17 @@ func yearly(tr Trace, n int) float64 {
 
 // blocks are the energies, in Wh, of the blocks that the policy counts in.
 func blocks(tr Trace, n int, policy string) []float64 {
-	period := battery.Block
-	if policy == "lkm" {
-		period = battery.LKMPeriod
+	switch policy {
+	case "lkm":
+		return energies(tr, n, battery.LKMPeriod)
+	case "lkm30":
+		return energies(tr, n, 2*battery.LKMPeriod)
 	}
+	return energies(tr, n, battery.Block)
+}
+
+// energies are what n samples took, block by block, in Wh.
+func energies(tr Trace, n int, period time.Duration) []float64 {
 	size := int(period / tr.Step)
 	var out []float64
 	for i := 0; i+size <= n; i += size {

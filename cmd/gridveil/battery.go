@@ -11,7 +11,7 @@ import (
 )
 
 func batteryCommand() *cobra.Command {
-	return group("battery", "The home's battery, and what one can hide of a household's load", append(batteryHome(), batterySim(), batteryScore(), batteryLimit())...)
+	return group("battery", "The home's battery, and what one can hide of a household's load", append(batteryHome(), batterySim(), batteryScore(), batteryLeak(), batteryLimit(), batteryPareto(), batteryStudy())...)
 }
 
 func batterySim() *cobra.Command {
@@ -30,9 +30,10 @@ func batterySim() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&b.In, "in", "", "CSV: time,load_w[,<appliance>_w]")
 	f.StringVar(&b.Out, "out", "", "CSV to write: time,load_w,meter_w,soc_wh")
-	f.StringVar(&b.Policy, "policy", "veil", "veil, hold, ls2, lkm or none")
+	f.StringVar(&b.Policy, "policy", "veil", strings.Join(node.BatteryPolicies(), ", "))
 	f.Float64Var(&b.Capacity, "cap", 5000, "capacity in Wh")
 	f.Float64Var(&b.Power, "power", 3000, "inverter limit in W")
+	f.IntVar(&b.Stop, "stop", 0, "dial of veil: 0 private to 4 thrifty, at the tariff that runs are scored with")
 	f.IntVar(&b.Learn, "learn", 4, "days that are learned from and not scored")
 	f.Uint64Var(&b.Seed, "seed", 1, "seed of a random policy")
 	_ = c.MarkFlagRequired("in") // the flag exists
@@ -52,6 +53,41 @@ func batteryScore() *cobra.Command {
 		},
 	}
 	c.Flags().Float64Var(&capacity, "cap", 5000, "capacity in Wh, for cycles")
+	return c
+}
+
+func batteryLeak() *cobra.Command {
+	var capacity, power float64
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "leak FILE", Short: "What a masked trace leaks, in bits per day",
+		Long: `Solves the kernel of the file's own demand and rates it under a model of the home that knows
+more than the kernel does. "masked" is by model; "forced" counts apart what no model of a mask
+covers: the minutes in which the battery stood at a limit of power or charge.`,
+		Example: "  gridveil battery leak masked.csv\n  gridveil battery leak --cap 13500 --power 5000 --json masked.csv",
+		Args:    oneArg("a CSV file: time,load_w,meter_w,soc_wh"),
+		RunE: func(c *cobra.Command, args []string) error {
+			l, err := node.BatteryLeak(c.Context(), args[0], capacity, power)
+			if err != nil {
+				return err
+			}
+			out := c.OutOrStdout()
+			if asJSON {
+				return printJSON(out, l)
+			}
+			fmt.Fprintf(out, "masked  %6.2f bits a day by model (standard error %.2f)\n", l.Masked, l.Err)
+			fmt.Fprintf(out, "bound   %6.2f bits a day for the chain that the kernel was solved for\n", l.Bound)
+			fmt.Fprintf(out, "floor   %6.2f bits a day: no battery of this size does better on independent days\n", l.Floor)
+			fmt.Fprintf(out, "forced  %6.2f bits a day: %.1f times, %.0f minutes, %.0f Wh\n", l.ForcedBits, l.ForcedSpans, l.ForcedMinutes, l.ForcedWh)
+			if l.Doubtful {
+				fmt.Fprintln(c.ErrOrStderr(), "gridveil: hint: masked is below the floor: the model does not fit this home, trust the floor")
+			}
+			return nil
+		},
+	}
+	c.Flags().Float64Var(&capacity, "cap", 5000, "capacity in Wh")
+	c.Flags().Float64Var(&power, "power", 3000, "inverter limit in W")
+	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return c
 }
 
@@ -81,5 +117,76 @@ func batteryLimit() *cobra.Command {
 	c.Flags().StringVar(&p, "p", "", "law of the demand, comma separated")
 	c.Flags().IntVar(&quanta, "cap", 0, "store size in quanta")
 	_ = c.MarkFlagRequired("p") // the flag exists
+	return c
+}
+
+// gridFlags are what every comparison over recorded homes can be told.
+func gridFlags(c *cobra.Command, b *node.BatteryGrid, policies []string, stops []int, capacities, powers []float64, seeds int) {
+	f := c.Flags()
+	f.StringVar(&b.Traces, "traces", "", "folder of recorded households: CSV files with time,load_w[,<appliance>_w]")
+	f.StringVar(&b.Out, "out", ".", "folder to write to")
+	f.StringSliceVar(&b.Policies, "policies", policies, "policies to compare")
+	f.IntSliceVar(&b.Stops, "stops", stops, "stops of veil's dial, 0 private to 4 thrifty")
+	f.Float64SliceVar(&b.Capacities, "caps", capacities, "capacities in Wh")
+	f.Float64SliceVar(&b.Powers, "powers", powers, "inverter limits in W")
+	f.IntVar(&b.Seeds, "seeds", seeds, "runs of each random policy")
+	f.Uint64Var(&b.Seed, "seed", 1, "the first seed")
+	f.IntVar(&b.Learn, "learn", 4, "days that are learned from and not scored")
+	_ = c.MarkFlagRequired("traces") // the flag exists
+	b.Told = func(format string, args ...any) {
+		fmt.Fprintf(c.ErrOrStderr(), "gridveil: "+format+"\n", args...)
+	}
+}
+
+func batteryPareto() *cobra.Command {
+	var b node.BatteryGrid
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "pareto", Short: "Bill against privacy, for policies, dials and batteries", Args: noArgs,
+		Long: `Runs every policy, stop of the dial, capacity and power over recorded households and writes
+pareto.csv (one line a run), pareto.md (means over homes), cost.svg (the bill against what the
+meter tells, with the dial as a line) and capacity.svg (what a larger battery hides, with the
+floor). Bars go from the least to the greatest home. Equal seeds give equal bytes. A run that
+was broken off goes on where it stopped.`,
+		Example: "  gridveil battery pareto --traces DIR --out results\n  gridveil battery pareto --traces DIR --policies veil,hold --caps 5000 --powers 3000 --json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			means, err := b.Pareto(c.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), means)
+			}
+			return node.WriteBatteryMeans(c.OutOrStdout(), means)
+		},
+	}
+	gridFlags(c, &b, node.BatteryPolicies(), []int{0, 1, 2, 3, 4}, []float64{2000, 5000, 13500}, []float64{1500, 3000, 5000, 10000}, 1)
+	c.Flags().BoolVar(&asJSON, "json", false, "print the means as JSON")
+	return c
+}
+
+func batteryStudy() *cobra.Command {
+	var b node.BatteryGrid
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "study", Short: "The figures of this project's claims, on any recorded homes", Args: noArgs,
+		Long: `Runs every policy over recorded households with five seeds, 5 and 13.5 kWh, 3 and 5 kW, rates
+them on models of the homes, and writes study.csv and study.md. No constant depends on a home;
+--json has, beside each mean, the worst one when any one home is left out. One thread; a run
+that was broken off goes on where it stopped.`,
+		Example: "  gridveil battery study --traces DIR --out results\n  gridveil battery study --traces DIR --seeds 1 --caps 5000 --powers 3000",
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := b.Study(c.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), s)
+			}
+			return s.Write(c.OutOrStdout())
+		},
+	}
+	gridFlags(c, &b, node.BatteryPolicies(), []int{0}, []float64{5000, 13500}, []float64{3000, 5000}, 5)
+	c.Flags().BoolVar(&asJSON, "json", false, "print the study as JSON")
 	return c
 }
