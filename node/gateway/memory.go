@@ -15,11 +15,13 @@ import (
 
 // The memory of a mask, in its own space of the store: one key for account,
 // running block and commands, one key per day for the demand of its blocks, and
-// one for when a kernel was learned last. A block writes the first two, at most
+// one each for what the kernel was learned from and what it costs. A block writes the first two, at most
 // 10 kB every five minutes; a power cut loses less than a block.
 var (
 	maskKey      = store.SpaceBattery.Key([]byte("mask"))
-	learnedKey   = store.SpaceBattery.Key([]byte("learned"))
+	lessonKey    = store.SpaceBattery.Key([]byte("lesson"))
+	insightKey   = store.SpaceBattery.Key([]byte("insight"))
+	dialKey      = store.SpaceSettings.Key([]byte("battery-dial"))
 	demandPrefix = store.SpaceBattery.Key([]byte("demand/"))
 )
 
@@ -47,12 +49,12 @@ type memory struct {
 
 // kept is what is in the store, or on its way into it.
 type kept struct {
-	state   battery.State
-	since   time.Time
-	mins    float64
-	orders  orders
-	blocks  []block   // oldest first
-	learned time.Time // zero: never
+	state  battery.State
+	since  time.Time
+	mins   float64
+	orders orders
+	blocks []block // oldest first
+	lesson lesson  // newest; zero: none
 
 	day    time.Time
 	demand []byte
@@ -163,9 +165,9 @@ func (m *memory) load(st *store.Store) (kept, error) {
 			return err
 		}
 		k.state, k.since, k.mins, k.orders = s.State, s.Since, s.Mins, s.Orders
-		if b, err = tx.Get(learnedKey); err == nil {
-			if at, ok := store.GetU64(b); ok {
-				k.learned = time.Unix(int64(at), 0).UTC()
+		if b, err = tx.Get(lessonKey); err == nil {
+			if err := json.Unmarshal(b, &k.lesson); err != nil {
+				return err
 			}
 		} else if !errors.Is(err, store.ErrNotFound) {
 			return err
@@ -209,10 +211,21 @@ func (m *memory) known() time.Time {
 	return m.day.Add(time.Duration(binary.BigEndian.Uint16(m.today[n-demandSize:]))*time.Minute + battery.Block)
 }
 
-// saveLearned remembers when a kernel was learned.
-func saveLearned(st *store.Store, at time.Time) error {
-	if err := st.Set(learnedKey, store.U64(uint64(at.Unix()))); err != nil {
-		return fmt.Errorf("keep when the kernel was learned: %w", err)
+// lesson is from what the running kernel was learned, so that it can be made again.
+type lesson struct {
+	Until  time.Time // end of the newest block of demand
+	Stop   int       // of the dial
+	Prices []float64 `json:",omitempty"`
+}
+
+// save remembers a lesson.
+func (l lesson) save(st *store.Store) error {
+	b, err := json.Marshal(l)
+	if err == nil {
+		err = st.Set(lessonKey, b)
+	}
+	if err != nil {
+		return fmt.Errorf("keep what the kernel was learned from: %w", err)
 	}
 	return nil
 }

@@ -245,6 +245,8 @@ type BatteryStatus struct {
 	Ordered   *float64    `json:"ordered_w,omitempty"` // by the owner
 	Report    MaskReport  `json:"today"`
 	Log       []OrderLine `json:"commands"` // newest first
+	Dial      int         `json:"dial"`     // 0 private to 4 thrifty
+	Insight   *Insight    `json:"insight,omitempty"`
 }
 
 // MaskReport is the running account, since two at night UTC.
@@ -266,6 +268,7 @@ func (g *Gateway) BatteryStatus() (s BatteryStatus, ok bool) {
 		return s, false
 	}
 	h, _ := g.inverter()
+	in, stop, known := g.Insight()
 	m := g.mask
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -274,6 +277,10 @@ func (g *Gateway) BatteryStatus() (s BatteryStatus, ok bool) {
 	s = BatteryStatus{Driver: m.env.Config.Battery.Driver, Simulated: m.bank == nil || m.bank.simulated(), Policy: r.Policy, Power: float64(h.BattWatts), Stored: float64(h.Stored), Level: float64(level),
 		Report: MaskReport{m.memory.mins, r.BoundBits, r.ExposedMins, r.ExposedWh, r.CommandedMins, r.StaleMins, r.LoadWh, r.MeterWh, r.Reason}, Log: slices.Clone(m.orders.Log)}
 	slices.Reverse(s.Log)
+	s.Dial = stop
+	if known {
+		s.Insight = &in
+	}
 	if own := m.orders.Own; own != nil {
 		w, until := float64(own.Watts), own.Until
 		s.Ordered, s.Until = &w, &until
@@ -286,6 +293,7 @@ func (g *Gateway) BatteryStatus() (s BatteryStatus, ok bool) {
 //	battery-status  {}             -> BatteryStatus
 //	battery-order   {"w", "until"} -> {}   the owner's command, W with discharge positive
 //	battery-release {}             -> {}   the mask drives again
+//	battery-dial    {"stop"}       -> {}   cost against privacy, 0 private to 4 thrifty
 func (g *Gateway) batteryCommands() {
 	c := g.env.Control
 	if c == nil {
@@ -304,5 +312,6 @@ func (g *Gateway) batteryCommands() {
 	}) (any, error) {
 		return struct{}{}, g.Order(battery.Watts(in.W), in.Until)
 	})
+	handle(c, "battery-dial", func(_ context.Context, in struct{ Stop int }) (any, error) { return struct{}{}, g.SetDial(in.Stop) })
 	handle(c, "battery-release", func(context.Context, struct{}) (any, error) { return struct{}{}, g.Release() })
 }
