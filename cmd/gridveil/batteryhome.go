@@ -1,10 +1,10 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"math"
+	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -17,7 +17,7 @@ import (
 // batteryHome are the commands of the battery in this home.
 func batteryHome() []*cobra.Command {
 	return []*cobra.Command{batteryStatus(), batteryLog(), batteryOrder("charge", "Charge the battery, before the mask", -1), batteryOrder("discharge", "Discharge the battery, before the mask", 1),
-		batteryStop(), batteryRelease(), batteryDevice()}
+		batteryStop(), batteryRelease(), batteryDial(), batteryDevice()}
 }
 
 func batteryStatus() *cobra.Command {
@@ -59,6 +59,13 @@ func printBattery(w io.Writer, s gateway.BatteryStatus) error {
 	fmt.Fprintf(t, "exposed\t%.0f min, %.2f kWh since two at night UTC\n", r.ExposedMins, r.ExposedWh/1000)
 	if r.CommandedMins > 0 || r.StaleMins > 0 {
 		fmt.Fprintf(t, "of them\t%.0f min under a command, %.0f min without a reading\n", r.CommandedMins, r.StaleMins)
+	}
+	fmt.Fprintf(t, "dial\t%d of 4, 0 is private\n", s.Dial)
+	if in := s.Insight; in != nil {
+		fmt.Fprintf(t, "rated\t%.1f bits a day, by a richer model; the floor line is %.1f\n", in.Leak.Masked, in.Leak.Floor)
+		for i, x := range in.Stops {
+			fmt.Fprintf(t, "stop %d\tat most %.1f bits, EUR %.2f, %.2f kWh lost, %.2f cycles a day\n", i, x.Bits, x.Cost, x.Loss/1000, x.Cycles)
+		}
 	}
 	if s.Ordered != nil && s.Until != nil {
 		fmt.Fprintf(t, "your command\t%s until %s\n", doing(*s.Ordered), s.Until.Local().Format("15:04"))
@@ -107,7 +114,7 @@ func printOrders(w io.Writer, all []gateway.OrderLine) error {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "from\tby\tasked for\tstood\tdecided\telse\tin\tout\tcost")
 	for _, l := range all {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%.0f min\t%.0f min\t%s\t%.2f kWh\t%.2f kWh\tEUR %.2f\n", l.From.Local().Format("2 Jan 15:04"), l.By, l.Asked(), l.Minutes, l.Decided, l.Winner, l.InWh/1000, l.OutWh/1000, l.Cost+0)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%.0f min\t%.0f min\t%s\t%.2f kWh\t%.2f kWh\tEUR %.2f\n", l.From.Local().Format("2 Jan 15:04"), l.By, l.Asked(), l.Minutes, l.Decided, l.Winner, l.InWh/1000, l.OutWh/1000, l.Cost)
 	}
 	return t.Flush()
 }
@@ -199,6 +206,25 @@ func batteryRelease() *cobra.Command {
 	}
 }
 
+func batteryDial() *cobra.Command {
+	return &cobra.Command{
+		Use: "dial STOP", Short: "Choose cost against privacy: 0 private to 4 thrifty", Args: oneArg("a stop from 0 to 4"),
+		Long: "Stop 0 hides as much as the battery can. Each further stop gives up bits a day for a lower bill where prices\n" +
+			"change over the day; `gridveil battery status` and the Privacy page say what each means for this home.",
+		RunE: func(c *cobra.Command, args []string) error {
+			stop, err := strconv.Atoi(args[0])
+			if err != nil {
+				return usage("%q is no stop: want 0 (private) to 4 (thrifty)", args[0])
+			}
+			if err := ask(c, "battery-dial", map[string]int{"stop": stop}, nil, "gateway"); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "the dial stands at %d; the mask follows once it has learned again\n", stop)
+			return nil
+		},
+	}
+}
+
 func batteryDevice() *cobra.Command {
 	var d node.BatteryDevice
 	c := &cobra.Command{
@@ -212,11 +238,7 @@ func batteryDevice() *cobra.Command {
 				return usage("--cap and --power: want more than 0")
 			}
 			d.Out = c.OutOrStdout()
-			err := d.Run(c.Context())
-			if errors.Is(err, c.Context().Err()) && err != nil {
-				return nil
-			}
-			return err
+			return d.Run(c.Context())
 		},
 	}
 	f := c.Flags()

@@ -192,6 +192,15 @@ func (s *Site) OrderBattery(_ context.Context, id string, o web.BatteryOrder) er
 	return site.OrderBattery(g, s.scene.Clock.Now(), o)
 }
 
+// TurnDial chooses cost against privacy as a home's owner would.
+func (s *Site) TurnDial(_ context.Context, id string, stop int) error {
+	_, g, ok := s.home(id)
+	if !ok || g == nil {
+		return errors.New("This home is offline. Try again when it runs.")
+	}
+	return g.SetDial(stop)
+}
+
 // Alarms are what reached the utility of the homes, with the homes' names.
 func (s *Site) Alarms(context.Context) (out []web.AlarmRow) {
 	u, ok := roleOf[*utility.Utility](s.scene.Get("utility-a"))

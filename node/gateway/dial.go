@@ -54,6 +54,9 @@ func (m *mask) dial(now time.Time) (battery.Dial, error) {
 		}
 		d.Prices[i] = m.price(s, at)
 	}
+	if flat(d.Prices) {
+		d.Stop = 0 // nothing to save: every stop is the private one
+	}
 	return d, nil
 }
 

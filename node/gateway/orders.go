@@ -257,6 +257,8 @@ type MaskReport struct {
 	ExposedWh     float64 `json:"exposed_wh"`
 	CommandedMins float64 `json:"commanded_min"`
 	StaleMins     float64 `json:"stale_min"`
+	ExposedSpans  int     `json:"exposed_intervals"`
+	ExposedBits   float64 `json:"exposed_bits"`
 	LoadWh        float64 `json:"load_wh"`
 	MeterWh       float64 `json:"meter_wh"`
 	Reason        string  `json:"reason,omitempty"`
@@ -275,7 +277,7 @@ func (g *Gateway) BatteryStatus() (s BatteryStatus, ok bool) {
 	r := m.ctl.Today()
 	level, _ := m.ctl.Base()
 	s = BatteryStatus{Driver: m.env.Config.Battery.Driver, Simulated: m.bank == nil || m.bank.simulated(), Policy: r.Policy, Power: float64(h.BattWatts), Stored: float64(h.Stored), Level: float64(level),
-		Report: MaskReport{m.memory.mins, r.BoundBits, r.ExposedMins, r.ExposedWh, r.CommandedMins, r.StaleMins, r.LoadWh, r.MeterWh, r.Reason}, Log: slices.Clone(m.orders.Log)}
+		Report: MaskReport{m.memory.mins, r.BoundBits, r.ExposedMins, r.ExposedWh, r.CommandedMins, r.StaleMins, r.ExposedSpans, r.ExposedBits, r.LoadWh, r.MeterWh, r.Reason}, Log: slices.Clone(m.orders.Log)}
 	slices.Reverse(s.Log)
 	s.Dial = stop
 	if known {

@@ -80,6 +80,14 @@ func (s *Gateway) OrderBattery(_ context.Context, home string, o web.BatteryOrde
 	return OrderBattery(s.g, s.env.Clock.Now(), o)
 }
 
+// TurnDial chooses cost against privacy.
+func (s *Gateway) TurnDial(_ context.Context, home string, stop int) error {
+	if !s.own(home) {
+		return errors.New("A house turns only its own dial.")
+	}
+	return s.g.SetDial(stop)
+}
+
 // Sessions are the cars at this house.
 func (s *Gateway) Sessions(context.Context) []web.SessionRow { return s.g.Sessions() }
 

@@ -29,7 +29,8 @@ func MaskPage(h House, g *gateway.Gateway, now time.Time) web.Mask {
 			day.add(x, length(minutes, i))
 		}
 	}
-	m.Leaks, m.Account, m.CannotDo = leaks(s.Report), account(s.Report), CannotHide(h, day)
+	m.Dial, m.DialNote = dial(s)
+	m.Leaks, m.Account, m.CannotDo = leaks(s), account(s.Report), CannotHide(h, day)
 	for _, l := range s.Log[:min(pageCommands, len(s.Log))] {
 		m.Commands = append(m.Commands, command(l))
 	}
@@ -48,11 +49,49 @@ func shown(r gateway.MaskReport) float64 {
 	return max(0, 1-r.ExposedMins/r.Mins)
 }
 
-func leaks(r gateway.MaskReport) []web.Pair {
+func leaks(s gateway.BatteryStatus) []web.Pair {
+	r := s.Report
 	if r.BoundBits <= 0 {
 		return []web.Pair{{Name: "Proven bound", Value: "none for this policy"}}
 	}
-	return []web.Pair{{Name: "Proven bound", Value: fmt.Sprintf("%.1f bits a day, for the home as its mask knows it", r.BoundBits)}}
+	out := []web.Pair{{Name: "Proven bound", Value: fmt.Sprintf("%.1f bits a day, for the home as its mask knows it", r.BoundBits)}}
+	if s.Insight == nil {
+		return append(out, web.Pair{Name: "Rated", Value: "after four days of this home's own demand"})
+	}
+	l := s.Insight.Leak
+	out = append(out, web.Pair{Name: "Rated", Value: fmt.Sprintf("%.1f ± %.1f bits a day, by a richer model of this home, last night", l.Masked, l.Err)},
+		web.Pair{Name: "Floor line", Value: fmt.Sprintf("%.1f bits a day: no battery of this size does better on independent days like yours", l.Floor)})
+	if l.Doubtful {
+		out = append(out, web.Pair{Name: "Doubt", Value: "the rating is below the floor line, so the model does not fit this home: do not rely on it"})
+	}
+	return append(out, web.Pair{Name: "Exposed", Value: fmt.Sprintf("%.0f bits today, in %s", r.ExposedBits, Plural(r.ExposedSpans, "interval", "intervals"))})
+}
+
+// stopNames are the positions of the dial.
+var stopNames = [battery.Stops]string{"0 private", "1", "2", "3", "4 thrifty"}
+
+// dial says what each position means for this home.
+func dial(s gateway.BatteryStatus) (out []web.DialStop, note string) {
+	for i, name := range stopNames {
+		d := web.DialStop{Name: name, Chosen: i == s.Dial}
+		if in := s.Insight; in != nil && i < len(in.Stops) {
+			x := in.Stops[i]
+			d.Bits, d.Money = fmt.Sprintf("%.1f bits a day", x.Bits), Money(int64(x.Cost*microPerUnit), Euro)
+			d.Loss, d.Cycle = fmt.Sprintf("%.2f kWh a day", x.Loss/1000), fmt.Sprintf("%.2f full cycles a day", x.Cycles)
+		}
+		out = append(out, d)
+	}
+	switch {
+	case s.Policy != "veil":
+		note = "The dial is one of the policy veil; this mask has none."
+	case s.Insight == nil:
+		note = "What each stop means is known after four days of this home's own demand; a choice counts from then."
+	case s.Insight.Flat:
+		note = "Your price is the same all day, so a thriftier mask saves nothing: every stop is the private one."
+	default:
+		note = "Tried out last night on this home's own newest days with your prices. The shape that prices give the meter is the same for everybody and tells nothing about you; no price raises the bound above 2.5 times that of stop 0."
+	}
+	return out, note
 }
 
 func account(r gateway.MaskReport) []web.Pair {

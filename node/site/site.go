@@ -90,6 +90,9 @@ func (common) Ledger(context.Context, uint64) web.Ledger       { return web.Ledg
 func (common) Entry(context.Context, uint64) (web.Entry, bool) { return web.Entry{}, false }
 func (common) Alarms(context.Context) []web.AlarmRow           { return nil }
 func (common) Mask(context.Context, string) (web.Mask, bool)   { return web.Mask{}, false }
+func (common) TurnDial(context.Context, string, int) error {
+	return errors.New("This node has no battery.")
+}
 func (common) OrderBattery(context.Context, string, web.BatteryOrder) error {
 	return errors.New("This node has no battery.")
 }

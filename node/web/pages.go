@@ -184,6 +184,22 @@ func (s *Server) orderBattery(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/privacy?"+url.Values{"home": {home}}.Encode(), http.StatusSeeOther)
 }
 
+// turnDial takes the form of the dial. ServeHTTP has refused foreign origins.
+func (s *Server) turnDial(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	home := r.PostFormValue("home")
+	stop, err := strconv.Atoi(r.PostFormValue("stop"))
+	if err != nil {
+		s.fail(w, r, http.StatusBadRequest, "The dial was not turned", "The form wants a stop. Open the Privacy page and use its buttons.")
+		return
+	}
+	if err := s.site.TurnDial(r.Context(), home, stop); err != nil {
+		s.fail(w, r, http.StatusConflict, "The dial was not turned", err.Error())
+		return
+	}
+	http.Redirect(w, r, "/privacy?"+url.Values{"home": {home}}.Encode(), http.StatusSeeOther)
+}
+
 func (s *Server) party(w http.ResponseWriter, r *http.Request) {
 	v, ok := s.site.Party(r.Context(), r.PathValue("id"))
 	if !ok {

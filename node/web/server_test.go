@@ -135,8 +135,9 @@ func TestVendoredFilesAreThoseNamed(t *testing.T) {
 
 func TestOwnersCommandComesFromTheForm(t *testing.T) {
 	s := server(t, fixture{})
+	at := "/privacy/battery"
 	post := func(form string) *httptest.ResponseRecorder {
-		r := httptest.NewRequest("POST", "http://localhost:7080/privacy/battery", strings.NewReader(form))
+		r := httptest.NewRequest("POST", "http://localhost:7080"+at, strings.NewReader(form))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		w := httptest.NewRecorder()
 		s.ServeHTTP(w, r)
@@ -161,5 +162,15 @@ func TestOwnersCommandComesFromTheForm(t *testing.T) {
 	}
 	if w := post("home=home-1&do=release"); w.Code != http.StatusSeeOther {
 		t.Errorf("release: %d", w.Code)
+	}
+	at = "/privacy/dial"
+	if w := post("home=home-1&stop=3"); w.Code != http.StatusSeeOther || dialled.Load() != 3 {
+		t.Errorf("the dial: %d, stop %d", w.Code, dialled.Load())
+	}
+	if w := post("home=home-1&stop=far"); w.Code != http.StatusBadRequest {
+		t.Errorf("a stop that is none: %d", w.Code)
+	}
+	if w := post("home=home-2&stop=1"); w.Code != http.StatusConflict {
+		t.Errorf("the dial of a home without battery: %d", w.Code)
 	}
 }
