@@ -174,6 +174,33 @@ func (s *Site) Left(_ context.Context, id string) (web.Left, bool) {
 	return site.Left(refOf(m), g, now, names, site.Stays(s.houseOf(m))), true
 }
 
+// Mask is how well a home's battery hides its load, as that home's own page has it.
+func (s *Site) Mask(_ context.Context, id string) (web.Mask, bool) {
+	m, g, ok := s.home(id)
+	if !ok || g == nil {
+		return web.Mask{}, ok
+	}
+	return site.MaskPage(s.houseOf(m), g, s.scene.Clock.Now()), true
+}
+
+// OrderBattery takes a command as a home's owner would give it.
+func (s *Site) OrderBattery(_ context.Context, id string, o web.BatteryOrder) error {
+	_, g, ok := s.home(id)
+	if !ok || g == nil {
+		return errors.New("This home is offline. Try again when it runs.")
+	}
+	return site.OrderBattery(g, s.scene.Clock.Now(), o)
+}
+
+// TurnDial chooses cost against privacy as a home's owner would.
+func (s *Site) TurnDial(_ context.Context, id string, stop int) error {
+	_, g, ok := s.home(id)
+	if !ok || g == nil {
+		return errors.New("This home is offline. Try again when it runs.")
+	}
+	return g.SetDial(stop)
+}
+
 // Alarms are what reached the utility of the homes, with the homes' names.
 func (s *Site) Alarms(context.Context) (out []web.AlarmRow) {
 	u, ok := roleOf[*utility.Utility](s.scene.Get("utility-a"))

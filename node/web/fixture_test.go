@@ -163,6 +163,44 @@ func (f fixture) Left(_ context.Context, home string) (Left, bool) {
 	}
 	return l, home == "home-1" || home == "home-2"
 }
+func (f fixture) Mask(ctx context.Context, home string) (Mask, bool) {
+	if f.empty || home == "home-2" {
+		return Mask{}, true
+	}
+	e, _ := f.Energy(ctx, home)
+	m := Mask{Battery: true, Model: true, Policy: "veil: the meter follows a drawn staircase that hardly depends on the house", Times: e.Times, True: e.True, Metered: e.Metered, Shown: .976, MostW: 3000, CanOrder: true,
+		Dial: []DialStop{{"0 private", "9.3 bits a day", "EUR 2.51", "0.42 kWh a day", "0.95 full cycles a day", true}, {"1", "9.7 bits a day", "EUR 2.44", "0.42 kWh a day", "0.95 full cycles a day", false}, {Name: "4 thrifty"}}, DialNote: "Tried out last night.",
+		Leaks: []Pair{{"Proven bound", "9.3 bits a day, for the home as its mask knows it"}}, Account: []Pair{{"Exposed", "14 min, 0.31 kWh beyond the mask"}, {"House", "6.21 kWh, car and roof apart"}, {"Meter", "6.48 kWh"}},
+		CannotDo: []string{"How much you use in all: the meter counts every watt-hour, 6.48 kWh today, and the bill needs it.", "More than 3.00 kW at once: that is all the battery gives."},
+		Commands: []Command{{noon, "you", "take 2000 W", "20 of 31 min, else the grid operator", "0.67 kWh in", "EUR 0.21", false}, {noon.Add(-time.Hour), "grid operator", "at most 0 W of charging from the grid", "11 of 11 min", "0.00 kWh in", "EUR 0.00", true}}}
+	if asked.Load() != nil && asked.Load().(BatteryOrder).Do != "release" {
+		m.Asked = "your command: the battery rests until 13:00 UTC"
+	}
+	return m, true
+}
+
+// asked is what the fixture's battery was asked for last.
+var asked atomic.Value
+
+func (f fixture) OrderBattery(_ context.Context, home string, o BatteryOrder) error {
+	if home != "home-1" {
+		return errors.New("This home has no battery.")
+	}
+	asked.Store(o)
+	return nil
+}
+
+// dialled is the fixture's dial.
+var dialled atomic.Int64
+
+func (f fixture) TurnDial(_ context.Context, home string, stop int) error {
+	if home != "home-1" {
+		return errors.New("This home has no battery.")
+	}
+	dialled.Store(int64(stop))
+	return nil
+}
+
 func (f fixture) Party(_ context.Context, id string) (Party, bool) {
 	return Party{Node: Node{ID: id, Kind: "utility", Name: "utility A", Text: "Bills the homes"}, Sees: []Pair{{"readings", "metered energy"}}, Never: []string{"That a car was there: no message is addressed to it."}, Recent: []Event{{noon, "node", "a bill", ""}}}, id == "uta"
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/csv"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -187,6 +188,7 @@ func (s *Server) alarms(w http.ResponseWriter, r *http.Request) {
 type privacyPage struct {
 	Homes []HomeRef
 	Left
+	Mask
 }
 
 func (s *Server) privacy(w http.ResponseWriter, r *http.Request) {
@@ -197,13 +199,56 @@ func (s *Server) privacy(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, http.StatusNotFound, "No journal of that home here", "What leaves a house is written down in that house only.")
 		return
 	}
-	s.show(w, r, "privacy", "privacy", "What left this house", privacyPage{homes, v}, func() [][]string {
+	m, _ := s.site.Mask(r.Context(), id) // who may not know it sees the journal alone
+	s.show(w, r, "privacy", "privacy", "What left this house", privacyPage{homes, v, m}, func() [][]string {
 		out := [][]string{{"what", "to", "as", "count", "bytes", "learns", "bits", "last"}}
 		for _, l := range v.Lines {
 			out = append(out, []string{l.What, l.To, l.As, strconv.Itoa(l.Count), strconv.FormatInt(l.Bytes, 10), l.Learns, strconv.FormatFloat(l.Bits, 'f', 1, 64), l.Last.UTC().Format(time.RFC3339)})
 		}
 		return out
 	})
+}
+
+// orderBattery takes the form of the owner's command. ServeHTTP has refused foreign
+// origins.
+func (s *Server) orderBattery(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	home := r.PostFormValue("home")
+	o := BatteryOrder{Do: r.PostFormValue("do")}
+	var err error
+	if o.Do == "charge" || o.Do == "discharge" {
+		o.W, err = strconv.Atoi(r.PostFormValue("w"))
+	}
+	minutes, merr := 0, error(nil)
+	if o.Do != "release" {
+		minutes, merr = strconv.Atoi(r.PostFormValue("minutes"))
+	}
+	if err != nil || merr != nil || minutes < 0 || minutes > 24*60 {
+		s.fail(w, r, http.StatusBadRequest, "Nothing was asked of the battery", "The form wants a power in watts and at most a day. Open the Privacy page and use its buttons.")
+		return
+	}
+	o.For = time.Duration(minutes) * time.Minute
+	if err := s.site.OrderBattery(r.Context(), home, o); err != nil {
+		s.fail(w, r, http.StatusConflict, "Nothing was asked of the battery", err.Error())
+		return
+	}
+	http.Redirect(w, r, "/privacy?"+url.Values{"home": {home}}.Encode(), http.StatusSeeOther)
+}
+
+// turnDial takes the form of the dial. ServeHTTP has refused foreign origins.
+func (s *Server) turnDial(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	home := r.PostFormValue("home")
+	stop, err := strconv.Atoi(r.PostFormValue("stop"))
+	if err != nil {
+		s.fail(w, r, http.StatusBadRequest, "The dial was not turned", "The form wants a stop. Open the Privacy page and use its buttons.")
+		return
+	}
+	if err := s.site.TurnDial(r.Context(), home, stop); err != nil {
+		s.fail(w, r, http.StatusConflict, "The dial was not turned", err.Error())
+		return
+	}
+	http.Redirect(w, r, "/privacy?"+url.Values{"home": {home}}.Encode(), http.StatusSeeOther)
 }
 
 func (s *Server) party(w http.ResponseWriter, r *http.Request) {

@@ -93,6 +93,8 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("GET /disputes", s.disputes)
 	s.mux.HandleFunc("GET /alarms", s.alarms)
 	s.mux.HandleFunc("GET /privacy", s.privacy)
+	s.mux.HandleFunc("POST /privacy/battery", s.orderBattery)
+	s.mux.HandleFunc("POST /privacy/dial", s.turnDial)
 	s.mux.HandleFunc("GET /party/{id}", s.party)
 	s.mux.HandleFunc("GET /mesh", s.mesh)
 	s.mux.HandleFunc("POST /mesh", s.switchMesh)

@@ -29,6 +29,14 @@ type Site interface {
 	Entry(ctx context.Context, index uint64) (Entry, bool)
 	Alarms(ctx context.Context) []AlarmRow
 	Left(ctx context.Context, home string) (Left, bool)
+	// Mask is how well a home's battery hides its load; ok is false where the viewer
+	// may not know it. A home without battery has an empty one.
+	Mask(ctx context.Context, home string) (Mask, bool)
+	// OrderBattery has a home's battery do what its owner asks. The error is for people.
+	OrderBattery(ctx context.Context, home string, o BatteryOrder) error
+	// TurnDial chooses a home's cost against its privacy, 0 private to 4 thrifty. The
+	// error is for people.
+	TurnDial(ctx context.Context, home string, stop int) error
 	Party(ctx context.Context, id string) (Party, bool)
 	// Members lists the nodes that Mesh may be asked for; a node knows only itself.
 	Members(ctx context.Context) []HomeRef
@@ -357,6 +365,49 @@ type Left struct {
 	Messages int
 	Bytes    int64
 	Stays    []string // what never left, in sentences
+}
+
+// Mask is how well a home's battery hides its load: the second half of the Privacy
+// page, strictly for who lives there.
+type Mask struct {
+	Battery  bool // there is one
+	Model    bool // it is simulated
+	Policy   string
+	Reason   string     // why another policy runs than was asked for
+	Times    []int64    // Unix seconds, one a minute or coarser, at most 1500
+	True     []float64  // W, house without car
+	Metered  []float64  // W
+	Shown    float64    // share of the day's account in which the meter showed the mask, 0..1; negative while unknown
+	Leaks    []Pair     // what still leaks, in bits a day
+	Account  []Pair     // exposed minutes and energy
+	Commands []Command  // newest first
+	Asked    string     // what the owner's own command does now, in words; empty without one
+	MostW    int        // that the owner may ask for
+	CannotDo []string   // what this battery cannot hide
+	Dial     []DialStop // private first; what each means is empty until it is known
+	DialNote string
+	CanOrder bool // the viewer is the owner
+}
+
+// DialStop is a position of the dial of cost against privacy.
+type DialStop struct {
+	Name                     string
+	Bits, Money, Loss, Cycle string // a day
+	Chosen                   bool
+}
+
+// Command is one command to a battery.
+type Command struct {
+	From                              time.Time
+	By, Asked, Decided, Energy, Price string
+	Over                              bool
+}
+
+// BatteryOrder is what an owner asks of a battery.
+type BatteryOrder struct {
+	Do  string // charge, discharge, stop or release
+	W   int
+	For time.Duration
 }
 
 // LeftLine is one kind of message to one kind of recipient.
