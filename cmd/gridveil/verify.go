@@ -75,7 +75,7 @@ func verifyShards(c *cobra.Command, dirs []string, policy string, asJSON bool) e
 	return nil
 }
 
-func printExport(c *cobra.Command, r node.ExportReport) {
+func printExport(c *cobra.Command, r node.LedgerReport) {
 	out := c.OutOrStdout()
 	fmt.Fprintf(out, "verified %s: %d entries in %d files\n", r.Origin, r.Entries, r.Files)
 	if r.After != "" {
