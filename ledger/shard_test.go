@@ -142,6 +142,32 @@ func TestBalancesCarryOverThreeShardsExactly(t *testing.T) {
 	}
 }
 
+// FuzzSucceed reads what a sealed log is said to have carried over.
+func FuzzSucceed(f *testing.F) {
+	const next = scene.Origin + "/2027"
+	s := scene.New(f, 6).Begin()
+	s.Transfers(3)
+	f.Add(s.State.Snapshot())
+	_, _, carried := s.GoOn(next)
+	f.Add(carried)
+	f.Add(s.State.Snapshot())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		heir, err := ledger.Succeed(scene.Origin, next, b)
+		if err != nil {
+			if !errors.Is(err, ledger.ErrDamaged) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if heir.Size() != 0 || heir.Base() == 0 || heir.Sealed() != "" {
+			t.Fatalf("heir of size %d after %d entries", heir.Size(), heir.Base())
+		}
+		if _, err := ledger.Restore(next, heir.Snapshot()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 func TestShardRules(t *testing.T) {
 	const next = scene.Origin + "/2027"
 	s := scene.New(t, 6).Begin()
