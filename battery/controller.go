@@ -34,7 +34,7 @@ type Controller struct {
 	cause   Cause // that decided the last step; empty before the first
 	obeyed  bool  // a command stood in the last step
 	exposed exposure
-	last    time.Time
+	last    time.Time // of the last step
 }
 
 // Report is one day's account, for the household's own privacy page.

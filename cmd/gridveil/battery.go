@@ -11,7 +11,7 @@ import (
 )
 
 func batteryCommand() *cobra.Command {
-	return group("battery", "What a battery can hide of a household's load", batterySim(), batteryScore(), batteryLeak(), batteryLimit(), batteryPareto(), batteryReport(), batteryStudy())
+	return group("battery", "The home's battery, and what one can hide of a household's load", append(batteryHome(), batterySim(), batteryScore(), batteryLeak(), batteryLimit(), batteryPareto(), batteryReport(), batteryStudy())...)
 }
 
 func batterySim() *cobra.Command {
