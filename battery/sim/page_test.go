@@ -13,8 +13,8 @@ import (
 // TestThePageNeedsNothingElse: a report is one file without addresses to fetch or
 // scripts, has its charts and tables, and is the same for the same seed.
 func TestThePageNeedsNothingElse(t *testing.T) {
-	h := Home{"<home>", synthetic(6)}
-	g := Grid{Policies: []string{"veil", "hold", "none"}, Stops: []int{0, 2}, Capacities: []battery.WattHours{1500}, Powers: []battery.Watts{3000}, Seeds: 1, First: 1, Learn: 4}
+	h := Home{"<home>", synthetic(7)}
+	g := Grid{Policies: []string{"veil", "hold", "none"}, Stops: []int{0, 2}, Capacities: []battery.WattHours{4000}, Powers: []battery.Watts{3000}, Seeds: 1, First: 1, Learn: 4}
 	page := func() string {
 		p, err := Report(context.Background(), h, g, MadeVisits(20, 1))
 		if err != nil {
