@@ -1,6 +1,9 @@
 package ledger
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+)
 
 // Balance is the balance of an account, 0 for one that does not exist.
 func (s *State) Balance(a Account) int64 {
@@ -95,11 +98,28 @@ func (s *State) withinLimits(postings []Posting) error {
 		if !ok {
 			return refuse(ErrOverflow, "total of party %d", owner)
 		}
-		if p.Amount < 0 && p.Account.Book() == Open && total < -s.parties[owner-1].Limit {
+		falls := p.Amount < 0 && p.Account.Book() == Open && change(postings, owner) < 0
+		if falls && total < -s.parties[owner-1].Limit {
 			return refuse(ErrLimit, "party %d would owe %d, its limit is %d", owner, -total, s.parties[owner-1].Limit)
 		}
 	}
 	return nil
+}
+
+// change is the sign of what the postings do to the total of a party. Between its
+// two books nothing falls: a payment is instructed or comes back at any total.
+func change(postings []Posting, owner PartyID) int {
+	var in, out uint64
+	for _, p := range postings {
+		switch {
+		case p.Account.Party() != owner:
+		case p.Amount < 0:
+			out += uint64(-p.Amount)
+		default:
+			in += uint64(p.Amount)
+		}
+	}
+	return cmp.Compare(in, out)
 }
 
 // assertBalances proves the balance invariants of every currency touched.

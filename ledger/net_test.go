@@ -1,6 +1,7 @@
 package ledger_test
 
 import (
+	"errors"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -128,4 +129,33 @@ func TestCloseRules(t *testing.T) {
 	}
 	s.Pass(1)
 	s.By(1, &ledger.Close{Period: 2, Pays: s.State.Net(0)})
+}
+
+// TestAPaymentComesBackBeyondTheLimit: a party may fall below its limit when it is
+// paid what it had spent already. A payment of its own that failed still comes
+// back: nothing falls by that.
+func TestAPaymentComesBackBeyondTheLimit(t *testing.T) {
+	s := scene.New(t, 1).Begin()
+	move := func(from, to ledger.PartyID, x int64) {
+		s.By(from, &ledger.Transfer{From: ledger.OpenAccount(from, 0), To: ledger.OpenAccount(to, 0), X: x, Purpose: ledger.PurposeFeedIn, Ref: s.Bytes32()})
+	}
+	move(scene.Utb, scene.Uta, 900*scene.Unit)
+	s.Pass(2)
+	s.By(scene.Evagg, &ledger.Close{Period: 1, Pays: s.State.Net(0)})
+	move(scene.Uta, scene.Dso, 1500*scene.Unit) // 600 below zero: the 900 are due
+	s.Pass(2)
+	s.By(scene.Evagg, &ledger.Close{Period: 2, Pays: s.State.Net(0)})
+	s.By(scene.Uta, &ledger.Paid{Period: 1, No: 1, BankRef: s.Bytes32()})
+	if got := s.State.Total(scene.Uta, 0); got != -1500*scene.Unit {
+		t.Fatalf("total %d", got)
+	}
+	s.Pass(1)
+	s.Do(scene.Step{Author: scene.Dso, Body: &ledger.Failed{Period: 2, No: 1, Reason: ledger.FailOverdue}, Signers: s.As(scene.Evagg, scene.Dso)})
+	if got := s.State.Balance(ledger.OpenAccount(scene.Uta, 0)); got != -1500*scene.Unit {
+		t.Errorf("open %d", got)
+	}
+	if err := s.Try(scene.Step{Author: scene.Uta, Body: &ledger.Transfer{From: ledger.OpenAccount(scene.Uta, 0), To: ledger.OpenAccount(scene.Dso, 0), X: 1,
+		Purpose: ledger.PurposeFeedIn}, Signers: s.As(scene.Uta)}); !errors.Is(err, ledger.ErrLimit) {
+		t.Errorf("more debt: %v", err)
+	}
 }
