@@ -136,7 +136,7 @@ func (c *Controller) account(o Obs, cmd Command) {
 	c.last = o.Time
 	if c.cause != "" && c.cause != CauseStale && cmd.Cause != CauseStale && !bad(house) {
 		miss := math.Abs(float64(house - c.shown))
-		c.exposed.note(miss > float64(exposedFrom) || c.obeyed || jumped)
+		c.day.ExposedSpans += c.exposed.note(miss > float64(exposedFrom) || c.obeyed || jumped)
 		if c.exposed.on {
 			c.day.ExposedMins += mins
 			c.day.ExposedWh += miss * hours
@@ -147,13 +147,13 @@ func (c *Controller) account(o Obs, cmd Command) {
 		c.day.MeterWh += float64(o.PrevMeter) * hours
 	}
 	if cmd.Cause == CauseStale {
-		c.exposed.note(true)
+		c.day.ExposedSpans += c.exposed.note(true)
 		c.day.StaleMins += mins
 		c.day.ExposedMins += mins
 	} else {
 		c.day.LoadWh += float64(o.Load) * hours
 	}
-	c.shown, c.cause, c.obeyed = cmd.Predicted-cmd.Exposed-o.EV.Plan, cmd.Cause, o.Commanded != nil
+	c.shown, c.cause, c.obeyed = cmd.Predicted-cmd.Exposed-cmd.EV, cmd.Cause, o.Commanded != nil
 }
 
 // remember keeps the demand of whole blocks for the home's chain.
@@ -208,7 +208,7 @@ func (c *Controller) Install(l Learned) {
 // Day gives the account since the last call and starts a new one.
 func (c *Controller) Day() Report {
 	r := c.Today()
-	c.exposed.over()
+	c.exposed.over(r.ExposedSpans)
 	c.day = Report{Policy: c.policy.Name()}
 	return r
 }
@@ -217,10 +217,9 @@ func (c *Controller) Day() Report {
 func (c *Controller) Today() Report {
 	r := c.day
 	r.Reason = c.reason
-	r.ExposedSpans = c.exposed.today
 	if c.veil != nil {
 		r.BoundBits = c.veil.Bound()
-		r.ExposedBits = c.exposed.bits(c.veil.Plan.Mx)
+		r.ExposedBits = c.exposed.bits(r.ExposedSpans, c.veil.Plan.Mx)
 	}
 	return r
 }

@@ -12,14 +12,14 @@ type State struct {
 	Shown  Watts
 	Cause  Cause
 	Obeyed bool
-	// Spans are the exposed intervals of today, those of days that are over, and how
-	// many days these are.
-	Spans, PastSpans, Days int
+	// PastSpans are the exposed intervals of days that are over, Days how many these
+	// are; those of today are in Day.
+	PastSpans, Days int
 }
 
 // State is what Resume takes.
 func (c *Controller) State() State {
-	s := State{Day: c.day, Shown: c.shown, Cause: c.cause, Obeyed: c.obeyed, Spans: c.exposed.today, PastSpans: c.exposed.past, Days: c.exposed.days}
+	s := State{Day: c.day, Shown: c.shown, Cause: c.cause, Obeyed: c.obeyed, PastSpans: c.exposed.past, Days: c.exposed.days}
 	if c.veil != nil {
 		s.Block, s.Base = c.veil.running.block, c.veil.base
 	}
@@ -39,7 +39,7 @@ func (c *Controller) Resume(s State) {
 	}
 	d.Policy = c.policy.Name()
 	c.day = d
-	c.exposed.today, c.exposed.past, c.exposed.days = max(0, s.Spans), max(0, s.PastSpans), max(0, s.Days)
+	c.exposed.past, c.exposed.days = max(0, s.PastSpans), max(0, s.Days)
 	if c.veil == nil || s.Block.IsZero() || bad(s.Base) || s.Base < 0 || s.Base > mostLoad {
 		return
 	}

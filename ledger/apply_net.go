@@ -22,17 +22,32 @@ type closeRecord struct {
 
 type payRecord struct {
 	Pay
-	state payState
+	state PayState
 	index uint64 // entry that ended it
 }
 
-type payState uint8
+// PayState says how a payment of a close stands.
+type PayState uint8
 
+// States of a payment. Only a payment that is due can be confirmed or put back.
 const (
-	payDue payState = iota
-	payPaid
-	payFailed
+	PayDue    PayState = iota // instructed, not confirmed
+	PayPaid                   // the payee confirmed that it arrived
+	PayFailed                 // back on the open books
 )
+
+// String is the word of a list.
+func (p PayState) String() string {
+	switch p {
+	case PayDue:
+		return "due"
+	case PayPaid:
+		return "paid"
+	case PayFailed:
+		return "failed"
+	}
+	return "unknown"
+}
 
 func (s *State) applyTransfer(e *Entry, t *Transfer) ([]Posting, error) {
 	if t.To == t.From || t.To.Currency() != t.From.Currency() {
@@ -139,7 +154,7 @@ func (s *State) applyPaid(b *Paid) ([]Posting, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.state != payDue {
+	if p.state != PayDue {
 		return nil, &DuplicateError{What: "payment", Index: p.index}
 	}
 	x := s.minorAmount(b.Cur, p.Minor)
@@ -147,7 +162,7 @@ func (s *State) applyPaid(b *Paid) ([]Posting, error) {
 	if err := s.post(postings...); err != nil {
 		return nil, err
 	}
-	p.state, p.index = payPaid, s.size
+	p.state, p.index = PayPaid, s.size
 	return postings, nil
 }
 
@@ -158,7 +173,7 @@ func (s *State) applyFailed(b *Failed) ([]Posting, error) {
 	}
 	c := s.closes[closeKey{b.Cur, b.Period}]
 	switch {
-	case p.state != payDue:
+	case p.state != PayDue:
 		return nil, &DuplicateError{What: "payment", Index: p.index}
 	case uint64(s.Bucket()-c.bucket) < s.params.Grace:
 		return nil, refuse(ErrWindow, "payment may still arrive until bucket %d", uint64(c.bucket)+s.params.Grace)
@@ -170,7 +185,7 @@ func (s *State) applyFailed(b *Failed) ([]Posting, error) {
 	if err := s.post(postings...); err != nil {
 		return nil, err
 	}
-	p.state, p.index = payFailed, s.size
+	p.state, p.index = PayFailed, s.size
 	return postings, nil
 }
 
@@ -184,8 +199,37 @@ func (s *State) LastClose(cur uint8) (period uint32, due uint64) {
 	return m.period, uint64(m.bucket) + s.params.CloseEvery
 }
 
+// Payment is one payment of a close and how it stands.
+type Payment struct {
+	Pay
+	Cur    uint8
+	Period uint32
+	No     uint16 // in its close, from 1
+	Close  uint64 // index of the close
+	Grace  uint64 // first bucket in which it may be entered as failed
+	State  PayState
+	Ended  uint64 // index of the entry that confirmed it or put it back; 0 while due
+}
+
+// Payments lists the payments of all closes of a currency in order.
+func (s *State) Payments(cur uint8) []Payment {
+	period, _ := s.LastClose(cur)
+	var out []Payment
+	for n := uint32(1); n <= period; n++ {
+		c, ok := s.closes[closeKey{cur, n}]
+		if !ok {
+			continue // a snapshot of another program; its entries still judge it
+		}
+		for i, p := range c.pays {
+			out = append(out, Payment{Pay: p.Pay, Cur: cur, Period: n, No: uint16(i + 1), Close: c.index,
+				Grace: uint64(c.bucket) + s.params.Grace, State: p.state, Ended: p.index})
+		}
+	}
+	return out
+}
+
 // Payment tells how payment no (from 1) of a close stands.
-func (s *State) Payment(cur uint8, period uint32, no uint16) (p Pay, paid, failed bool, err error) {
+func (s *State) Payment(cur uint8, period uint32, no uint16) (p Pay, state PayState, err error) {
 	r, err := s.payment(cur, period, no)
-	return r.Pay, r.state == payPaid, r.state == payFailed, err
+	return r.Pay, r.state, err
 }

@@ -382,6 +382,9 @@ func (h *Host) respond(l *link, s network.Stream) error {
 		verdict = member.Verdict{Code: member.VerdictBusy, RetrySeconds: 10, Now: h.clock.Now()}
 		err = ErrBusy
 	}
+	if err == nil && !h.mayDialIn(a.Member) {
+		verdict, err = member.Verdict{Code: member.VerdictRole, Now: h.clock.Now()}, fmt.Errorf("%w: a home serves no %s", member.ErrRole, a.Member.Role)
+	}
 	if err == nil {
 		err = h.admit(l, a, theirs) // before the verdict leaves: the peer may use the connection as soon as it reads it
 	}

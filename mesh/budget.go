@@ -8,8 +8,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/transport"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"gridveil/mesh/lane"
 )
@@ -38,6 +41,7 @@ type Thrift int
 // Levels of Thrift; each includes the ones before it.
 const (
 	ThriftNone   Thrift = iota
+	ThriftRelay         // a home that relays for others stops until midnight
 	ThriftBulk          // bulk calls are refused with ErrBusy
 	ThriftSlow          // cover traffic slows down, comparisons with the second parent are rare
 	ThriftScarce        // sessions and other requests are refused, the live feed of signals stops; slots go on
@@ -51,6 +55,7 @@ type budget struct {
 	cap      int64 // bytes per day and direction; 0 means none
 	day      int64
 	up, down int64
+	lean     bool  // today's relaying for others has stopped, and stays so
 	slow     bool  // today's slots have become slow, and stay so
 	saved    int64 // up+down when last saved
 }
@@ -73,7 +78,7 @@ func (b *budget) spend(up, down int, now time.Time) {
 // turn begins a new day; b.mu is held.
 func (b *budget) turn(now time.Time) {
 	if day := now.Unix() / daySeconds; day != b.day {
-		b.day, b.up, b.down, b.slow, b.saved = day, 0, 0, false, 0
+		b.day, b.up, b.down, b.lean, b.slow, b.saved = day, 0, 0, false, false, 0
 	}
 }
 
@@ -89,7 +94,7 @@ func (b *budget) level(now time.Time) Thrift {
 	rest := int64(untilMidnight(now) / time.Second)
 	left := b.cap - max(b.up, b.down)
 	spare := (left - thrifty*rest/daySeconds) * 100 / (b.cap - thrifty) // percent of what a day has beyond the thriftiest
-	b.slow = b.slow || spare < 10
+	b.lean, b.slow = b.lean || spare < 40, b.slow || spare < 10
 	switch {
 	case left < min(aliveDay, b.cap/8)*rest/daySeconds+b.cap/100:
 		return ThriftSpent
@@ -99,6 +104,8 @@ func (b *budget) level(now time.Time) Thrift {
 		return ThriftSlow
 	case spare < 20:
 		return ThriftBulk
+	case b.lean:
+		return ThriftRelay
 	}
 	return ThriftNone
 }
@@ -145,7 +152,7 @@ func (h *Host) Carried(up, down int) { h.traffic.add(onionPart, up, down, h.cloc
 func (h *Host) Thrift() Thrift { return h.spent.level(h.clock.Now()) }
 
 // Spent gives what this node's connections have used on the UTC day, as far as can be counted from here: TCP's payload,
-// headers and acknowledgements of the connections that it dialled. 0 on members without a cap.
+// headers and acknowledgements of its connections. 0 on members without a cap.
 func (h *Host) Spent() (up, down int64) {
 	h.spent.mu.Lock()
 	defer h.spent.mu.Unlock()
@@ -153,12 +160,49 @@ func (h *Host) Spent() (up, down int64) {
 	return h.spent.up, h.spent.down
 }
 
-// spending counts what dialled connections carry, if this node has a cap.
+// spending counts what connections carry, if this node has a cap.
 func (h *Host) spending() func(up, down int) {
 	if h.spent.cap == 0 {
 		return nil
 	}
-	return func(up, down int) { h.spent.spend(up, down, h.clock.Now()) }
+	return func(up, down int) {
+		h.spent.spend(up, down, h.clock.Now())
+		if h.shutToRelays() && h.sparing.CompareAndSwap(false, true) {
+			h.Go(func(context.Context) { h.dropRelays() })
+		}
+	}
+}
+
+// shutToRelays reports whether a home that relays has to keep what is left of the day's data for itself.
+func (h *Host) shutToRelays() bool { return h.c.Relay && h.Thrift() >= ThriftRelay }
+
+// dropRelays closes the connections of a home that are there for relaying, until midnight: whoever floods it would go on
+// to use up the data that its own reports need.
+func (h *Host) dropRelays() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for c := range h.links {
+		if h.serving && h.keepers[c.RemotePeer()] == nil {
+			h.wg.Go(func() { _ = c.Close() }) // nothing more to say
+		}
+	}
+}
+
+// Expel closes the connections to a neighbour that broke a rule of a protocol above, and keeps it out for ten minutes. It
+// reports false, and does nothing, for a peer that this node keeps: its lanes are needed.
+func (h *Host) Expel(id peer.ID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.keepers[id] != nil || !h.serving {
+		return false
+	}
+	h.gate.deny(id)
+	for c := range h.links {
+		if c.RemotePeer() == id {
+			h.wg.Go(func() { _ = c.Close() }) // nothing more to say
+		}
+	}
+	return true
 }
 
 // dailyBytes is the cap of this node; backbone members have none.
@@ -185,6 +229,7 @@ func (h *Host) saveBudget(now bool) {
 			h.log.Warn("data budget not saved", "err", err)
 		}
 	}
+	h.sparing.Store(h.shutToRelays())
 	if h.Thrift() >= ThriftBulk {
 		h.warn(WarnDataCap)
 	} else {
@@ -213,6 +258,62 @@ func (h *Host) Sparing(slots bool) error {
 		return nil
 	}
 	return h.tomorrow()
+}
+
+// countedTCP counts what connections that others open carry, as dialer does for this node's own.
+type countedTCP struct {
+	*tcp.TcpTransport
+	upgrader transport.Upgrader
+	spend    func(up, down int)
+	shut     func() bool // nobody is let in now
+}
+
+// Listen listens like the transport, which has no place for a listener of ours; the connection timeout is the upgrader's.
+func (t *countedTCP) Listen(laddr ma.Multiaddr) (transport.Listener, error) {
+	l, err := manet.Listen(laddr)
+	if err != nil {
+		return nil, err
+	}
+	return t.upgrader.UpgradeGatedMaListener(t, t.upgrader.GateMaListener(countedListener{l, t.spend, t.shut})), nil
+}
+
+type countedListener struct {
+	manet.Listener
+	spend func(up, down int)
+	shut  func() bool
+}
+
+// Accept counts what the connection carries. While the node is shut it closes connections before a byte of a handshake.
+func (l countedListener) Accept() (manet.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if !l.shut() {
+			return countedManet{c, l.spend}, nil
+		}
+		_ = c.Close() // nothing was said on it
+	}
+}
+
+type countedManet struct {
+	manet.Conn
+	spend func(up, down int)
+}
+
+// Read counts what came.
+func (c countedManet) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.spend(0, n)
+	return n, err
+}
+
+// Write counts what went.
+func (c countedManet) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.spend(n, 0)
+	return n, err
 }
 
 // dialer counts what connections that this node opens carry.

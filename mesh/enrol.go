@@ -235,7 +235,7 @@ func Enrol(ctx context.Context, inv Invitation, key crypto.PrivKey, installed *m
 func askSeed(ctx context.Context, seed peer.AddrInfo, key crypto.PrivKey, q member.Request) (answer member.Answer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, enrolTimeout)
 	defer cancel()
-	w, err := newWire(key, leafLimits, newGater(wallClock{}), nil)
+	w, err := newWire(key, leafLimits, newGater(wallClock{}), nil, nil)
 	if err != nil {
 		return answer, err
 	}

@@ -12,7 +12,7 @@ import (
 // NewStranger makes a bare libp2p host that speaks nothing by itself and keeps to no limits.
 func NewStranger(key crypto.PrivKey) (host.Host, error) {
 	loose := Limits{ConnsOut: 1 << 12, TransientConns: 1 << 12, TransientStreams: 1 << 12, StreamsPerPeer: 1 << 12, MemoryBytes: 1 << 32}
-	return newWire(key, loose, newGater(wallClock{}), nil)
+	return newWire(key, loose, newGater(wallClock{}), nil, nil)
 }
 
 // Conn is the oldest connection to a member, nil if there is none.

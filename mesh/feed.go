@@ -121,6 +121,10 @@ func (r *registers) feed(ctx context.Context, to peer.ID, e *Envelope) {
 
 // takeFed is the leaf's end of the feed.
 func (r *registers) takeFed(_ context.Context, from Member, raw []byte) ([]byte, error) {
+	if r.h.c.Relay && !containsPeer(r.h.Parents(), from.Peer) {
+		r.h.stats.drop(DropNotAllowed) // whoever relays by this home feeds it nothing
+		return nil, &RemoteError{Code: lane.CodeRefused, Text: "not a parent of this home"}
+	}
 	if d := r.offer(raw, gossip.Source{Pulled: true}); d.Action == gossip.Reject {
 		r.h.log.Debug("parent fed a bad register", "reason", d.Reason)
 		r.h.stats.drop(DropBadRegister)

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
+	"net/netip"
 	"testing"
 
 	"gridveil/mesh/member"
@@ -78,6 +79,40 @@ func FuzzServeRenew(f *testing.F) {
 		}
 		if q, err := x509.ParseCertificateRequest(raw); passed && (err != nil || q.CheckSignature() != nil) {
 			t.Error("a request that its key did not sign was passed on")
+		}
+	})
+}
+
+func FuzzParseAddresses(f *testing.F) {
+	f.Add(encodeAddresses([]string{"/ip4/192.0.2.1/tcp/4100", "/ip6/2001:db8::1/tcp/4100"}))
+	f.Add([]byte{1, 200, '/'})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		addrs, err := parseAddresses(raw)
+		if err != nil {
+			return
+		}
+		var texts []string
+		for _, a := range addrs {
+			texts = append(texts, a.String())
+			if _, _, ok := tcpOf(a); ok && len(a) != 2 {
+				t.Error("more than an address and a port")
+			}
+		}
+		again, err := parseAddresses(encodeAddresses(texts))
+		if err != nil || len(again) != len(addrs) {
+			t.Fatalf("%d addresses, again %d, %v", len(addrs), len(again), err)
+		}
+	})
+}
+
+func FuzzParseDialBack(f *testing.F) {
+	f.Add(encodeDialBack(netip.MustParseAddr("192.0.2.1"), []Reach{ReachOK, ReachForeign}))
+	f.Add(encodeDialBack(netip.MustParseAddr("2001:db8::1"), nil))
+	f.Add([]byte{4, 1, 2, 3, 4, 1, 9})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		seen, found, err := parseDialBack(raw)
+		if err == nil && !bytes.Equal(encodeDialBack(seen, found), raw) {
+			t.Error("read then written gives other bytes")
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -31,7 +32,7 @@ type Config struct {
 	Sig    []byte         // its signatures, handed to those who enrol here
 	Chain  [][]byte       // own certificates, leaf first, DER; role and zone stand in them
 
-	Listen   []ma.Multiaddr  // where to listen; a leaf has none
+	Listen   []ma.Multiaddr  // where to listen; a leaf has none, unless it relays
 	Announce []ma.Multiaddr  // addresses to publish instead of the listen addresses, behind a NAT
 	Parents  []peer.AddrInfo // kept connected: a leaf's SSNs in order of preference, a backbone node's seeds; until SetParents
 
@@ -42,7 +43,10 @@ type Config struct {
 	// SaveBundle keeps a newer network bundle and its signatures, which are Bundle and Sig of the next start: a renewed
 	// certificate may hang on a CA that only the newer one names. Nil keeps it in the store alone.
 	SaveBundle func(raw, sig []byte) error
-	DailyMB    int // cap on each direction of a leaf's traffic per UTC day, 0 means 30; kept from LeastDailyMB on; see Host.Thrift
+	// Relay makes a gateway listen and forward onion packets of others: it accepts backbone members and other homes that
+	// relay, and may publish its onion keys through a parent (Host.Publish). Other roles leave it false.
+	Relay   bool
+	DailyMB int // cap on each direction of a leaf's traffic per UTC day, 0 means 30; kept from LeastDailyMB on; see Host.Thrift
 }
 
 // HandlerFunc answers a request of a member whose role the service allows. The returned bytes are the answer.
@@ -51,19 +55,21 @@ type HandlerFunc func(ctx context.Context, from Member, req []byte) ([]byte, err
 
 // Host is one node's end of the mesh. Its methods are safe for concurrent use.
 type Host struct {
-	c     Config
-	clock Clock
-	log   *slog.Logger
-	key   ed25519.PrivateKey
-	wire  *wire
-	gate  *gater
-	store Stores
-	lim   Limits
-	regs  *registers
-	stats counters
-	lag   lagMeter
-	spent budget
-	heard clockBook
+	c       Config
+	clock   Clock
+	log     *slog.Logger
+	key     ed25519.PrivateKey
+	wire    *wire
+	gate    *gater
+	store   Stores
+	lim     Limits
+	regs    *registers
+	stats   counters
+	lag     lagMeter
+	spent   budget
+	sparing atomic.Bool // a home that relays has closed what it has open for relaying
+	heard   clockBook
+	backs   dialBacks
 
 	traffic traffic
 
@@ -127,7 +133,10 @@ func New(c Config, key crypto.PrivKey, s Stores) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mesh: host key: %w", err)
 	}
-	if self.Role.Leaf() && len(c.Listen) > 0 {
+	switch {
+	case c.Relay && (self.Role != member.RoleGateway || len(c.Listen) == 0):
+		return nil, fmt.Errorf("mesh: a %s with %d listen addresses cannot relay: only a gateway that listens chooses to", self.Role, len(c.Listen))
+	case self.Role.Leaf() && len(c.Listen) > 0 && !c.Relay:
 		return nil, fmt.Errorf("mesh: a %s only dials out: remove its listen addresses", self.Role)
 	}
 	h := &Host{c: c, clock: c.Clock, log: c.Log, key: ed25519.PrivateKey(raw), gate: newGater(c.Clock), store: s,
@@ -138,8 +147,8 @@ func New(c Config, key crypto.PrivKey, s Stores) (*Host, error) {
 	h.spent.cap = h.dailyBytes()
 	h.bundle.Store(&held{bundle, sig})
 	h.roll = member.NewRoll(bundle, h.revoked)
-	h.lim = c.Limits.orDefaults(defaultLimits(self.Role))
-	if h.wire, err = newWire(key, h.lim, h.gate, h.spending()); err != nil {
+	h.lim = c.Limits.orDefaults(defaultLimits(self.Role, c.Relay))
+	if h.wire, err = newWire(key, h.lim, h.gate, h.spending(), h.shutToRelays); err != nil {
 		return nil, fmt.Errorf("mesh: %w", err)
 	}
 	if err := errors.Join(h.open(), h.wire.listen(c.Listen)); err != nil {
@@ -164,8 +173,10 @@ func mustPublic(m Member) crypto.PubKey {
 	return pub
 }
 
-func defaultLimits(r member.Role) Limits {
+func defaultLimits(r member.Role, relay bool) Limits {
 	switch {
+	case relay:
+		return homeRelayLimits
 	case r.Leaf():
 		return leafLimits
 	case r == member.RoleSSN:

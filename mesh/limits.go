@@ -21,11 +21,13 @@ type Limits struct {
 	CountLoopbackAsPeer bool  // tests: apply ConnsPerIP to 127.0.0.0/8 too, which is otherwise exempt
 }
 
-// leafLimits, ssnLimits and backboneLimits are the table of the design. Transient streams leave room for one hello,
+// leafLimits, homeRelayLimits, ssnLimits and backboneLimits are the table of the design. Transient streams leave room for one hello,
 // three lanes, two onion and one gossip stream of each transient connection.
 var (
-	leafLimits = Limits{ConnsOut: 8, TransientConns: 8, TransientStreams: 32, StreamsPerPeer: 16, MemoryBytes: 32 << 20}
-	ssnLimits  = Limits{ConnsIn: 2048, ConnsOut: 256, TransientConns: 128, TransientStreams: 256, StreamsPerPeer: 16,
+	leafLimits      = Limits{ConnsOut: 8, TransientConns: 8, TransientStreams: 32, StreamsPerPeer: 16, MemoryBytes: 32 << 20}
+	homeRelayLimits = Limits{ConnsIn: 128, ConnsOut: 64, TransientConns: 16, TransientStreams: 64, StreamsPerPeer: 16,
+		MemoryBytes: 64 << 20, ConnsPerIP: 16, ConnBurstPerIP: 8}
+	ssnLimits = Limits{ConnsIn: 2048, ConnsOut: 256, TransientConns: 128, TransientStreams: 256, StreamsPerPeer: 16,
 		MemoryBytes: 512 << 20, ConnsPerIP: 256, ConnBurstPerIP: 64}
 	backboneLimits = Limits{ConnsIn: 512, ConnsOut: 64, TransientConns: 64, TransientStreams: 128, StreamsPerPeer: 32,
 		MemoryBytes: 256 << 20, ConnsPerIP: 64, ConnBurstPerIP: 16}

@@ -96,7 +96,8 @@ func (h *Host) hangUp(id peer.ID) {
 // unkeptLife is how long a leaf's connection to a peer that nobody keeps may stay: a call began it.
 const unkeptLife = time.Minute
 
-// dropUnkept closes a leaf's connections to peers that nobody keeps.
+// dropUnkept closes a leaf's connections to peers that nobody keeps. A home that relays keeps those that carry a stream:
+// its neighbours end theirs when they have had nothing to send for ten minutes.
 func (h *Host) dropUnkept() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -106,10 +107,12 @@ func (h *Host) dropUnkept() {
 	now := h.clock.Now()
 	for c, l := range h.links {
 		switch {
-		case h.keepers[c.RemotePeer()] != nil:
+		case h.keepers[c.RemotePeer()] != nil, h.c.Relay && len(c.GetStreams()) > 0:
 			l.unkept = time.Time{}
 		case l.unkept.IsZero():
 			l.unkept = now
+		case now.Sub(l.unkept) >= unkeptLife && h.c.Relay && h.serving: // whoever dialled: each costs keep-alives
+			h.wg.Go(func() { _ = c.Close() }) // nothing more to say
 		case now.Sub(l.unkept) >= unkeptLife:
 			h.hangUp(c.RemotePeer())
 		}

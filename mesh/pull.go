@@ -241,7 +241,7 @@ func (h *Host) meetOne(ctx context.Context) {
 	}
 	var known []peer.ID
 	for _, p := range h.wire.Peerstore().PeersWithAddrs() {
-		if p != h.ID() && h.admitted(p) == nil {
+		if p != h.ID() && h.admitted(p) == nil && !h.homePeer(p) {
 			known = append(known, p)
 		}
 	}

@@ -84,6 +84,7 @@ func openRegisters(h *Host) (*registers, error) {
 	}
 	if h.self.Role.Backbone() {
 		h.handlers[Sync], h.handlers[Cert] = r.answerSync, r.answerCerts
+		h.handlers[Announce], h.handlers[DialBack] = r.takeAnnounced, h.answerDialBack
 	} else {
 		h.handlers[FeedNow], h.handlers[Feed] = r.takeFed, r.takeFed
 	}
@@ -177,8 +178,9 @@ func (g gossipHost) SetStreamHandlerMatch(p protocol.ID, match func(protocol.ID)
 	g.wire.SetStreamHandlerMatch(p, match, g.h.gated(func(_ Member, s network.Stream) { serve(s) }))
 }
 
-// Publish signs and spreads a register of this node: backbone only. Errors: ErrNotAllowed on a leaf, one wrapping
-// gossip.ErrRefused when the network would not take it. It returns once the register is durable here.
+// Publish signs and spreads a register of this node: backbone, and a home that relays its onion keys, by a parent.
+// Errors: ErrNotAllowed on other leaves, ErrOffline, one wrapping gossip.ErrRefused when the network would not take it.
+// It returns once the register is durable here.
 func (h *Host) Publish(k Kind, key uint64, body []byte, expires time.Time) error {
 	return h.publish(gossip.Draft{Kind: k, Key: key, Body: body, Expires: expires})
 }
@@ -187,23 +189,33 @@ func (h *Host) publish(d gossip.Draft) error {
 	h.mu.Lock()
 	self, run, serving := h.self, h.run, h.serving
 	h.mu.Unlock()
-	if !self.Role.Backbone() {
-		return fmt.Errorf("publish %v: %w: homes never publish", d.Kind, ErrNotAllowed)
+	home := self.Role == member.RoleGateway && d.Kind == gossip.KindDirectory && d.Key == gossip.KeyOnion &&
+		(h.c.Relay || h.HomeRelay(self.Key)) // one that relayed until its restart says that it has stopped
+	if !self.Role.Backbone() && !home {
+		return fmt.Errorf("publish %v: %w: homes never publish, but for the keys of one that relays", d.Kind, ErrNotAllowed)
 	}
-	if !serving {
+	if !serving || home && !h.hasParent() {
 		return fmt.Errorf("publish %v: %w: this node is not connected", d.Kind, ErrOffline)
 	}
 	raw, err := h.regs.book.Publish(run, d, h.key, self.CertHash)
 	if err != nil {
 		return fmt.Errorf("publish: %w", err)
 	}
-	h.regs.mu.Lock()
-	ps := h.regs.ps
-	h.regs.mu.Unlock()
+	if home {
+		return h.announce(run, raw)
+	}
+	return h.regs.gossip(run, d.Kind, raw)
+}
+
+// gossip hands the bytes of a register that this node's book has accepted to pubsub.
+func (r *registers) gossip(ctx context.Context, k Kind, raw []byte) error {
+	r.mu.Lock()
+	ps := r.ps
+	r.mu.Unlock()
 	if ps == nil {
 		return nil // neighbours pull it
 	}
-	return ps.Publish(run, d.Kind, raw)
+	return ps.Publish(ctx, k, raw)
 }
 
 // Follow sets the body check of a kind and a receiver for what is accepted. check runs inside the validator: it must

@@ -35,6 +35,8 @@ const (
 	Readings     Service = 19 // billing readings, head-end to utility
 	Tiles        Service = 20 // ledger tiles
 	Firmware     Service = 21 // images in chunks
+	Announce     Service = 22 // a relaying home's directory register, to be spread
+	DialBack     Service = 23 // does a relaying home's address answer
 )
 
 // Services by onion: the recipient learns no sender.
@@ -108,6 +110,9 @@ var rules = map[Service]rule{
 	Probe:   {name: "probe", lane: lane.Normal, pairs: [][2]roles{{anyone, backbone}, {backbone, leaves}}},
 	ReadNow: {name: "read-now", lane: lane.Normal, pairs: [][2]roles{{utility, headend}, {headend, ssn}, {ssn, gateway}}},
 	Ack:     {name: "ack", lane: lane.Normal, pairs: [][2]roles{{headend, ssn}, {ssn, gateway}}},
+
+	Announce: {name: "announce", lane: lane.Normal, pairs: [][2]roles{{gateway, ssn}}},
+	DialBack: {name: "dial-back", lane: lane.Normal, pairs: [][2]roles{{gateway, ssn}}},
 
 	LedgerSubmit: {name: "ledger.submit", lane: lane.Normal, pairs: [][2]roles{{backbone, aggregator}}},
 	Cosign:       {name: "cosign", lane: lane.Normal, pairs: [][2]roles{{aggregator, utility | verifier}, {utility | verifier, aggregator}}},

@@ -30,20 +30,21 @@ const (
 
 // Codes of standing problems. Node turns them into texts with a next step.
 const (
-	WarnClockOff       = "clock-off"       // a relay says that our clock is wrong, or a leaf's is
-	WarnRevoked        = "revoked"         // our own certificate was taken back
-	WarnNotMember      = "not-member"      // nobody accepts our certificate
-	WarnDirectorySplit = "directory-split" // two parents show different directories
-	WarnRenewal        = "renewal"         // past 2/3 of its life and nobody renews the certificate
-	WarnSingleOperator = "single-operator" // all relays belong to one operator
-	WarnLoopsLost      = "loops-lost"      // more than 30 % of loops in an hour did not return
-	WarnSmallSet       = "small-set"       // below the anonymity floor: private records wait
-	WarnLab            = "lab"             // class lab is on: no delays, no cover
-	WarnDataCap        = "data-cap"        // the day's data is nearly used: less cover traffic, reports wait
-	WarnStaleDirectory = "stale-directory" // no fresh directory of relays
-	WarnFewRelays      = "few-relays"      // fewer relays than a route needs: private records wait
-	WarnOff            = "mesh-off"        // private messages and relaying are switched off here
-	WarnStaleRevoked   = "stale-revoked"   // an operator's revocation list is past its next update
+	WarnClockOff       = "clock-off"         // a relay says that our clock is wrong, or a leaf's is
+	WarnRevoked        = "revoked"           // our own certificate was taken back
+	WarnNotMember      = "not-member"        // nobody accepts our certificate
+	WarnDirectorySplit = "directory-split"   // two parents show different directories
+	WarnRenewal        = "renewal"           // past 2/3 of its life and nobody renews the certificate
+	WarnSingleOperator = "single-operator"   // all relays belong to one operator
+	WarnLoopsLost      = "loops-lost"        // more than 30 % of loops in an hour did not return
+	WarnSmallSet       = "small-set"         // below the anonymity floor: private records wait
+	WarnLab            = "lab"               // class lab is on: no delays, no cover
+	WarnDataCap        = "data-cap"          // the day's data is nearly used: less cover traffic, reports wait
+	WarnStaleDirectory = "stale-directory"   // no fresh directory of relays
+	WarnFewRelays      = "few-relays"        // fewer relays than a route needs: private records wait
+	WarnOff            = "mesh-off"          // private messages and relaying are switched off here
+	WarnUnreachable    = "relay-unreachable" // a home that wants to relay cannot be dialled
+	WarnStaleRevoked   = "stale-revoked"     // an operator's revocation list is past its next update
 )
 
 // Warning is a standing problem.

@@ -50,8 +50,9 @@ func (w *wire) Close() error { return errors.Join(w.swarm.Close(), w.resources.C
 // first line.
 var muteLibrary = sync.OnceFunc(func() { gologshim.SetDefaultHandler(slog.DiscardHandler) })
 
-// newWire builds the host without listening or dialling. spend, if set, is told of the bytes of dialled connections.
-func newWire(key crypto.PrivKey, lim Limits, gate *gater, spend func(up, down int)) (*wire, error) {
+// newWire builds the host without listening or dialling. spend, if set, is told of the bytes of connections,
+// and shut says when nobody may connect.
+func newWire(key crypto.PrivKey, lim Limits, gate *gater, spend func(up, down int), shut func() bool) (*wire, error) {
 	muteLibrary()
 	id, err := peer.IDFromPrivateKey(key)
 	if err != nil {
@@ -75,7 +76,7 @@ func newWire(key crypto.PrivKey, lim Limits, gate *gater, spend func(up, down in
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("swarm: %w", err), resources.Close())
 	}
-	if err := addTCP(sw, key, resources, gate, spend); err != nil {
+	if err := addTCP(sw, key, resources, gate, spend, shut); err != nil {
 		return nil, errors.Join(err, sw.Close(), resources.Close())
 	}
 	w := &wire{BlankHost: blankhost.NewBlankHost(sw, blankhost.WithEventBus(bus)), swarm: sw, resources: resources, blocked: blocked}
@@ -83,7 +84,7 @@ func newWire(key crypto.PrivKey, lim Limits, gate *gater, spend func(up, down in
 	return w, nil
 }
 
-func addTCP(sw *swarm.Swarm, key crypto.PrivKey, resources network.ResourceManager, gate *gater, spend func(up, down int)) error {
+func addTCP(sw *swarm.Swarm, key crypto.PrivKey, resources network.ResourceManager, gate *gater, spend func(up, down int), shut func() bool) error {
 	window := *yamux.DefaultTransport
 	window.MaxStreamWindowSize = streamWindow
 	muxers := []tptu.StreamMuxer{{ID: yamux.ID, Muxer: &window}}
@@ -102,6 +103,9 @@ func addTCP(sw *swarm.Swarm, key crypto.PrivKey, resources network.ResourceManag
 	t, err := tcp.NewTCPTransport(upgrader, resources, nil, opts...)
 	if err != nil {
 		return fmt.Errorf("tcp: %w", err)
+	}
+	if spend != nil {
+		return sw.AddTransport(&countedTCP{t, upgrader, spend, shut})
 	}
 	return sw.AddTransport(t)
 }

@@ -231,3 +231,40 @@ func (s *BatteryStudy) Write(w io.Writer) error {
 
 // WriteBatteryMeans writes means as tables of Markdown.
 func WriteBatteryMeans(w io.Writer, means []sim.Mean) error { return sim.WriteMeans(w, means) }
+
+// BatteryReport writes one HTML file on one recorded home.
+type BatteryReport struct {
+	In, Sessions, Out string // Sessions may be empty: made ones
+	Capacity, Power   float64
+	Learn             int
+	Seed              uint64
+}
+
+// Run makes the report.
+func (b BatteryReport) Run(ctx context.Context) (*sim.Page, error) {
+	tr, err := readTrace(b.In)
+	if err != nil {
+		return nil, err
+	}
+	visits := sim.MadeVisits(200, b.Seed)
+	if b.Sessions != "" {
+		f, err := os.Open(b.Sessions)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		if visits, err = sim.ReadVisits(f); err != nil {
+			return nil, fmt.Errorf("%s: %w", b.Sessions, err)
+		}
+	}
+	g := sim.Grid{Policies: battery.Policies, Stops: []int{0, 1, 2, 3, 4}, Capacities: []battery.WattHours{battery.WattHours(b.Capacity)},
+		Powers: []battery.Watts{battery.Watts(b.Power)}, Seeds: 1, First: b.Seed, Learn: b.Learn}
+	p, err := sim.Report(ctx, sim.Home{Name: strings.TrimSuffix(filepath.Base(b.In), ".csv"), Trace: tr}, g, visits)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", b.In, err)
+	}
+	if err := os.WriteFile(b.Out, []byte(p.HTML()), 0o644); err != nil {
+		return nil, fmt.Errorf("write the report: %w", err)
+	}
+	return p, nil
+}

@@ -17,10 +17,12 @@ import (
 
 	"gridveil/mesh"
 	"gridveil/mesh/member"
+	"gridveil/mesh/onion"
 	"gridveil/mesh/route"
 	"gridveil/node/config"
 	"gridveil/node/control"
 	"gridveil/node/identity"
+	"gridveil/node/site"
 )
 
 // Health is what one check of `gridveil doctor` found.
@@ -92,8 +94,9 @@ func (n *Node) doctor(ctx context.Context) Checkup {
 	if self.Role.Leaf() {
 		lab := n.Host.Bundle().Policy.Lab
 		for _, c := range []mesh.Class{mesh.Meter, mesh.Session} {
-			out = append(out, judgeClass(c, n.Onion.Status(c), lab))
+			out = append(out, judgeClass(c, n.Onion.Status(c), lab, n.ownFloors(c)))
 		}
+		out = append(out, n.relayFinding(ctx)...)
 		ratio, enough := n.Onion.LoopsLost()
 		percent, daily := n.Host.BudgetUsed()
 		out = append(out, judgeLoops(ratio, enough, standing[mesh.WarnLoopsLost]), judgeBudget(percent, daily))
@@ -270,7 +273,57 @@ func judgeDirectory(fresh, now time.Time, split bool) Finding {
 	return f
 }
 
-func judgeClass(c mesh.Class, st route.Status, lab bool) Finding {
+// ownFloors says what the floors of gridveil.toml do for a class, after a space.
+func (n *Node) ownFloors(c mesh.Class) string {
+	policy, own := n.Host.Bundle().Policy, n.Config.Mesh
+	out := site.OwnFloor("mesh.min_homes", own.MinHomes, policy.MinHomes)
+	if c == mesh.Meter {
+		out = strings.TrimSpace(site.OwnFloor("mesh.min_set", own.MinSet, policy.MinSet) + " " + out)
+	}
+	if out != "" {
+		out = " " + out
+	}
+	return out
+}
+
+// relayFinding has a parent dial this home's address, if it is to relay for others.
+func (n *Node) relayFinding(ctx context.Context) []Finding {
+	if !n.Config.Mesh.Relay {
+		return nil
+	}
+	r, err := n.Host.Reachable(ctx)
+	return []Finding{judgeRelay(n.Onion.HomeRelay(), r, err)}
+}
+
+// judgeRelay says whether others can dial a home that is to relay, and what to do.
+func judgeRelay(s onion.HomeRelay, r mesh.Reachability, err error) Finding {
+	f := Finding{Check: "relay", State: Well}
+	if errors.Is(err, mesh.ErrBusy) && !s.Asked.IsZero() { // asked a moment ago
+		r, err = s.Reach, nil
+	}
+	if err != nil {
+		f.State, f.Text, f.Next = Limited, fmt.Sprintf("No substation could be asked to dial this home: %v.", err), "See the rows about neighbours; try again in a minute."
+		return f
+	}
+	i := slices.Index(r.Reach, mesh.ReachOK)
+	switch {
+	case i >= 0 && s.On:
+		f.Text = fmt.Sprintf("A substation could dial %s, and this home relays for others.", r.Addresses[i])
+	case i >= 0 && s.Paused:
+		f.Text = fmt.Sprintf("A substation could dial %s; today's data is used as far as relaying may use it, and it goes on after midnight UTC.", r.Addresses[i])
+	case i >= 0:
+		f.Text = fmt.Sprintf("A substation could dial %s; this home does not relay now.", r.Addresses[i])
+	case len(r.Addresses) > 0 && !slices.ContainsFunc(r.Reach, func(x mesh.Reach) bool { return x != mesh.ReachForeign }):
+		f.State, f.Text = Sick, fmt.Sprintf("A substation sees this home come from %s, not from %s, so others would dial somebody else.", r.Seen, strings.Join(r.Addresses, " or "))
+		f.Next = "Put the house's public address into mesh.announce of " + config.FileName + ", or a name that follows it (dynamic DNS). If the router shows another address than " + r.Seen.String() + ", the provider shares one among homes: then this home cannot relay."
+	default:
+		f.State, f.Text = Sick, fmt.Sprintf("No substation could dial %s, so this home relays nothing.", strings.Join(r.Addresses, " or "))
+		f.Next = "In the router, forward that TCP port to this machine and the port of mesh.listen; then let the machine's firewall accept it."
+	}
+	return f
+}
+
+func judgeClass(c mesh.Class, st route.Status, lab bool, own string) Finding {
 	f := Finding{Check: "class " + c.String(), State: Well}
 	numbers := fmt.Sprintf("%d homes enrolled (at least %d)", st.Homes, st.MinHomes)
 	if c == mesh.Meter {
@@ -284,6 +337,7 @@ func judgeClass(c mesh.Class, st route.Status, lab bool) Finding {
 	default:
 		f.Text = "Private messages leave: " + numbers + "."
 	}
+	f.Text += own
 	return f
 }
 

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"gridveil/mesh"
 	"gridveil/mesh/member"
+	"gridveil/mesh/onion"
 	"gridveil/mesh/route"
 )
 
@@ -20,6 +22,11 @@ func clocks(offs ...time.Duration) (out []mesh.ClockSample) {
 		out = append(out, mesh.ClockSample{Off: o, At: noon.Add(-time.Hour)})
 	}
 	return out
+}
+
+// found is what a substation said about one address.
+func found(r ...mesh.Reach) mesh.Reachability {
+	return mesh.Reachability{Seen: netip.MustParseAddr("203.0.113.9"), Addresses: []string{"/ip4/198.51.100.7/tcp/4100"}, Reach: r}
 }
 
 func TestDoctorJudgesEachRow(t *testing.T) {
@@ -56,10 +63,19 @@ func TestDoctorJudgesEachRow(t *testing.T) {
 		{"lists of revoked members", judgeLists(false), Well, "No operator"},
 		{"an overdue list", judgeLists(true), Limited, "overdue"},
 
-		{"a crowd", judgeClass(mesh.Meter, route.Status{Set: 9.25, MinSet: 8, Homes: 25, MinHomes: 20}, false), Well, "from 9.2 homes (at least 8), 25 homes enrolled (at least 20)"},
-		{"class session asks for no Set", judgeClass(mesh.Session, route.Status{Homes: 25, MinHomes: 20}, false), Well, "Private messages leave: 25 homes enrolled"},
-		{"too few homes", judgeClass(mesh.Meter, small, false), Limited, "3 of at least 20 enrolled"},
-		{"a trial", judgeClass(mesh.Meter, small, true), Limited, "class lab"},
+		{"a crowd", judgeClass(mesh.Meter, route.Status{Set: 9.25, MinSet: 8, Homes: 25, MinHomes: 20}, false, ""), Well, "from 9.2 homes (at least 8), 25 homes enrolled (at least 20)"},
+		{"class session asks for no Set", judgeClass(mesh.Session, route.Status{Homes: 25, MinHomes: 20}, false, ""), Well, "Private messages leave: 25 homes enrolled"},
+		{"too few homes", judgeClass(mesh.Meter, small, false, ""), Limited, "3 of at least 20 enrolled"},
+		{"a trial", judgeClass(mesh.Meter, small, true, ""), Limited, "class lab"},
+
+		{"a floor of its own", judgeClass(mesh.Meter, route.Status{Set: 20, MinSet: 12, Homes: 25, MinHomes: 20}, false, " mesh.min_set raises the network's floor of 8 to 12."), Well, "floor of 8 to 12"},
+
+		{"a home that relays", judgeRelay(onion.HomeRelay{On: true}, found(mesh.ReachOK), nil), Well, "could dial /ip4/198.51.100.7/tcp/4100, and this home relays"},
+		{"a home that used its data", judgeRelay(onion.HomeRelay{Paused: true}, found(mesh.ReachOK), nil), Well, "after midnight UTC"},
+		{"a port that is not forwarded", judgeRelay(onion.HomeRelay{}, found(mesh.ReachNone), nil), Sick, "forward that TCP port"},
+		{"an address of somebody else", judgeRelay(onion.HomeRelay{}, found(mesh.ReachForeign), nil), Sick, "sees this home come from 203.0.113.9, not from /ip4/198.51.100.7/tcp/4100"},
+		{"no substation to ask", judgeRelay(onion.HomeRelay{}, found(), mesh.ErrOffline), Limited, "could be asked"},
+		{"asked a moment ago", judgeRelay(onion.HomeRelay{On: true, Asked: noon, Reach: found(mesh.ReachOK)}, found(), &mesh.BusyError{}), Well, "relays for others"},
 
 		{"too few loops", judgeLoops(0, false, false), Well, "Too few"},
 		{"loops that return", judgeLoops(.04, true, false), Well, "4 %"},

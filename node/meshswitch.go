@@ -21,16 +21,30 @@ type MeshStatus struct {
 	Peers    int         `json:"peers"`
 	Relays   int         `json:"relays"` // in the directory
 	Packets  web.Packets `json:"packets"`
+	Relay    *MeshRelay  `json:"relay,omitempty"` // of a gateway
 	Today    MeshToday   `json:"today"`
 	Waiting  []Waiting   `json:"waiting"`
 }
 
 // MeshClass says whether messages of a kind may leave.
 type MeshClass struct {
-	Name   string `json:"name"`
-	Open   bool   `json:"open"`
-	Reason string `json:"reason,omitempty"`
-	Next   string `json:"next,omitempty"`
+	Name     string  `json:"name"`
+	Open     bool    `json:"open"`
+	Set      float64 `json:"set"`               // homes that a message could come from
+	MinSet   int     `json:"min_set,omitempty"` // at least so many; 0 where the class has no such floor
+	Homes    int     `json:"homes"`             // that take part
+	MinHomes int     `json:"min_homes,omitempty"`
+	Reason   string  `json:"reason,omitempty"`
+	Next     string  `json:"next,omitempty"`
+}
+
+// MeshRelay is how a gateway relays for other homes.
+type MeshRelay struct {
+	Chosen       bool   `json:"chosen"` // mesh.relay is set
+	On           bool   `json:"on"`
+	Reason       string `json:"reason,omitempty"` // why not now, and what to do
+	PacketsToday uint64 `json:"packets_today"`
+	SharePercent int    `json:"share_percent"` // of today's data so far
 }
 
 // MeshToday is the traffic of the present UTC day.
@@ -74,8 +88,11 @@ func (n *Node) MeshStatus() MeshStatus {
 	p := site.MeshPage(web.HomeRef{ID: "self", Name: n.Config.Name}, n.Env, n.Role)
 	s := MeshStatus{Off: p.Off, OffSince: known(p.OffSince), Summary: p.Headline, Classes: []MeshClass{}, Peers: len(p.Peers) + p.MorePeers, Relays: n.Onion.Health().Relays,
 		Packets: p.Packets, Today: MeshToday{p.Traffic.Up, p.Traffic.Down, p.Traffic.Cap}, Waiting: []Waiting{}}
+	if r := p.Relaying; r.Shown {
+		s.Relay = &MeshRelay{r.Chosen, r.On, r.Why, r.Packets, r.Share}
+	}
 	for _, c := range p.Classes {
-		s.Classes = append(s.Classes, MeshClass{c.Name, c.Open, c.Reason, c.Next})
+		s.Classes = append(s.Classes, MeshClass{c.Name, c.Open, c.Set, c.MinSet, c.Homes, c.MinHomes, c.Reason, c.Next})
 	}
 	for _, w := range p.Waiting {
 		s.Waiting = append(s.Waiting, Waiting{w.What, w.Count, known(w.Since)})

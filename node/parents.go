@@ -90,7 +90,8 @@ type candidate struct {
 
 // candidates lists the members that the directory names as such, best first: of
 // the own zone, then the configured ones in their order, then by key. A leaf
-// connects to substations only.
+// connects to substations only, a wallet to its issuer's only where there are too
+// few others: its guards are among them (route.Guards.Avoid).
 func (n *Node) candidates(configured []peer.AddrInfo) []candidate {
 	self := n.Host.Self()
 	type ranked struct {
@@ -104,8 +105,8 @@ func (n *Node) candidates(configured []peer.AddrInfo) []candidate {
 			continue
 		}
 		m, err := n.Host.Publisher(e)
-		if err != nil || m.Peer == self.Peer || self.Role.Leaf() && m.Role != member.RoleSSN {
-			continue // not usable now, or not one to connect to
+		if err != nil || m.Peer == self.Peer || m.Role.Leaf() || self.Role.Leaf() && m.Role != member.RoleSSN {
+			continue // not usable now, or not one to connect to: a home that relays is dialled for packets only
 		}
 		info, ok := addresses(m, e.Body)
 		if !ok {
@@ -127,7 +128,20 @@ func (n *Node) candidates(configured []peer.AddrInfo) []candidate {
 	for _, c := range all {
 		out = append(out, c.candidate)
 	}
+	if self.Role == member.RoleWallet {
+		return withoutIssuer(out, self.Operator)
+	}
 	return out
+}
+
+// withoutIssuer leaves out the operator that issued a wallet, if others suffice: it knows whose wallet it is, and would
+// learn from its own substations where the driver is.
+func withoutIssuer(all []candidate, issuer string) []candidate {
+	others := slices.DeleteFunc(slices.Clone(all), func(c candidate) bool { return c.operator == issuer })
+	if len(others) < route.GuardCount {
+		return all
+	}
+	return others
 }
 
 // chooseParents gives a leaf its parents, best first, at most leafParents: its

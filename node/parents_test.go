@@ -54,3 +54,15 @@ func TestALeafHasThreeParentsWithItsGuardsAmongThem(t *testing.T) {
 		})
 	}
 }
+
+func TestAWalletDialsOthersThanItsIssuer(t *testing.T) {
+	for _, tc := range []struct{ fact, all, want string }{
+		{"two others suffice", "a1 a2 b1 c1", "b1 c1"},
+		{"one other does not", "a1 a2 b1", "a1 a2 b1"},
+		{"only the issuer's are known", "a1 a2", "a1 a2"},
+	} {
+		if got := withoutIssuer(who(tc.all), "a"); !slices.EqualFunc(got, who(tc.want), func(x, y candidate) bool { return x.info.ID == y.info.ID }) {
+			t.Errorf("%s: %v, want %s", tc.fact, got, tc.want)
+		}
+	}
+}

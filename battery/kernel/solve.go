@@ -48,6 +48,7 @@ type Kernel struct {
 	Closed bool // false when value iteration stopped at its limit
 
 	price [][]float64 // Lambda*Cost in nats; nil without
+	work  int         // multiply-adds that it took
 }
 
 // Slots is how many blocks of the day the kernel distinguishes, 1 or more.
@@ -113,7 +114,7 @@ func Solve(ctx context.Context, ch Chain, ms int, o Opts) (*Kernel, error) {
 	if _, err := s.value(ctx, o); err != nil {
 		return nil, err
 	}
-	k.V = s.float32s()
+	k.V, k.work = s.float32s(), s.work
 	return k, nil
 }
 
@@ -166,6 +167,7 @@ type solver struct {
 	es     [][]float64   // [slot], e of each
 	sums   [][]float64   // [slot], sum over y of r*e, by (y', x, s)
 	p      []float64     // law of (y', x, s) at the day's start
+	work   int           // multiply-adds so far
 }
 
 func newSolver(ch Chain, ms int, price [][]float64) *solver {
@@ -230,6 +232,7 @@ func (s *solver) value(ctx context.Context, o Opts) (closed bool, err error) {
 // shown in it, and its exponentials.
 func (s *solver) ahead(slot int) {
 	after := s.v[(slot+1)%len(s.v)]
+	s.work += s.nx * s.nx * s.nx * s.ns
 	for y := range s.nx {
 		for x := range s.nx {
 			row := s.g[s.at(y, x) : s.at(y, x)+s.ns]
@@ -258,6 +261,7 @@ func (s *solver) ahead(slot int) {
 // few nats of the reference state, so the exponentials neither overflow nor
 // vanish; where they would, the sum is taken around its least term.
 func (s *solver) back(slot, last int, out []float64) {
+	s.work += s.nx * s.nx * s.ns
 	for x := range s.nx {
 		row := out[s.at(last, x) : s.at(last, x)+s.ns]
 		clear(row)
@@ -373,6 +377,7 @@ func (s *solver) window(x, y int) (from, to, shift int) {
 func (s *solver) flow(slot int, p, half, next []float64) {
 	clear(half)
 	clear(next)
+	s.work += 2 * s.nx * s.nx * s.nx * s.ns
 	e, sum := s.es[slot], s.sums[slot]
 	share := make([]float64, s.ns)
 	for last := range s.nx {

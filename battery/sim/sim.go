@@ -26,6 +26,10 @@ type Options struct {
 	Learn    int    // days that are only learned from
 	Seed     uint64 // of a random policy
 	Stop     int    // of veil's dial of cost against privacy, 0 private to battery.Stops-1
+	// Sessions are of a car that charges as Car says; empty without one. Masks learn
+	// from days without it.
+	Sessions []battery.Session
+	Car      Charging
 	// Kernels remembers what was solved, for runs over the same traces that differ
 	// in power or seed; nil solves for this run alone.
 	Kernels *Kernels
@@ -88,6 +92,8 @@ func source(seed uint64) *rand.Rand {
 type Run struct {
 	Trace
 	Meter, SoC []float64
+	Car        []float64 // what a car took, W
+	Missing    float64   // Wh that cars lacked when they left
 	Report     battery.Report
 }
 
@@ -121,15 +127,23 @@ func Simulate(ctx context.Context, tr Trace, o Options) (*Run, error) {
 	}
 	out := &Run{Trace: tr.from(o.Learn * spd)}
 	st := battery.Store{Spec: spec, E: spec.Capacity / 2}
-	prev := battery.Watts(0)
+	prev, prevCar := battery.Watts(0), battery.Watts(0)
+	ev := car{how: o.Car, rnd: source(o.Seed + 1<<32)}
+	if o.Car != "" {
+		ev.sessions = o.Sessions
+	}
 	for i, x := range out.Load {
-		c := ctl.Step(battery.Obs{Time: out.at(i), Dt: tr.Step, Load: battery.Watts(x), PrevMeter: prev, E: st.E,
-			Price: score.Price(out.at(i).Hour())})
+		now := out.at(i)
+		c := ctl.Step(battery.Obs{Time: now, Dt: tr.Step, Load: battery.Watts(x), PrevMeter: prev, PrevEV: prevCar, E: st.E,
+			EV: ev.state(now, tr.Step), Price: score.Price(now.Hour())})
 		st.Apply(c.Battery, tr.Step)
-		prev = battery.Watts(x) - c.Battery
+		ev.left -= battery.WattHours(float64(c.EV) * tr.Step.Hours())
+		prev, prevCar = battery.Watts(x)+c.EV-c.Battery, c.EV
 		out.Meter = append(out.Meter, float64(prev))
+		out.Car = append(out.Car, float64(prevCar))
 		out.SoC = append(out.SoC, float64(st.E))
 	}
+	out.Missing = float64(ev.missing + max(0, ev.left))
 	out.Report = ctl.Today()
 	return out, nil
 }

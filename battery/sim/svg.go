@@ -87,7 +87,7 @@ func (a *axis) ticks() (out []float64) {
 		}
 	}
 	for v := math.Ceil(a.lo/step) * step; v <= a.hi; v += step {
-		out = append(out, v)
+		out = append(out, math.Round(v/step)*step+0) // not -0
 	}
 	return out
 }

@@ -11,7 +11,7 @@ import (
 )
 
 func batteryCommand() *cobra.Command {
-	return group("battery", "The home's battery, and what one can hide of a household's load", append(batteryHome(), batterySim(), batteryScore(), batteryLeak(), batteryLimit(), batteryPareto(), batteryStudy())...)
+	return group("battery", "The home's battery, and what one can hide of a household's load", append(batteryHome(), batterySim(), batteryScore(), batteryLeak(), batteryLimit(), batteryPareto(), batteryReport(), batteryStudy())...)
 }
 
 func batterySim() *cobra.Command {
@@ -162,6 +162,40 @@ was broken off goes on where it stopped.`,
 	}
 	gridFlags(c, &b, node.BatteryPolicies(), []int{0, 1, 2, 3, 4}, []float64{2000, 5000, 13500}, []float64{1500, 3000, 5000, 10000}, 1)
 	c.Flags().BoolVar(&asJSON, "json", false, "print the means as JSON")
+	return c
+}
+
+func batteryReport() *cobra.Command {
+	var b node.BatteryReport
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "report", Short: "One HTML page on what a battery hides of one home", Args: noArgs,
+		Long: `Writes a file that needs no network: a day of load, meter and stored energy, every policy's
+figures, the bill against privacy with the dial, and how well detectors tell nights on which a
+car was charged. Without --sessions the car's sessions are made up from the seed.`,
+		Example: "  gridveil battery report --in home.csv --out report.html\n  gridveil battery report --in home.csv --sessions sessions.csv --cap 13500 --json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			p, err := b.Run(c.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), p)
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s: %d policies and dials, %d tests with a car\n", b.Out, len(p.Means), len(p.EV))
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&b.In, "in", "", "CSV: time,load_w[,<appliance>_w]")
+	f.StringVar(&b.Out, "out", "report.html", "file to write")
+	f.StringVar(&b.Sessions, "sessions", "", "charging sessions: CSV user,start,end,kwh,duration_h")
+	f.Float64Var(&b.Capacity, "cap", 5000, "capacity in Wh")
+	f.Float64Var(&b.Power, "power", 3000, "inverter limit in W")
+	f.IntVar(&b.Learn, "learn", 4, "days that are learned from and not scored")
+	f.Uint64Var(&b.Seed, "seed", 1, "seed of every draw")
+	f.BoolVar(&asJSON, "json", false, "print the figures as JSON too")
+	_ = c.MarkFlagRequired("in") // the flag exists
 	return c
 }
 

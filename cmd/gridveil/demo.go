@@ -71,6 +71,7 @@ folder that is kept; without it a temporary one is removed at the end.`,
 	f.Uint64Var(&o.Seed, "seed", 1, "the same seed gives the same bills, to the millionth of a euro")
 	f.Float64Var(&o.Speed, "speed", demo.LiveSpeed, "how much faster than real time")
 	f.StringVar(&o.Traces, "traces", "", "folder with home_*.csv: household loads instead of generated ones")
+	f.StringVar(&o.Ledger, "ledger", "", "address at which the ledger is served to gridveil verifier; without --once a free port is taken")
 	f.StringVar(&o.Listen, "listen", "127.0.0.1:7080", "address of the dashboard")
 	return c
 }

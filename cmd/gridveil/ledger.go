@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gridveil/node"
+	"gridveil/node/party"
 	"gridveil/node/web"
 )
 
@@ -26,21 +28,44 @@ func ledgerCommand() *cobra.Command {
 		},
 	}
 	show.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	return group("ledger", "The network's ledger", show, &cobra.Command{
-		Use: "export", Short: "Write the ledger into the aggregator's export folder", Args: noArgs,
-		Long: "What is written can be judged anywhere with `gridveil verify`, without this node.",
+	exportCmd := &cobra.Command{
+		Use: "export", Short: "Write the ledger into the node's export folder", Args: noArgs,
+		Long:    "What is written can be judged anywhere with `gridveil verify`, without this node. Payment files are written\nby the aggregator alone: it knows the operators' bank accounts.\n\nExit code 0: written; 1: nothing is final yet, or the folder cannot be written.",
+		Example: "  gridveil ledger export --data /srv/evagg\n  gridveil ledger export --json --data /srv/uta",
 		RunE: func(c *cobra.Command, _ []string) error {
-			var r struct {
-				Origin  string
-				Entries uint64
-			}
-			if err := ask(c, "export", nil, &r, "aggregator"); err != nil {
+			var r node.LedgerReport
+			if err := ask(c, "export", nil, &r, followers...); err != nil {
 				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), r)
 			}
 			fmt.Fprintf(c.OutOrStdout(), "exported %d entries of %s\n", r.Entries, r.Origin)
 			return nil
 		},
-	})
+	}
+	exportCmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return group("ledger", "The network's ledger", ledgerStatus(), show, ledgerVerify(), ledgerProof(), ledgerStatement(), ledgerReconcile(), repairCommand(), ledgerBackup(), ledgerRestore(), exportCmd)
+}
+
+func repairCommand() *cobra.Command {
+	var q party.MendCall
+	c := &cobra.Command{
+		Use: "repair", Short: "Refill a damaged copy of the ledger from a peer", Args: noArgs,
+		Long: "A node whose ledger is damaged asks the peers it knows by itself; this names one more. Everything is verified as it is\n" +
+			"replayed, and a copy that is smaller or other than what was signed here is refused. The damaged files are kept beside.",
+		Example: "  gridveil ledger repair --from 12D3KooWQq3i2oLkbRv4vGq8TnYhMZ8d4vFhQ5jtPSrKXk1Zs7yT\n  gridveil ledger repair --from https://mirror.example/log",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := ask(c, "ledger-repair", q, nil, "aggregator", "utility", "verifier"); err != nil {
+				return err
+			}
+			fmt.Fprintln(c.OutOrStdout(), "the ledger is whole again; `gridveil ledger show` shows it")
+			return nil
+		},
+	}
+	c.Flags().StringVar(&q.From, "from", "", "`URL` prefix of a copy, or the peer ID of a member that has one")
+	_ = c.MarkFlagRequired("from") // the flag exists
+	return c
 }
 
 func printLedger(w io.Writer, l web.Ledger) error {

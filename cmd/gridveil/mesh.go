@@ -47,6 +47,17 @@ func meshCommand() *cobra.Command {
 		move("on", "Turn them on again", "What waited leaves by and by.", true))
 }
 
+// crowd says among how many homes messages of a class hide, and how many are asked for.
+func crowd(c node.MeshClass) string {
+	switch {
+	case c.MinSet > 0:
+		return fmt.Sprintf(": could come from %.1f homes (at least %d), %d take part (at least %d)", c.Set, c.MinSet, c.Homes, c.MinHomes)
+	case c.MinHomes > 0:
+		return fmt.Sprintf(": %d homes take part (at least %d)", c.Homes, c.MinHomes)
+	}
+	return ""
+}
+
 func printMesh(w io.Writer, s node.MeshStatus) error {
 	fmt.Fprintln(w, s.Summary)
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
@@ -57,13 +68,23 @@ func printMesh(w io.Writer, s node.MeshStatus) error {
 	fmt.Fprintf(t, "switch\t%s\n", state)
 	for _, c := range s.Classes {
 		if c.Open {
-			fmt.Fprintf(t, "%s\tleave\n", c.Name)
+			fmt.Fprintf(t, "%s\tleave%s\n", c.Name, crowd(c))
 		} else {
 			fmt.Fprintf(t, "%s\twait: %s %s\n", c.Name, c.Reason, c.Next)
 		}
 	}
 	fmt.Fprintf(t, "connected\t%d, %d relays known\n", s.Peers, s.Relays)
 	fmt.Fprintf(t, "packets\t%d own, %d cover, %d passed on for others\n", s.Packets.Own, s.Packets.Cover, s.Packets.Relayed)
+	if r := s.Relay; r != nil {
+		switch {
+		case !r.Chosen:
+			fmt.Fprintln(t, "relays for others\tno")
+		case r.On:
+			fmt.Fprintf(t, "relays for others\tyes: %d packets today, %d %% of today's data\n", r.PacketsToday, r.SharePercent)
+		default:
+			fmt.Fprintf(t, "relays for others\tnot now: %s\n", r.Reason)
+		}
+	}
 	limit := ""
 	if s.Today.CapBytes > 0 {
 		limit = fmt.Sprintf(" of at most %.0f each", megabytes(s.Today.CapBytes))

@@ -38,7 +38,7 @@ is wrong; 3: the node runs with a standing fault (gridveil status).`,
 	add(groupFirst, demoCommand(), initCommand(), joinCommand(), runCommand(), statusCommand(), doctorCommand())
 	add(groupDaily, walletCommand(), evseCommand(), guestCommand(), alarmCommand(), signalsCommand(), meshCommand())
 	add(groupOperate, networkCommand(), inviteCommand(), membersCommand(), revokeCommand(), contractCommand(), meterCommand(), gridCommand(), priceCommand(), flexibilityCommand(), ledgerCommand(), caseCommand())
-	add(groupTools, configCommand(), storeCommand(), verifyCommand(), batteryCommand(), benchCommand(), versionCommand())
+	add(groupTools, configCommand(), storeCommand(), verifyCommand(), verifierCommand(), batteryCommand(), benchCommand(), versionCommand())
 	root.SetVersionTemplate("gridveil {{.Version}}\n")
 	root.SetHelpCommand(helpCommand())
 	root.SetHelpCommandGroupID(groupTools)

@@ -246,7 +246,7 @@ func (b *Book) pain001(c *Closing, cur ledger.Currency, payer ledger.PartyID, li
 			IBAN: known[payer].IBAN, BIC: known[payer].BIC, Bearer: "SLEV"},
 	}
 	for _, l := range lines {
-		doc.Payment.Lines = append(doc.Payment.Lines, painTransfer{EndToEnd: fmt.Sprintf("GV%s-%d", leaf[:16], l.no),
+		doc.Payment.Lines = append(doc.Payment.Lines, painTransfer{EndToEnd: EndToEnd(c.Leaf, l.no),
 			Amount: painAmount{cur.Code(), minorText(l.Minor, cur.Exp)}, BIC: known[l.Payee].BIC, Creditor: name(l.Payee),
 			IBAN: known[l.Payee].IBAN, Text: fmt.Sprintf("gridveil netting %d, payment %d", c.Period, l.no)})
 	}

@@ -60,14 +60,14 @@ func openBadger(dir string, o Options) (db *badger.DB, err error) {
 		return nil, err
 	}
 	mem := o.MemTableBytes
-	db, err = badger.Open(badger.DefaultOptions(filepath.Join(dir, badgerDir)).
+	bo := badger.DefaultOptions(filepath.Join(dir, badgerDir)).
 		WithSyncWrites(true).
 		WithDetectConflicts(false). // one writer
 		WithNumVersionsToKeep(1).
 		WithCompression(options.None). // signatures and hashes do not compress
 		WithEncryptionKey(key).
 		WithEncryptionKeyRotationDuration(10 * 24 * time.Hour).
-		WithChecksumVerificationMode(options.OnTableAndBlockRead).
+		WithChecksumVerificationMode(options.OnBlockRead). // checkTables reads whole tables
 		WithMemTableSize(mem).
 		WithBaseTableSize(max(mem, 2<<20)).
 		WithBaseLevelSize(4 * mem).
@@ -81,8 +81,11 @@ func openBadger(dir string, o Options) (db *badger.DB, err error) {
 		// Badger only logs a failed sync of its value log, so no value goes there.
 		WithValueThreshold(min(o.batch(), 1<<20)).
 		WithValueLogFileSize(1 << 20).
-		WithLogger(badgerLog{o.Log}))
-	if err != nil {
+		WithLogger(badgerLog{o.Log})
+	if err := checkTables(bo); err != nil {
+		return nil, err
+	}
+	if db, err = badger.Open(bo); err != nil {
 		return nil, err // with an error the database is half open
 	}
 	return db, nil

@@ -50,6 +50,7 @@ type journal struct {
 	aead     cipher.AEAD // nil: not encrypted
 	segBytes int64
 	keep     int64 // bytes before the end that are never deleted
+	foreign  bool  // a whole record did not open: it was sealed with another key
 
 	f    *os.File
 	seg  uint64
@@ -144,12 +145,8 @@ func (j *journal) parse(r io.Reader) (*record, int64, error) {
 	if _, err := io.ReadFull(r, h[:]); err != nil {
 		return nil, 0, err
 	}
-	magic := journalMagic
-	if j.aead != nil {
-		magic = sealedMagic
-	}
-	n := binary.BigEndian.Uint32(h[4:])
-	if string(h[:4]) != magic || n > maxRecord {
+	magic, n := string(h[:4]), binary.BigEndian.Uint32(h[4:])
+	if (magic != journalMagic && magic != sealedMagic) || n > maxRecord {
 		return nil, 0, fmt.Errorf("%w: no journal record", ledger.ErrDamaged)
 	}
 	payload := make([]byte, n)
@@ -159,9 +156,13 @@ func (j *journal) parse(r io.Reader) (*record, int64, error) {
 	if binary.BigEndian.Uint32(h[20:]) != checksum(h[:20], payload) {
 		return nil, 0, fmt.Errorf("%w: checksum of a journal record", ledger.ErrDamaged)
 	}
-	if j.aead != nil {
+	if sealed := magic == sealedMagic; sealed != (j.aead != nil) {
+		j.foreign = true
+		return nil, 0, fmt.Errorf("%w: journal record of another key", ledger.ErrDamaged)
+	} else if sealed {
 		var err error
 		if payload, err = j.aead.Open(nil, nil, payload, h[:20]); err != nil {
+			j.foreign = true
 			return nil, 0, fmt.Errorf("%w: journal record", ledger.ErrDamaged)
 		}
 	}

@@ -30,33 +30,44 @@ type recovery struct {
 // recover opens the files and settles on the longest state that both copies
 // allow and the head slot demands, then replays it.
 func (s *Store) recover() error {
-	if err := makeDir(s.dir); err != nil {
-		return err
-	}
-	if err := s.openHead(); err != nil {
-		return err
-	}
-	key, err := s.opt.subkey("journal")
+	r, err := s.openFiles()
 	if err != nil {
 		return err
 	}
+	return r.settle(r.mend, r.extend, r.trim, r.mendJournal, r.finish)
+}
+
+// openFiles opens head file, journal and Badger as they are.
+func (s *Store) openFiles() (*recovery, error) {
+	if err := makeDir(s.dir); err != nil {
+		return nil, err
+	}
+	if err := s.openHead(); err != nil {
+		return nil, err
+	}
+	key, err := s.opt.subkey("journal")
+	if err != nil {
+		return nil, err
+	}
 	if s.journal, err = openJournal(s.dir, key, s.opt.SegmentBytes, s.opt.journalBytes()); err != nil {
-		return err
+		return nil, err
 	}
 	r := &recovery{Store: s, slot: s.head.file.last}
 	r.group = r.slot.group
 	if r.places, err = s.journal.scan(); err != nil {
-		return err
+		return nil, err
 	}
-	if err := r.openDB(); err != nil {
-		return err
-	}
-	for _, step := range []func() error{r.mend, r.extend, r.trim, r.mendJournal, r.finish} {
+	return r, r.openDB()
+}
+
+// settle runs the steps of a recovery and replays what they found.
+func (r *recovery) settle(steps ...func() error) error {
+	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
 		}
 	}
-	return s.reload()
+	return r.reload()
 }
 
 func (s *Store) openHead() error {
@@ -84,8 +95,9 @@ func (r *recovery) openDB() (err error) {
 	if r.db, err = openBadger(r.dir, r.opt); err == nil {
 		return syncDir(r.dir) // the name of Badger's directory
 	}
-	if errors.Is(err, badger.ErrEncryptionKeyMismatch) && len(r.places) == 0 {
-		// With a journal that our key opens, it is Badger's registry that is wrong.
+	if errors.Is(err, badger.ErrEncryptionKeyMismatch) && len(r.places) == 0 && (r.journal.foreign || r.slot.size == 0) {
+		// If the journal opens, or has no whole record either, Badger's registry is
+		// damaged and the key may be right.
 		return fmt.Errorf("ledger store: the key does not open the database: %w", err)
 	}
 	if strings.Contains(err.Error(), "directory lock") {
@@ -435,34 +447,49 @@ func (r *recovery) mendJournal() error {
 	return r.fillJournal(agreed)
 }
 
+// errDiffers ends a walk over entries that are not those of the journal.
+var errDiffers = errors.New("journal and database differ")
+
 // agreement walks the journal beside Badger: ok is false if it has a gap or says
 // something else, agreed is the size that it reaches.
 func (r *recovery) agreement() (agreed uint64, ok bool, err error) {
 	if len(r.places) == 0 {
 		return 0, r.edge.Size() == 0, nil
 	}
+	for i, p := range r.places {
+		if p.next > r.edge.Size() || i > 0 && p.first != r.places[i-1].next {
+			return 0, false, nil
+		}
+	}
 	edge, err := r.edgeOf(r.places[0].first)
 	if err != nil {
 		return 0, false, err
 	}
-	for _, p := range r.places {
-		rec, err := r.journal.read(p)
-		if err != nil || rec.first != edge.Size() || rec.next() > r.edge.Size() {
-			return 0, false, nil
+	rec, left := new(record), r.places
+	err = r.Entries(edge.Size(), left[len(left)-1].next, func(at uint64, raw []byte) error {
+		if at == left[0].first {
+			var unread error
+			if rec, unread = r.journal.read(left[0]); unread != nil {
+				return errDiffers
+			}
 		}
-		same := true
-		err = r.Entries(rec.first, rec.next(), func(at uint64, raw []byte) error {
-			same = same && bytes.Equal(raw, rec.entries[at-rec.first])
+		if !bytes.Equal(raw, rec.entries[at-rec.first]) {
+			return errDiffers
+		}
+		edge.Append(ledger.LeafHash(raw), func(tile.Tile, []byte) {})
+		if at+1 < rec.next() {
 			return nil
-		})
-		if err != nil {
-			return 0, false, err
 		}
-		if _, root := r.regrow(edge, rec); !same || root != rec.root {
-			return 0, false, nil
+		left = left[1:]
+		if edge.Root() != rec.root {
+			return errDiffers
 		}
+		return nil
+	})
+	if errors.Is(err, errDiffers) {
+		return 0, false, nil
 	}
-	return edge.Size(), true, nil
+	return edge.Size(), err == nil, err
 }
 
 // journalStart is the entry from which a new journal must hold the log.

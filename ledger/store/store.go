@@ -32,9 +32,10 @@ type Options struct {
 	MinFree int64
 	// Free reports the bytes free in a directory; nil asks the file system.
 	Free func(dir string) (int64, error)
-	// Fail is called with the name of each step before it happens; an error
-	// takes the place of the step. Tests simulate crashes with it; nil is right
-	// everywhere else.
+	// Fail is called with the name of each step before it happens, where an error
+	// takes the place of the step, and with " done" behind the name after it, where
+	// an error is that of a sync that reached the disk all the same. Tests simulate
+	// crashes with it; nil is right everywhere else.
 	Fail func(step string) error
 	// Log receives what an operator should know; nil discards it.
 	Log *slog.Logger

@@ -156,12 +156,18 @@ func (s *Store) commit(list []*Pending) error {
 	return nil
 }
 
-// step runs one durable step unless a test fails it.
+// step runs one durable step unless a test fails it before or after.
 func (s *Store) step(name string, do func() error) error {
 	if err := s.opt.Fail(name); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	return do()
+	if err := do(); err != nil {
+		return err
+	}
+	if err := s.opt.Fail(name + " done"); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
 }
 
 // group is what one commit writes.

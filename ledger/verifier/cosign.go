@@ -117,7 +117,13 @@ func (v *Verifier) advance(ctx context.Context, c ledger.Checkpoint, msg []byte)
 	if err != nil {
 		return nil, err
 	}
-	return lines, v.store.Publish(c.Size, note)
+	if err := v.store.Publish(c.Size, note); err != nil {
+		return nil, err
+	}
+	v.mu.Lock()
+	v.signed = v.cfg.Clock.Now()
+	v.mu.Unlock()
+	return lines, nil
 }
 
 // stopped refuses to go on after evidence or an objection.
@@ -178,6 +184,7 @@ func (v *Verifier) lock(ctx context.Context) error {
 	defer late.Stop()
 	select {
 	case v.turn <- struct{}{}:
+		v.from = v.home
 		return nil
 	case <-late.C:
 		return refuse(http.StatusServiceUnavailable, fmt.Errorf("%w: another checkpoint is being replayed", ledger.ErrBusy))

@@ -11,6 +11,7 @@
 //
 //	fetch -> check -> apply -> persist -> cosign
 //
-// Start with Open, mount Handler, run Serve until the context ends, then Close.
+// Start with Open, mount Handler, run Serve until the context ends, then Close. Who
+// only watches calls Look instead and may mount Mirror.
 // Repair refills the damaged store of a verifier or a writer from a peer.
 package verifier

@@ -2,6 +2,7 @@ package verifier
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -15,6 +16,48 @@ import (
 // if it contradicts what we hold; it is kept and published, and we cosign no
 // more.
 func (v *Verifier) Observe(ctx context.Context, msg []byte) (*ledger.Evidence, error) {
+	return v.observe(ctx, msg, v.home, true)
+}
+
+// Look fetches the newest checkpoint that is served under a URL prefix, and
+// judges it by the tiles that are served there: the log's own (empty means the
+// one of the policy), a mirror's, or a verifier's with its /<sha256(origin)>.
+// One larger than our copy is replayed and cosigned if adopt, else it must only
+// be a tree that ours grows into. It returns the note as it was served, and
+// ErrAbsent where there is none.
+func (v *Verifier) Look(ctx context.Context, prefix string, adopt bool) (note []byte, err error) {
+	from := v.home
+	if prefix != "" {
+		from.url = prefix
+	}
+	note, err = from.checkpoint(ctx)
+	if err != nil {
+		if prefix == "" && !errors.Is(err, ErrAbsent) {
+			v.mark(err)
+		}
+		return nil, err
+	}
+	_, err = v.observe(ctx, note, from, adopt)
+	return note, err
+}
+
+// Accusation fetches the evidence against the log that is served under a URL
+// prefix, nil if there is none. Convict judges it.
+func (v *Verifier) Accusation(ctx context.Context, prefix string) (*ledger.Evidence, error) {
+	from := v.home
+	from.url = prefix
+	b, err := from.get(ctx, noteEvidence, maxEvidence)
+	if errors.Is(err, ErrAbsent) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return ledger.ParseEvidence(b)
+}
+
+// observe judges a checkpoint that was shown by whoever serves from.
+func (v *Verifier) observe(ctx context.Context, msg []byte, from source, adopt bool) (*ledger.Evidence, error) {
 	c, err := v.openNote(msg)
 	if err != nil {
 		return nil, err
@@ -23,8 +66,12 @@ func (v *Verifier) Observe(ctx context.Context, msg []byte) (*ledger.Evidence, e
 		return nil, err
 	}
 	defer v.unlock()
+	v.from = from
 	size, _ := v.store.Signed()
-	if c.Size > size {
+	switch {
+	case c.Size > size && !adopt:
+		return nil, v.growsInto(ctx, c, msg)
+	case c.Size > size || c.Size == size && size > 0 && v.renew():
 		_, err := v.advance(ctx, c, msg)
 		return v.Status().Evidence, err
 	}
@@ -39,6 +86,96 @@ func (v *Verifier) Observe(ctx context.Context, msg []byte) (*ledger.Evidence, e
 		v.mark(nil)
 	}
 	return v.Status().Evidence, err
+}
+
+// growsInto checks that the tree of a larger checkpoint grew out of ours.
+func (v *Verifier) growsInto(ctx context.Context, c ledger.Checkpoint, msg []byte) error {
+	size, root := v.store.Size()
+	if size == 0 || size > c.Size {
+		return nil // what we hold of it is not all proved yet
+	}
+	own := ledger.Checkpoint{Origin: c.Origin, Size: size, Root: root}
+	proof, err := ledger.ProveConsistency(size, c.Size, v.tree(ctx, c))
+	if err != nil {
+		return fmt.Errorf("tiles of the checkpoint of size %d: %w", c.Size, err)
+	}
+	if ledger.CheckConsistency(own, c, proof) == nil {
+		return nil
+	}
+	err = fmt.Errorf("%w: the tree of size %d did not grow out of our copy of size %d", ledger.ErrFork, c.Size, size)
+	v.mark(err)
+	return errors.Join(err, v.judge(ctx, c, msg))
+}
+
+// renew says whether our cosignature is old.
+func (v *Verifier) renew() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.cfg.RenewEvery > 0 && v.cfg.Clock.Now().Sub(v.signed) >= v.cfg.RenewEvery
+}
+
+// Held is everything that convicts the log: evidence of two histories or of a
+// broken receipt, and the evidence of an entry that breaks a rule.
+func (v *Verifier) Held() (list []*ledger.Evidence, err error) {
+	for _, name := range []string{noteEvidence, noteBadEntry} {
+		b, err := v.store.Note(name)
+		if err != nil {
+			return nil, err
+		}
+		if b == nil {
+			continue
+		}
+		e, err := ledger.ParseEvidence(b)
+		if err != nil {
+			return nil, fmt.Errorf("stored %s: %w", name, err)
+		}
+		list = append(list, e)
+	}
+	return list, nil
+}
+
+// CheckReceipt compares a receipt of the log with our copy: nil without error
+// means that the log holds what it pledged. It returns ErrSignature if the log
+// did not give the receipt, and ErrBusy while our copy ends below its index.
+// Where the log holds another entry we keep the evidence and cosign no more.
+func (v *Verifier) CheckReceipt(ctx context.Context, r ledger.Receipt) (*ledger.Evidence, error) {
+	if err := v.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer v.unlock()
+	size, note := v.store.Published()
+	if r.Index >= size {
+		return nil, fmt.Errorf("%w: our copy has %d entries, the receipt is for entry %d", ledger.ErrBusy, size, r.Index)
+	}
+	var keys []ledger.Hash
+	v.Read(func(m ledger.Machine) {
+		if money, ok := m.(*ledger.Money); ok {
+			keys = money.State.ActiveKeys(1, ledger.UseReceipt)
+		}
+	})
+	known := false
+	for _, k := range keys {
+		known = known || r.Verify(v.origin, k) == nil
+	}
+	if !known {
+		return nil, fmt.Errorf("%w: no receipt key on the log has signed this receipt", ledger.ErrSignature)
+	}
+	raw, err := v.store.Entry(r.Index)
+	if err != nil {
+		return nil, err
+	}
+	e := &ledger.Evidence{Kind: ledger.BrokenPledge, B: note, Receipt: r, Leaf: ledger.LeafHash(raw)}
+	if e.Leaf == r.Leaf {
+		return nil, nil
+	}
+	c, err := v.openNote(note)
+	if err != nil {
+		return nil, err
+	}
+	if e.Proof, err = v.store.ProveInclusion(r.Index, c); err != nil {
+		return nil, err
+	}
+	return e, v.keep(e)
 }
 
 // judge looks for evidence against the log after a checkpoint that contradicts
@@ -62,6 +199,7 @@ func (v *Verifier) keep(e *ledger.Evidence) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.evidence = e
+	v.failed = fmt.Errorf("%w: %s", ledger.ErrFork, e.Kind)
 	v.cfg.Log.Error("log shows two histories", "log", v.origin, "evidence", e.Kind.String())
 	return nil
 }

@@ -7,10 +7,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"gridveil/ledger"
 )
+
+// maxEvidence is the longest evidence: two checkpoints and a proof.
+const maxEvidence = 2*ledger.MaxCheckpoint + 64*32 + 1024
 
 // maxRequest bounds POST /add-checkpoint: 63 proof lines and a note.
 const maxRequest = ledger.MaxCheckpoint + 64*64
@@ -26,31 +30,74 @@ const maxRequest = ledger.MaxCheckpoint + 64*64
 //
 // Source: C2SP tlog-witness; design/ledger.md, 4.9 and 4.10.
 func Handler(list ...*Verifier) http.Handler {
-	byOrigin, byHash := map[string]*Verifier{}, map[string]*Verifier{}
+	byOrigin := map[string]*Verifier{}
 	for _, v := range list {
-		hash := ledger.OriginHash(v.origin)
-		byOrigin[v.origin], byHash[hex.EncodeToString(hash[:])] = v, v
+		byOrigin[v.origin] = v
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /add-checkpoint", func(w http.ResponseWriter, r *http.Request) { addCheckpoint(w, r, byOrigin) })
-	get := func(path string, f func(*Verifier, http.ResponseWriter, *http.Request)) {
-		mux.HandleFunc("GET /{hash}/"+path, func(w http.ResponseWriter, r *http.Request) {
-			if v := byHash[r.PathValue("hash")]; v != nil {
-				f(v, w, r)
-				return
-			}
-			http.Error(w, "this log is not followed here", http.StatusNotFound)
-		})
-	}
-	get("checkpoint", (*Verifier).getCheckpoint)
-	get("tile/{path...}", func(v *Verifier, w http.ResponseWriter, r *http.Request) {
-		cosigned, _ := v.store.Signed()
-		v.store.ServeTile(w, "tile/"+r.PathValue("path"), cosigned)
-	})
-	for _, name := range []string{noteEvidence, noteObjection, noteBadEntry} {
-		get(name, func(v *Verifier, w http.ResponseWriter, _ *http.Request) { v.served(w, name) })
+	for _, v := range list {
+		hash := ledger.OriginHash(v.origin)
+		v.serveCopy(mux, "/"+hex.EncodeToString(hash[:]))
 	}
 	return mux
+}
+
+// serveCopy mounts what is served of one log.
+func (v *Verifier) serveCopy(mux *http.ServeMux, prefix string) {
+	mux.HandleFunc("GET "+prefix+"/checkpoint", v.getCheckpoint)
+	mux.HandleFunc("GET "+prefix+"/tile/{path...}", v.getTile)
+	for _, name := range []string{noteEvidence, noteObjection, noteBadEntry} {
+		mux.HandleFunc("GET "+prefix+"/"+name, func(w http.ResponseWriter, _ *http.Request) { v.served(w, name) })
+	}
+}
+
+// Mirror serves our copy of the log in the log's own place and answers GET
+// alone, so that outsiders and repairs need not ask the log:
+//
+//	GET /checkpoint                          the newest we replayed, with our cosignature
+//	GET /tile/<L>/<N>[.p/<W>]                tiles and entry bundles up to it
+//	GET /proof/<index>                       .tlog-proof, once our copy is final by the policy
+//	GET /evidence, /objection, /bad-entry    what convicts the log, 404 without
+//	GET /<sha256(origin)>/...                the same, as Handler serves it
+//
+// Source: C2SP tlog-mirror, tlog-tiles.
+func (v *Verifier) Mirror() http.Handler {
+	mux := http.NewServeMux()
+	v.serveCopy(mux, "")
+	mux.HandleFunc("GET /proof/{index}", v.getProof)
+	hash := ledger.OriginHash(v.origin)
+	v.serveCopy(mux, "/"+hex.EncodeToString(hash[:]))
+	return mux
+}
+
+func (v *Verifier) getTile(w http.ResponseWriter, r *http.Request) {
+	cosigned, _ := v.store.Signed()
+	v.store.ServeTile(w, "tile/"+r.PathValue("path"), cosigned)
+}
+
+func (v *Verifier) getProof(w http.ResponseWriter, r *http.Request) {
+	index, err := strconv.ParseUint(r.PathValue("index"), 10, 62)
+	if err != nil {
+		http.Error(w, "want /proof/<index of an entry>", http.StatusBadRequest)
+		return
+	}
+	_, note := v.Cosigned()
+	c, err := v.cfg.Policy.OpenFinal(note)
+	if err != nil || index >= c.Size {
+		http.Error(w, "the entry is not final here yet", http.StatusNotFound)
+		return
+	}
+	hashes, err := v.store.ProveInclusion(index, c)
+	if err != nil {
+		v.cfg.Log.Error("proof cannot be made", "err", err)
+		http.Error(w, "the proof cannot be made", http.StatusServiceUnavailable)
+		return
+	}
+	p := ledger.Proof{Index: index, Hashes: hashes, Checkpoint: note}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Write(p.Encode()) // the client is gone if this fails
 }
 
 func (v *Verifier) getCheckpoint(w http.ResponseWriter, _ *http.Request) {

@@ -18,8 +18,9 @@ const (
 	maxBundle    = tile.Width * (2 + ledger.MaxEntry)
 )
 
-// errAbsent means that the other side has no such thing (404).
-var errAbsent = errors.New("not found")
+// ErrAbsent means that the other side has no such thing (404): a log without a
+// final checkpoint, a tile beyond it.
+var ErrAbsent = errors.New("not found")
 
 // source is a place that serves a log as tiles: its writer or a verifier.
 type source struct {
@@ -69,7 +70,7 @@ func (s source) get(ctx context.Context, path string, most int64) ([]byte, error
 	}
 	switch {
 	case resp.StatusCode == http.StatusNotFound:
-		return nil, fmt.Errorf("fetch %s: %w", path, errAbsent)
+		return nil, fmt.Errorf("fetch %s: %w", path, ErrAbsent)
 	case resp.StatusCode != http.StatusOK:
 		return nil, fmt.Errorf("fetch %s: status %d", path, resp.StatusCode)
 	case int64(len(body)) > most:

@@ -52,8 +52,11 @@ type Config struct {
 	// MaxBehind and MaxAhead bound how far the newest tick may be from our clock;
 	// zero means 180 s and 120 s. An accelerated clock needs more.
 	MaxBehind, MaxAhead time.Duration
-	Clock               Clock        // nil means the wall clock
-	Log                 *slog.Logger // nil discards
+	// RenewEvery is the age at which our cosignature of a log that does not grow
+	// is made anew, so that it says since when we last looked; zero means never.
+	RenewEvery time.Duration
+	Clock      Clock        // nil means the wall clock
+	Log        *slog.Logger // nil discards
 }
 
 // Defaults.
@@ -73,15 +76,17 @@ const (
 
 // Verifier follows one log. Its methods may be called from any goroutine.
 type Verifier struct {
-	follower
-	cfg    Config
-	origin string
-	me     ledger.VerifierKey
+	follower // its source is of who showed the checkpoint that is judged; owned by the turn
+	cfg      Config
+	origin   string
+	me       ledger.VerifierKey
+	home     source // the log
 
 	turn chan struct{} // held while a checkpoint is judged: one at a time
 
 	mu        sync.Mutex // guards what follows
 	checked   time.Time
+	signed    time.Time // our newest cosignature of this run
 	failed    error
 	evidence  *ledger.Evidence
 	objection *ledger.Objection
@@ -99,8 +104,8 @@ func Open(cfg Config) (*Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Verifier{follower: follower{st, newSource(cfg.Policy.LogURL, cfg.Transport)},
-		cfg: cfg, origin: cfg.Policy.Log.Name(), me: me, turn: make(chan struct{}, 1)}
+	home := newSource(cfg.Policy.LogURL, cfg.Transport)
+	v := &Verifier{follower: follower{st, home}, cfg: cfg, origin: cfg.Policy.Log.Name(), me: me, home: home, turn: make(chan struct{}, 1)}
 	if err := v.loadCase(); err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
@@ -153,7 +158,7 @@ func (c *Config) defaults() {
 // that the log submits are judged by Handler meanwhile.
 func (v *Verifier) Serve(ctx context.Context) error {
 	for {
-		if err := v.pull(ctx); err != nil && !errors.Is(err, errAbsent) && ctx.Err() == nil {
+		if err := v.pull(ctx); err != nil && !errors.Is(err, ErrAbsent) && ctx.Err() == nil {
 			v.cfg.Log.Debug("log not followed", "err", err)
 		}
 		if err := v.store.Err(); err != nil {
@@ -169,14 +174,7 @@ func (v *Verifier) Serve(ctx context.Context) error {
 
 // pull fetches the log's newest checkpoint and judges it.
 func (v *Verifier) pull(ctx context.Context) error {
-	msg, err := v.from.checkpoint(ctx)
-	if err != nil {
-		if !errors.Is(err, errAbsent) {
-			v.mark(err)
-		}
-		return err
-	}
-	_, err = v.Observe(ctx, msg)
+	_, err := v.Look(ctx, "", true)
 	return err
 }
 

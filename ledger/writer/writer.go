@@ -261,6 +261,10 @@ func (w *Writer) Proof(index uint64) (*ledger.Proof, error) {
 	return &ledger.Proof{Index: index, Hashes: hashes, Checkpoint: msg}, nil
 }
 
+// RootAt is the root of the tree of the first n entries. It returns ErrMalformed
+// for more than there are.
+func (w *Writer) RootAt(n uint64) (ledger.Hash, error) { return w.store.RootAt(n) }
+
 // Status is what a page shows of the log.
 type Status struct {
 	Origin    string

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"gridveil/mesh/member"
+	"gridveil/mesh/route"
 )
 
 // Kind is the subject of a register. The numbers are wire values.
@@ -99,6 +100,10 @@ const (
 
 	// maxAlarm holds the evidence of equivocation: two checkpoints of 8 KiB, each in its envelope.
 	maxAlarm = 2*(8<<10+overhead) + evidenceFixed
+
+	// MaxHomes is how many homes of one network may be in the directory as relays: their registers take a leaf 1 MB a day.
+	// Homes of one operator take at most half, so that it cannot fill the list with certificates that it gives out itself.
+	MaxHomes = 64
 )
 
 var rules = [...]Rule{
@@ -140,8 +145,13 @@ func directoryLife(key uint64) time.Duration {
 
 func anyBackbone(m member.Member, _ *Envelope, _ *member.Bundle) bool { return m.Role.Backbone() }
 
-// aboutItself: the publisher's key is the subject, so only the register key is left to check.
+// aboutItself: the publisher's key is the subject, so only the register key is left to check; of a home also the body,
+// which has to make it a relay or say that it has stopped.
 func aboutItself(m member.Member, e *Envelope, _ *member.Bundle) bool {
+	if m.Role == member.RoleGateway && e.Key == KeyOnion {
+		k, err := route.ParseKeys(e.Body)
+		return err == nil && k.CheckHome() == nil
+	}
 	return m.Role.Backbone() && (e.Key == KeyOnion || e.Key == KeySeal || e.Key == KeySheet)
 }
 

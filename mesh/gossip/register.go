@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"gridveil/mesh/member"
+	"gridveil/mesh/route"
 )
 
 const maxAhead = 2 * time.Minute // clocks of admitted backbone members differ by at most 30 s; the rest is slack
@@ -42,6 +43,7 @@ const (
 	ReasonCertExpired Reason = "cert-expired" // 4
 	ReasonCertRevoked Reason = "cert-revoked" // 4
 	ReasonPublisher   Reason = "publisher"    // 4 Reject: role, zone or operator may not publish this
+	ReasonUnheld      Reason = "unheld"       // 4: a home says that it has stopped relaying, and nobody here knew that it did
 	ReasonSignature   Reason = "signature"    // 5 Reject
 	ReasonEquivocates Reason = "equivocates"  // 6: Evidence is set
 	ReasonRate        Reason = "rate"         // 7
@@ -152,7 +154,7 @@ func (r *Registers) offer(e Envelope, from Source, now time.Time) Decision {
 	}
 	m, err := r.certs.Lookup(e.CertHash, now)
 	d.Member = m
-	if d.Verdict = r.checkPublisher(&e, m, err); d.Action != Accept {
+	if d.Verdict = r.checkPublisher(&e, held, m, err); d.Action != Accept {
 		d.NeedCert = d.Reason == ReasonCertUnknown
 		return d
 	}
@@ -164,7 +166,7 @@ func (r *Registers) offer(e Envelope, from Source, now time.Time) Decision {
 		d.Verdict, d.Evidence = equivocation(held, &e)
 		return d
 	}
-	if d.Verdict = r.checkLoad(&e, from, now); d.Action != Accept {
+	if d.Verdict = r.checkLoad(&e, m, from, now); d.Action != Accept {
 		return d
 	}
 	if check := r.checks[e.Kind]; check != nil {
@@ -196,7 +198,7 @@ func (r *Registers) checkFrame(e, held *Envelope, from Source, now time.Time) Ve
 }
 
 // checkPublisher runs check 4.
-func (r *Registers) checkPublisher(e *Envelope, m member.Member, err error) Verdict {
+func (r *Registers) checkPublisher(e, held *Envelope, m member.Member, err error) Verdict {
 	switch {
 	case errors.Is(err, member.ErrUnknown):
 		return Verdict{Ignore, ReasonCertUnknown}
@@ -206,8 +208,16 @@ func (r *Registers) checkPublisher(e *Envelope, m member.Member, err error) Verd
 		return Verdict{Ignore, ReasonCertExpired}
 	case m.Key != e.Publisher, !rules[e.Kind].publish(m, e, r.certs.Bundle()):
 		return Verdict{Reject, ReasonPublisher}
+	case m.Role.Leaf() && held == nil && !relays(e):
+		return Verdict{Ignore, ReasonUnheld}
 	}
 	return Verdict{}
+}
+
+// relays reads the relay flag of a `keys` register.
+func relays(e *Envelope) bool {
+	k, err := route.ParseKeys(e.Body)
+	return err == nil && k.Flags&route.FlagRelay != 0
 }
 
 // equivocation is check 6: one version number, two contents, both signed.
@@ -226,14 +236,33 @@ func equivocation(held, e *Envelope) (Verdict, []byte) {
 }
 
 // checkLoad runs check 7: rate of the publisher, room for the register.
-func (r *Registers) checkLoad(e *Envelope, from Source, now time.Time) Verdict {
+func (r *Registers) checkLoad(e *Envelope, m member.Member, from Source, now time.Time) Verdict {
 	if !from.Pulled && !r.takeToken(share{e.Publisher, e.Kind}, now) {
 		return Verdict{Ignore, ReasonRate}
 	}
-	if !r.room(e, now) {
+	held := r.held[e.ID()]
+	newcomer := held == nil || !held.Expires.After(now)
+	if !r.room(e, now) || m.Role.Leaf() && newcomer && !r.roomForHome(m, now) {
 		return Verdict{Ignore, ReasonFull}
 	}
 	return Verdict{}
+}
+
+// roomForHome reports whether one more home may be in the directory as a relay.
+func (r *Registers) roomForHome(m member.Member, now time.Time) bool {
+	all, own := 0, 0
+	for _, e := range r.held {
+		if e.Kind != KindDirectory || e.Key != KeyOnion || !e.Expires.After(now) {
+			continue
+		}
+		if p, err := r.certs.Lookup(e.CertHash, now); err == nil && p.Role.Leaf() {
+			all++
+			if p.Operator == m.Operator {
+				own++
+			}
+		}
+	}
+	return all < MaxHomes && own < MaxHomes/2
 }
 
 // room reports whether e's register exists or may be opened. One publisher may

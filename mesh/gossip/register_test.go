@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"gridveil/mesh/member"
+	"gridveil/mesh/mix"
+	"gridveil/mesh/route"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/vectors; say in the commit why bytes changed")
@@ -552,4 +554,70 @@ func FuzzOffer(f *testing.F) {
 			t.Error("refused without a reason")
 		}
 	})
+}
+
+// homeBody is the `keys` register of a home: a relay, or one that has stopped.
+func homeBody(t testing.TB, relays bool) func(*Envelope) {
+	t.Helper()
+	k := route.Keys{Epoch: 1, Keys: []mix.PublicKey{{ID: 1}}}
+	if relays {
+		k.Flags, k.Addresses = route.FlagRelay, []string{"/ip4/192.0.2.1/tcp/4100"}
+	}
+	body, err := k.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(e *Envelope) { e.Body = body }
+}
+
+func TestHomesThatRelayAreFewAndNotOfOneOperator(t *testing.T) {
+	w := newTown(t)
+	ssn := w.member(member.RoleSSN, "north")
+	if d := w.offer(w.envelope(ssn, KindDirectory, KeyOnion, 1), begin); d.Action != Accept {
+		t.Fatalf("a substation: %s", d.Reason)
+	}
+	first := w.member(member.RoleGateway, "north")
+	offer := func(p publisher, version uint64, relays bool, now time.Time) Decision {
+		e := w.envelope(p, KindDirectory, KeyOnion, version, homeBody(t, relays), func(e *Envelope) { e.Issued, e.Expires = now, now.Add(time.Hour) })
+		return w.regs.Offer(e.Encode(), Source{Pulled: true}, now)
+	}
+	if d := offer(first, 1, false, begin); d.Action != Ignore || d.Reason != ReasonUnheld {
+		t.Errorf("a home that never relayed has stopped: %v %s", d.Action, d.Reason)
+	}
+	if d := offer(first, 2, true, begin); d.Action != Accept {
+		t.Fatalf("a home that relays: %s", d.Reason)
+	}
+	if d := offer(first, 3, false, begin); d.Action != Accept {
+		t.Errorf("it has stopped: %s", d.Reason)
+	}
+	if d := offer(first, 4, true, begin); d.Action != Accept {
+		t.Errorf("it relays again: %s", d.Reason)
+	}
+	for i := range MaxHomes/2 - 1 {
+		if d := offer(w.member(member.RoleGateway, "north"), 1, true, begin); d.Action != Accept {
+			t.Fatalf("home %d: %s", i+2, d.Reason)
+		}
+	}
+	if d := offer(w.member(member.RoleGateway, "north"), 1, true, begin); d.Reason != ReasonFull {
+		t.Errorf("homes of one operator beyond half: %v %s", d.Action, d.Reason)
+	}
+	if d := offer(first, 5, true, begin); d.Action != Accept {
+		t.Errorf("one of those that are in: %s", d.Reason)
+	}
+	if d := w.offer(w.envelope(w.member(member.RoleSSN, "south"), KindDirectory, KeyOnion, 1), begin); d.Action != Accept {
+		t.Errorf("homes shut a substation out: %s", d.Reason)
+	}
+	if d := offer(w.member(member.RoleGateway, "south"), 1, true, begin.Add(90*time.Minute)); d.Action != Accept {
+		t.Errorf("after the others have expired: %s", d.Reason)
+	}
+	for name, e := range map[string]*Envelope{
+		"no register of keys":           w.envelope(first, KindDirectory, KeyOnion, 9),
+		"a sealing key":                 w.envelope(first, KindDirectory, KeySeal, 9, homeBody(t, true)),
+		"a sheet":                       w.envelope(first, KindDirectory, KeySheet, 9, homeBody(t, true)),
+		"a key that stands for nothing": w.envelope(w.member(member.RoleGateway, "north"), KindDirectory, KeyBundle, 9, homeBody(t, true)),
+	} {
+		if d := w.offer(e, begin); d.Action != Reject || d.Reason != ReasonPublisher {
+			t.Errorf("%s: %v %s", name, d.Action, d.Reason)
+		}
+	}
 }

@@ -63,6 +63,9 @@ func (r *Roll) Add(chain [][]byte, now time.Time) (Member, error) {
 	return m, nil
 }
 
+// Forget drops a certificate that turned out to be of no use.
+func (r *Roll) Forget(hash [32]byte) { delete(r.entries, hash) }
+
 func (r *Roll) dropExpired(now time.Time) {
 	for hash, e := range r.entries {
 		if now.After(e.member.NotAfter) {

@@ -22,6 +22,21 @@ type Proxy struct {
 	mu    sync.Mutex
 	conns map[net.Conn]bool
 	cut   bool
+	seen  func(up bool, bytes int)
+}
+
+// Watch shows what a stranger on the line sees from now on: each read of the proxy, up from whoever dialled. seen is
+// called by several goroutines.
+func (p *Proxy) Watch(seen func(up bool, bytes int)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen = seen
+}
+
+func (p *Proxy) watcher() func(up bool, bytes int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.seen
 }
 
 // NewProxy forwards to target at bps bits per second in each direction; 0 means as fast as possible.
@@ -81,13 +96,13 @@ func (p *Proxy) accept() {
 		}
 		p.conns[in], p.conns[out] = true, true
 		p.mu.Unlock()
-		p.wg.Go(func() { p.copy(out, in) })
-		p.wg.Go(func() { p.copy(in, out) })
+		p.wg.Go(func() { p.copy(out, in, true) })
+		p.wg.Go(func() { p.copy(in, out, false) })
 	}
 }
 
 // copy forwards one direction; a small buffer makes the rate felt at once.
-func (p *Proxy) copy(to, from net.Conn) {
+func (p *Proxy) copy(to, from net.Conn, up bool) {
 	defer to.Close()
 	defer from.Close()
 	for _, c := range []net.Conn{to, from} {
@@ -98,6 +113,9 @@ func (p *Proxy) copy(to, from net.Conn) {
 	free := time.Now()
 	for {
 		n, err := from.Read(buf)
+		if seen := p.watcher(); n > 0 && seen != nil {
+			seen(up, n)
+		}
 		if n > 0 && p.bps > 0 {
 			if now := time.Now(); free.Before(now) {
 				free = now

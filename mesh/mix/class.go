@@ -3,9 +3,9 @@
 //
 // A relay passes each packet through Fair (one neighbour cannot crowd out the
 // others), packet.Unwrap with a Replay table of its Keyring, and Hold. A leaf
-// sends in Slots: a waiting packet or a loop to itself, so that its link shows a
-// Poisson flow that does not depend on what it has to say; Loops notices when
-// the loops do not come back.
+// sends in Slots: a waiting packet or cover, so that its link shows a Poisson flow
+// that does not depend on what it has to say; Shape keeps what each line carries
+// back free of that too, Loops notices when loops to itself do not return.
 //
 // What it guarantees: no packet leaves a Hold early, none is accepted twice
 // under one key, every table has a limit. What it does not: hide anything in

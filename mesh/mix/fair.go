@@ -13,7 +13,10 @@ import (
 const (
 	QueuePerNeighbour = 256
 	queueEarly        = QueuePerNeighbour * 8 / 10 // from here on packets are dropped at random, ever more
-	queueTotal        = 8192                       // of all neighbours: 16 MiB
+
+	// RelayQueue and LeafQueue are the most packets queued of all neighbours: 16 MiB, and 2 MiB at a home.
+	RelayQueue = 8192
+	LeafQueue  = 1024
 )
 
 // Intake errors. All mean: drop the packet, count the cause.
@@ -32,6 +35,7 @@ type Rate struct {
 // Rates of neighbours. A leaf in session bursts stays within its own.
 var (
 	LeafRate  = Rate{2, 64}
+	HomeRate  = Rate{20, 256} // a home that relays, and what it takes from a backbone neighbour
 	RelayRate = Rate{200, 1024}
 )
 
@@ -40,7 +44,7 @@ var (
 type Fair struct {
 	neighbours map[packet.NodeKey]*intake
 	turn       []packet.NodeKey // neighbours with packets, next first
-	total      int
+	total, max int
 }
 
 type intake struct {
@@ -49,8 +53,8 @@ type intake struct {
 	at     time.Time
 }
 
-// NewFair makes an intake without neighbours.
-func NewFair() *Fair { return &Fair{neighbours: map[packet.NodeKey]*intake{}} }
+// NewFair makes an intake without neighbours for at most so many packets: RelayQueue or LeafQueue.
+func NewFair(most int) *Fair { return &Fair{neighbours: map[packet.NodeKey]*intake{}, max: most} }
 
 // Offer takes a packet from a neighbour with the given rate, or says why not.
 // rnd is read only while the queue is nearly full.
@@ -80,7 +84,7 @@ func (f *Fair) Offer(from packet.NodeKey, rate Rate, p *packet.Packet, now time.
 
 // admit applies the limits of the queues: random early drop from 80 % on.
 func (f *Fair) admit(n *intake, rnd io.Reader) error {
-	if len(n.queue) >= QueuePerNeighbour || f.total >= queueTotal {
+	if len(n.queue) >= QueuePerNeighbour || f.total >= f.max {
 		return ErrQueueFull
 	}
 	over := len(n.queue) - queueEarly

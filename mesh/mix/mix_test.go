@@ -311,7 +311,7 @@ func TestLostLoopsAreNoticed(t *testing.T) {
 
 func TestAFloodFillsOnlyTheFloodersQueue(t *testing.T) {
 	rnd := seeded(9)
-	f := NewFair()
+	f := NewFair(RelayQueue)
 	flood, honest := packet.NodeKey{1}, packet.NodeKey{2}
 	lost, sent := 0, 0
 	now := start
@@ -338,7 +338,7 @@ func TestAFloodFillsOnlyTheFloodersQueue(t *testing.T) {
 }
 
 func TestNeighboursTakeTurns(t *testing.T) {
-	f, rnd := NewFair(), seeded(10)
+	f, rnd := NewFair(RelayQueue), seeded(10)
 	for range 3 {
 		for _, n := range []byte{1, 2, 3} {
 			if err := f.Offer(packet.NodeKey{n}, LeafRate, new(packet.Packet), start, rnd); err != nil {
@@ -364,7 +364,7 @@ func TestNeighboursTakeTurns(t *testing.T) {
 }
 
 func TestIntakeLimitsHold(t *testing.T) {
-	f, rnd := NewFair(), seeded(11)
+	f, rnd := NewFair(RelayQueue), seeded(11)
 	leaf := packet.NodeKey{1}
 	for i := range LeafRate.Burst {
 		if err := f.Offer(leaf, LeafRate, new(packet.Packet), start, rnd); err != nil {
@@ -395,8 +395,8 @@ func TestIntakeLimitsHold(t *testing.T) {
 			_ = f.Offer(packet.NodeKey{3, byte(i)}, RelayRate, new(packet.Packet), start, rnd) // refusals are the point
 		}
 	}
-	if f.Len() != queueTotal {
-		t.Errorf("%d packets queued in all, limit %d", f.Len(), queueTotal)
+	if f.Len() != RelayQueue {
+		t.Errorf("%d packets queued in all, limit %d", f.Len(), RelayQueue)
 	}
 	if err := f.Offer(packet.NodeKey{4}, LeafRate, new(packet.Packet), start, rnd); !errors.Is(err, ErrQueueFull) {
 		t.Errorf("above the total: %v", err)

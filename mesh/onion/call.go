@@ -20,6 +20,15 @@ const (
 	flagFill    = 2 // use every reply block, so that the number of packets says nothing
 )
 
+// A try that arrives when the recipient has forgotten its answer would be handled again. So none is made later than
+// lastRetry after the first, which leaves a packet of class meter its way (P99 6.8 min), nor after retryLags of Lag on a
+// fast clock; recipients there remember for answerLags more.
+const (
+	lastRetry  = packet.AnswerLife - 7*time.Minute
+	retryLags  = 3
+	answerLags = 4
+)
+
 // answer statuses: the first byte of an answer.
 const (
 	answerOK      = 0
@@ -113,9 +122,19 @@ func (o *Onion) call(ctx context.Context, to Recipient, c mesh.Class, s mesh.Ser
 	if _, err := io.ReadFull(o.rnd, cl.id[:]); err != nil {
 		return nil, fmt.Errorf("draw request id: %w", err)
 	}
+	return o.tryAll(ctx, to, c, timing, cl, s, flags, body)
+}
+
+// tryAll sends a request over different routes until it is answered, or its tries are used up.
+func (o *Onion) tryAll(ctx context.Context, to Recipient, c mesh.Class, timing mix.Timing, cl *call, s mesh.Service, flags uint8, body []byte) ([]byte, error) {
 	var tries []*try
 	defer func() { o.forget(tries) }()
+	began := o.clock.Now()
 	for n := range timing.Tries {
+		if n > 0 && o.clock.Now().Sub(began) > lastRetry+retryLags*o.h.Lag() {
+			o.bump(func(s *Stats) { s.Unacked++ })
+			return nil, fmt.Errorf("%w: no answer in %v, after which a try could be done twice", mesh.ErrUnacked, lastRetry)
+		}
 		t, departs, err := o.send(to, c, timing, cl, s, flags, body)
 		if err != nil {
 			if n > 0 && !errors.Is(err, mesh.ErrTooLarge) {
@@ -235,7 +254,7 @@ func (o *Onion) send(to Recipient, c mesh.Class, timing mix.Timing, cl *call, s 
 	if err != nil {
 		return nil, time.Time{}, errors.Join(err, o.cancel(jobs))
 	}
-	if c == mesh.Session {
+	if c != mesh.Lab {
 		flags |= flagFill
 	}
 	users, err := o.seal(to, t, &packet.Request{Service: uint16(s), Flags: flags, ID: cl.id, Replies: blocks, Body: body})
@@ -298,12 +317,16 @@ func (o *Onion) seal(to Recipient, t *try, q *packet.Request) ([][]byte, error) 
 func (o *Onion) replyBlocks(to Recipient, timing mix.Timing, cl *call, n int, arrival time.Time) (*try, []packet.ReplyBlock, error) {
 	t := &try{call: cl}
 	var blocks []packet.ReplyBlock
-	for range n {
+	for i := range n {
 		var id packet.ReplyID
 		if _, err := io.ReadFull(o.rnd, id[:]); err != nil {
 			return t, nil, fmt.Errorf("draw reply id: %w", err)
 		}
-		r, err := o.wayBack(to, timing, arrival.Add(answerSpare))
+		way := timing
+		if timing.Slots {
+			way.HopMean = mix.AnswerHold(timing.HopMean, i)
+		}
+		r, err := o.wayBack(to, way, arrival.Add(answerSpare))
 		if err != nil {
 			o.forget([]*try{t})
 			return t, nil, err
@@ -325,15 +348,49 @@ func (o *Onion) replyBlocks(to Recipient, timing mix.Timing, cl *call, n int, ar
 			return t, nil, &mesh.BusyError{After: time.Minute}
 		}
 		blocks = append(blocks, *b)
+		if timing.Slots {
+			o.expect(r, timing, n)
+		}
 	}
 	return t, blocks, nil
+}
+
+// expect lets cover leave room for a packet of an answer of n.
+func (o *Onion) expect(r *route.Route, timing mix.Timing, n int) {
+	relays := r.Relays()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.shape.Answer(relays[len(relays)-1], r.Arrival.Add(-mix.CoverLead(timing.HopMean, o.slotMean, n)))
 }
 
 func (o *Onion) wayBack(to Recipient, timing mix.Timing, depart time.Time) (*route.Route, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	c := o.chooser(timing.HopMean)
-	return c.Back(o.backSelf(), packet.NodeKey(to), o.guards.Usable(o.usable), depart, o.rnd)
+	ends, err := o.guards.Usable(o.usable, o.rnd)
+	if err == nil && timing.Slots {
+		ends, err = o.endsLikeLoops(c, ends)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.Back(o.backSelf(), packet.NodeKey(to), ends, depart, o.rnd)
+}
+
+// endsLikeLoops lists the relays that an answer in class meter may come back by, the first drawn as a loop's last relay
+// is. guards are the usable ones in random order. o.mu is held.
+func (o *Onion) endsLikeLoops(c *route.Chooser, guards []packet.NodeKey) ([]packet.NodeKey, error) {
+	ends := o.ends()
+	if len(guards) == 0 {
+		return ends, nil
+	}
+	first := c.LoopEnds(guards[0], ends)
+	for _, list := range [][]packet.NodeKey{first, ends} {
+		if err := mix.Shuffle(list, o.rnd); err != nil {
+			return nil, err
+		}
+	}
+	return append(first, ends...), nil
 }
 
 // chooser chooses over the present snapshot; o.mu is held.

@@ -20,6 +20,12 @@ import (
 
 var long = flag.Bool("long", false, "run the tests of floods and replays at their full size: minutes")
 
+// How long the trace of the lines lasts, for a machine with more or less time.
+var (
+	traceWindows = flag.Int("windows", 9, "with -long: windows of four hours that the trace of the lines lasts")
+	traceSpeed   = flag.Float64("speed", 300, "how much faster than the wall the trace of the lines runs")
+)
+
 // heap is what the process holds, in bytes.
 func heap() int64 {
 	runtime.GC()

@@ -2,6 +2,7 @@ package onion
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ const (
 	writeTimeout  = 10 * time.Second // wall time for one batch
 	openTimeout   = 10 * time.Second
 	idleNeighbour = 10 * time.Minute // then the stream is closed and its goroutine ends
+	overRate      = 64               // packets above its rate on one stream, then a neighbour is kept out of a home that relays
 	maxNeighbours = 2560             // an SSN's connections and some; a packet may name any next node
 )
 
@@ -190,12 +192,16 @@ func (o *Onion) serveStream(from mesh.Member, s network.Stream) {
 	key := packet.NodeKey(from.Key)
 	o.relay.join(key)
 	defer o.relay.leave(key)
-	for {
+	for over := 0; ; {
 		p := packets.Get().(*packet.Packet) // the pool holds nothing else
 		if _, err := io.ReadFull(s, p[:]); err != nil {
 			return
 		}
 		o.h.Carried(0, packet.Size)
-		o.relay.take(from, p)
+		if err := o.relay.take(from, p); errors.Is(err, mix.ErrRate) && o.chosen() {
+			if over++; over >= overRate && o.h.Expel(from.Peer) { // its bytes count against the day's data of this home
+				return
+			}
+		}
 	}
 }

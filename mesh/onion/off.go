@@ -45,10 +45,7 @@ func (o *Onion) Switch(on bool) error {
 	o.health.Forget()     // nor say anything about relays
 	o.mu.Unlock()
 	o.poke()
-	select {
-	case o.republish <- struct{}{}:
-	default: // publishLoop has not yet seen the last one
-	}
+	o.publishAgain()
 	o.refresh(now)
 	return nil
 }

@@ -54,7 +54,7 @@ type Config struct {
 	// connections with its other parents.
 	GuardsKept bool
 
-	Relay    bool         // a backbone member that is no SSN relays too; SSNs always do
+	Relay    bool         // a backbone member that is no SSN, or a gateway with mesh.Config.Relay, relays too; SSNs always do
 	MinSet   int          // own floor of class meter, when above the network's
 	MinHomes int          // own floor of homes enrolled, when above the network's
 	Intake   [2]mix.Rate  // most that a leaf and that a backbone neighbour may send; zero means mix.LeafRate and mix.RelayRate
@@ -118,6 +118,7 @@ type Onion struct {
 	health   route.Health
 	loops    mix.Loops
 	slots    schedule
+	shape    mix.Shape
 	slotMean time.Duration
 	replies  map[packet.ReplyID]*openReply
 	answers  packet.Assembler // of answers to us
@@ -127,6 +128,11 @@ type Onion struct {
 	wake     chan struct{} // slots changed
 	offSince time.Time     // zero while on
 	stopped  chan struct{} // closed while off
+
+	announced bool // home: the directory says that it relays
+	relaying  bool // home: it would, as refresh last saw
+	reach     mesh.Reachability
+	reachedAt time.Time // when a parent was last asked
 }
 
 // New prepares an Onion on h. Handlers are registered before Serve.
@@ -161,6 +167,12 @@ func New(h *mesh.Host, c Config) (*Onion, error) {
 	if o.seals, err = openSeals(c.Store, o.rnd, self.Role, o.clock.Now()); err != nil {
 		return nil, fmt.Errorf("onion: %w", err)
 	}
+	if o.role.Leaf() {
+		o.dir.Self = o.self
+	}
+	if o.role == member.RoleWallet {
+		o.guards.Avoid = self.Operator
+	}
 	o.snap = o.dir.Snapshot(o.clock.Now())
 	o.relay = newRelay(o, policy)
 	o.out = &neighbours{o: o, to: map[packet.NodeKey]*neighbour{}}
@@ -177,9 +189,9 @@ func New(h *mesh.Host, c Config) (*Onion, error) {
 	return o, nil
 }
 
-// relays reports whether this node forwards packets of others.
+// relays reports whether this node forwards packets of others now.
 func (o *Onion) relays() bool {
-	return o.role == member.RoleSSN || o.c.Relay && o.role.Backbone()
+	return o.role == member.RoleSSN || o.c.Relay && o.role.Backbone() || o.chosen() && o.h.Thrift() < mesh.ThriftRelay
 }
 
 // Serve runs the onion until ctx ends and waits for what it started; it runs beside the host's Serve.
@@ -189,8 +201,11 @@ func (o *Onion) Serve(ctx context.Context) error {
 	wg.Go(func() { o.housekeep(ctx) })
 	if o.role.Leaf() {
 		wg.Go(func() { o.sendSlots(ctx) })
-	} else {
+	}
+	if !o.role.Leaf() || o.chosen() || o.h.HomeRelay(o.h.Self().Key) { // also a home that relayed before it was restarted
 		wg.Go(func() { o.publishLoop(ctx) })
+	}
+	if !o.role.Leaf() {
 		wg.Go(func() { o.receiveLoop(ctx, &wg) })
 	}
 	wg.Wait()
@@ -323,6 +338,9 @@ func (o *Onion) refresh(now time.Time) (settling bool) {
 	}
 	settling = len(o.guards.List()) < route.GuardCount
 	record := o.guards.Encode()
+	relaying := o.chosen() && o.relays() && !off
+	turned := relaying != o.relaying
+	o.relaying = relaying
 	keep, release := o.guardChanges()
 	o.changeSlots(now, floor.SlotMean(o.slotMean, o.snap, o.guards.List()))
 	st := floor.Check(mesh.Meter, o.snap, o.guards.List(), now)
@@ -346,6 +364,9 @@ func (o *Onion) refresh(now time.Time) (settling bool) {
 	o.flag(mesh.WarnFewRelays, errors.Is(st.Err, route.ErrFewRelays))
 	o.flag(mesh.WarnOff, off)
 	o.flag(mesh.WarnLab, floor.Policy.Lab)
+	if turned {
+		o.publishAgain()
+	}
 	return settling
 }
 

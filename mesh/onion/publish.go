@@ -47,12 +47,16 @@ func (o *Onion) publishLoop(ctx context.Context) {
 			wait = publishFast
 		}
 		var err error
-		if now.Sub(sealed) >= sealEvery/2 {
+		if !o.role.Leaf() && now.Sub(sealed) >= sealEvery/2 {
 			if err = o.publishSeal(now); err == nil {
 				sealed = now
 			}
 		}
-		if err = errors.Join(err, o.publishKeys(now)); err != nil {
+		publish := o.publishKeys
+		if o.role.Leaf() {
+			publish = func(now time.Time) error { return o.publishHome(ctx, now) }
+		}
+		if err = errors.Join(err, publish(now)); err != nil {
 			if ctx.Err() != nil {
 				return
 			}
@@ -100,14 +104,24 @@ func (o *Onion) publishKeys(now time.Time) error {
 		k.Flags |= route.FlagMailbox
 	}
 	k.Leaves, k.LeafFrames = o.traffic(now)
-	o.relay.keysMu.Lock()
-	k.Epoch, k.Keys = o.relay.keys.Public(now)
-	o.relay.keysMu.Unlock()
+	o.addAddresses(&k)
+	return o.putKeys(k, now)
+}
+
+// addAddresses fills in where this node can be dialled.
+func (o *Onion) addAddresses(k *route.Keys) {
 	for _, a := range o.h.Addrs() {
 		if len(k.Addresses) < route.MaxAddresses {
 			k.Addresses = append(k.Addresses, a.String())
 		}
 	}
+}
+
+// putKeys publishes k with the keys of now.
+func (o *Onion) putKeys(k route.Keys, now time.Time) error {
+	o.relay.keysMu.Lock()
+	k.Epoch, k.Keys = o.relay.keys.Public(now)
+	o.relay.keysMu.Unlock()
 	body, err := k.Encode()
 	if err != nil {
 		return err

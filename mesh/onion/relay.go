@@ -50,15 +50,19 @@ type sight struct {
 }
 
 func newRelay(o *Onion, p member.Policy) *relay {
-	hold, tags := mix.BackboneHold, mix.BackboneTags
+	hold, tags, queue := mix.BackboneHold, mix.BackboneTags, mix.RelayQueue
 	switch {
 	case o.role == member.RoleSSN:
 		hold, tags = mix.RelayHold, mix.RelayTags
 	case o.role.Leaf():
-		hold, tags = mix.LeafHold, mix.LeafTags
+		hold, tags, queue = mix.LeafHold, mix.LeafTags, mix.LeafQueue
 	}
-	return &relay{o: o, epoch: p.Epoch(), rates: intake(o.c.Intake), wake: make(chan struct{}, 1),
-		hold: mix.NewHold(hold), fair: mix.NewFair(), joined: map[packet.NodeKey]int{}, leaves: map[packet.NodeKey]bool{},
+	usual := [2]mix.Rate{mix.LeafRate, mix.RelayRate}
+	if o.chosen() {
+		usual[1] = mix.HomeRate
+	}
+	return &relay{o: o, epoch: p.Epoch(), rates: intake(o.c.Intake, usual), wake: make(chan struct{}, 1),
+		hold: mix.NewHold(hold), fair: mix.NewFair(queue), joined: map[packet.NodeKey]int{}, leaves: map[packet.NodeKey]bool{},
 		window: o.clock.Now(), keys: mix.NewKeyring(p.Epoch(), tags)}
 }
 
@@ -92,20 +96,26 @@ func (r *relay) leave(n packet.NodeKey) {
 	}
 }
 
-// take queues a packet from a neighbour, or drops it before it costs an X25519. The packet is the relay's from then on.
-func (r *relay) take(from mesh.Member, p *packet.Packet) {
+// take queues a packet from a neighbour, or drops it before it costs an X25519. It returns mix.ErrRate for one that
+// came faster than the neighbour may send. The packet is the relay's from then on.
+func (r *relay) take(from mesh.Member, p *packet.Packet) error {
 	if r.o.off.Load() {
 		r.o.count(DropOff, 1)
-		return
+		return nil
 	}
-	rate := r.rates[1]
-	if from.Role.Leaf() {
+	key, rate := packet.NodeKey(from.Key), r.rates[1]
+	// What a home passes on for others is none of its own frames, so it must not make the crowd look larger.
+	home := from.Role.Leaf() && r.o.homeRelay(key)
+	leaf := from.Role.Leaf() && !home
+	switch {
+	case home:
+		rate = mix.HomeRate
+	case leaf:
 		rate = r.rates[0]
 	}
-	key := packet.NodeKey(from.Key)
 	r.mu.Lock()
 	err := r.fair.Offer(key, rate, p, r.o.clock.Now(), r.o.rnd)
-	if from.Role.Leaf() {
+	if leaf {
 		r.frames++
 		r.leaves[key] = true
 	}
@@ -121,6 +131,7 @@ func (r *relay) take(from mesh.Member, p *packet.Packet) {
 		default: // run has not yet seen the last one
 		}
 	}
+	return err
 }
 
 // measured gives the leaves and their frames since the last measurement and begins a new one; enough is false when
@@ -280,17 +291,17 @@ func (r *relay) release(now time.Time) {
 	}
 	r.o.mu.Lock()
 	defer r.o.mu.Unlock()
-	r.o.stats.Relayed += sent
+	r.o.stats.relay(sent, now)
 	if lost > 0 {
 		r.o.countLocked(r.o.unsent(), lost)
 	}
 }
 
 // intake fills in the usual rates.
-func intake(rates [2]mix.Rate) [2]mix.Rate {
-	for i, usual := range [2]mix.Rate{mix.LeafRate, mix.RelayRate} {
+func intake(rates, usual [2]mix.Rate) [2]mix.Rate {
+	for i := range rates {
 		if rates[i] == (mix.Rate{}) {
-			rates[i] = usual
+			rates[i] = usual[i]
 		}
 	}
 	return rates

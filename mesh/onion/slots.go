@@ -21,10 +21,11 @@ type job struct {
 	flag   packet.Flag
 	hop    time.Duration // mean hold at a relay
 	depart time.Time
-	route  *route.Route // chosen ahead, so that the time of arrival is known
-	user   []byte       // nil until sealed
-	ready  bool         // sealed; before that its slot sends a loop
-	gone   bool         // cancelled; its slot sends a loop
+	route  *route.Route   // chosen ahead, so that the time of arrival is known
+	drawn  packet.NodeKey // the guard that chance chose; the rules may have asked for another
+	user   []byte         // nil until sealed
+	ready  bool           // sealed; before that its slot sends a loop
+	gone   bool           // cancelled; its slot sends a loop
 }
 
 // schedule holds the slots that are drawn, each with the job that goes in it or nil for a loop. Jobs take slots that
@@ -142,7 +143,14 @@ func (o *Onion) planOne(to Recipient, timing mix.Timing, now time.Time) (*job, e
 
 // wayTo chooses a job's route; o.mu is held.
 func (o *Onion) wayTo(j *job) (*route.Route, error) {
-	return o.chooser(j.hop).To(packet.NodeKey(j.to), o.guards.Usable(o.usable), j.depart, o.rnd)
+	guards, err := o.guards.Usable(o.usable, o.rnd)
+	if err != nil {
+		return nil, err
+	}
+	if len(guards) > 0 {
+		j.drawn = guards[0]
+	}
+	return o.chooser(j.hop).To(packet.NodeKey(j.to), guards, j.depart, o.rnd)
 }
 
 // lastOf gives when the last job departs and when the last one arrives.
@@ -209,8 +217,9 @@ func (o *Onion) sendSlots(ctx context.Context) {
 			continue // nothing more today: what was planned is tried again, and then refused until midnight
 		} else if j != nil {
 			o.depart(j)
+			o.tookSlot(j)
 		} else {
-			o.sendLoop()
+			o.sendCover()
 		}
 	}
 }
@@ -323,35 +332,102 @@ func (o *Onion) sessionCover(to Recipient, timing mix.Timing, have int) []*job {
 	return out
 }
 
-// sendLoop sends a packet to ourselves over guard, middle and another SSN that we are connected to.
-func (o *Onion) sendLoop() {
-	p, first, err := o.buildLoop()
+// tookSlot notes what a request's packet did to the pattern that its slot drew.
+func (o *Onion) tookSlot(j *job) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	drawn, err := o.shape.Draw([]packet.NodeKey{j.drawn}, o.loopEnds(), o.rnd)
+	if err != nil {
+		o.log.Error("no randomness", "err", err)
+		return
+	}
+	o.shape.Sent(drawn, j.route.First())
+}
+
+// loopEnds gives the relays that a loop over a guard may come back by; o.mu is held while it is used.
+func (o *Onion) loopEnds() func(packet.NodeKey) []packet.NodeKey {
+	c, ends := o.chooser(0), o.ends()
+	return func(guard packet.NodeKey) []packet.NodeKey { return c.LoopEnds(guard, ends) }
+}
+
+// sendCover sends what a slot's pattern asks for: a packet to ourselves over guard, middle and another SSN that we are
+// connected to, or one that ends at some recipient.
+func (o *Onion) sendCover() {
+	p, first, loop, err := o.buildCover()
 	if err != nil {
 		o.count(DropUnbuildable, 1) // too few relays: nothing can be sent, which everybody can see anyway
 		return
 	}
-	o.push(first, p, func(s *Stats) { s.LoopsSent++ })
+	o.push(first, p, func(s *Stats) {
+		if loop {
+			s.LoopsSent++
+		} else {
+			s.SlotCover++
+		}
+	})
 }
 
-func (o *Onion) buildLoop() (*packet.Packet, packet.NodeKey, error) {
+func (o *Onion) buildCover() (p *packet.Packet, first packet.NodeKey, loop bool, err error) {
 	var id mix.LoopID
 	if _, err := io.ReadFull(o.rnd, id[:]); err != nil {
-		return nil, packet.NodeKey{}, fmt.Errorf("draw loop id: %w", err)
+		return nil, first, false, fmt.Errorf("draw loop id: %w", err)
 	}
 	o.mu.Lock()
-	policy := o.h.Bundle().Policy
-	r, err := o.chooser(policy.Hop()).Loop(o.backSelf(), o.guards.Usable(o.usable), o.ends(), o.clock.Now(), o.rnd)
-	if err == nil {
+	r, loop, err := o.coverRoute(o.clock.Now())
+	if err == nil && loop {
 		o.loops.Sent(id, r.Relays(), r.Arrival.Add(o.h.Lag()))
 	}
 	o.mu.Unlock()
 	if err != nil {
-		return nil, packet.NodeKey{}, err
+		return nil, first, false, err
 	}
 	user := make([]byte, packet.UserSize)
 	copy(user, id[:])
-	p := new(packet.Packet)
-	return p, r.First(), packet.Build(p, r.Hops, packet.FlagDrop, user, o.rnd)
+	p = new(packet.Packet)
+	return p, r.First(), loop, packet.Build(p, r.Hops, packet.FlagDrop, user, o.rnd)
+}
+
+// coverRoute chooses the way of a slot's cover and whether it is a loop. Where no recipient can be reached, it is one.
+// o.mu is held.
+func (o *Onion) coverRoute(now time.Time) (r *route.Route, loop bool, err error) {
+	guards, err := o.guards.Usable(o.usable, o.rnd)
+	if err != nil {
+		return nil, false, err
+	}
+	backs := o.loopEnds()
+	drawn, err := o.shape.Draw(guards, backs, o.rnd)
+	if err != nil {
+		return nil, false, err
+	}
+	p := o.shape.Cover(drawn, guards, backs, now)
+	c, ends := o.chooser(o.h.Bundle().Policy.Hop()), o.ends()
+	if p.First != (packet.NodeKey{}) {
+		guards = []packet.NodeKey{p.First}
+	}
+	if p.Back != (packet.NodeKey{}) {
+		ends = []packet.NodeKey{p.Back}
+	} else if to, ok := o.anyRecipient(p.First); ok {
+		if r, err = c.To(to, guards, now, o.rnd); err == nil {
+			return r, false, nil
+		}
+	}
+	r, err = c.Loop(o.backSelf(), guards, ends, now, o.rnd)
+	return r, true, err
+}
+
+// anyRecipient draws one of the members that take requests, but not the guard; o.mu is held.
+func (o *Onion) anyRecipient(guard packet.NodeKey) (packet.NodeKey, bool) {
+	var all []packet.NodeKey
+	for key := range o.known {
+		if n, ok := o.snap.Node(key); ok && n.Recipient() && key != guard {
+			all = append(all, key)
+		}
+	}
+	if len(all) == 0 {
+		return packet.NodeKey{}, false
+	}
+	i, err := mix.Below(len(all), o.rnd)
+	return all[max(i, 0)], err == nil
 }
 
 // ends lists the relays that a loop may come back by: those that this node is connected to. o.mu is held.

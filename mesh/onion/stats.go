@@ -2,6 +2,7 @@ package onion
 
 import (
 	"maps"
+	"time"
 
 	"gridveil/mesh"
 )
@@ -29,10 +30,12 @@ const (
 // Stats is a snapshot of what an Onion counted since it was made.
 type Stats struct {
 	Relayed       uint64 // packets forwarded
+	RelayedToday  uint64 // of them on the present UTC day
 	Received      uint64 // requests handled here
 	Answered      uint64 // answers sent from here
 	Sent          uint64 // packets sent as a leaf, loops not counted
 	Cover         uint64 // cover packets of class session
+	SlotCover     uint64 // packets of slots that had nothing to send and bring nothing back
 	LoopsSent     uint64
 	LoopsReturned uint64
 	LoopsLost     uint64
@@ -46,6 +49,20 @@ type Stats struct {
 
 type stats struct {
 	Stats
+	day int64 // of RelayedToday, since 1970
+}
+
+// relay counts packets forwarded.
+func (s *stats) relay(n uint64, now time.Time) {
+	s.turn(now)
+	s.Relayed, s.RelayedToday = s.Relayed+n, s.RelayedToday+n
+}
+
+// turn begins a new day.
+func (s *stats) turn(now time.Time) {
+	if day := now.Unix() / 86400; day != s.day {
+		s.day, s.RelayedToday = day, 0
+	}
 }
 
 // count adds to a drop's counter.
@@ -67,6 +84,7 @@ func (o *Onion) Stats() Stats {
 	held := o.relay.held()
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.stats.turn(o.clock.Now())
 	s := o.stats.Stats
 	s.Held, s.Waiting = held, o.slots.waiting()
 	s.Dropped = maps.Clone(s.Dropped)

@@ -59,14 +59,15 @@ func (c *Chooser) To(recipient packet.NodeKey, guards []packet.NodeKey, depart t
 }
 
 // Back chooses the way of an answer from whoever holds the reply block to self:
-// any two relays, then a guard of self. depart is when the answer is expected
-// to leave; answers are due within mix.KeyMargin of it. from is the replier.
-func (c *Chooser) Back(self Self, from packet.NodeKey, guards []packet.NodeKey, depart time.Time, rnd io.Reader) (*Route, error) {
+// any two relays, then the first of ends that the rules allow: relays that self
+// is connected to. depart is when the answer is expected to leave; answers are
+// due within mix.KeyMargin of it. from is the replier.
+func (c *Chooser) Back(self Self, from packet.NodeKey, ends []packet.NodeKey, depart time.Time, rnd io.Reader) (*Route, error) {
 	replier, known := c.Snapshot.Node(from)
 	if !known {
 		return nil, fmt.Errorf("%w: the replier is not in the directory", packet.ErrRoute)
 	}
-	path, err := c.pick(guards, replier, rnd)
+	path, err := c.pick(ends, replier, rnd)
 	if err != nil {
 		return nil, err
 	}
@@ -86,6 +87,32 @@ func (c *Chooser) Loop(self Self, guards, ends []packet.NodeKey, depart time.Tim
 	}
 	return c.time(path, &self, depart, rnd)
 }
+
+// LoopEnds lists those of ends that a loop over this guard may come back by.
+func (c *Chooser) LoopEnds(guard packet.NodeKey, ends []packet.NodeKey) []packet.NodeKey {
+	g, ok := c.relay(guard)
+	if !ok {
+		return nil
+	}
+	var apart, reaching []packet.NodeKey
+	for _, n := range c.filter(func(n *Node) bool { return reaches(g, n, ends) }) {
+		reaching = append(reaching, n.Key)
+		if !c.sameSide(g, n) {
+			apart = append(apart, n.Key)
+		}
+	}
+	if len(apart) > 0 {
+		return apart
+	}
+	return reaching
+}
+
+// reaches reports whether a loop over guard may end at n, operators left aside.
+func reaches(guard, n *Node, ends []packet.NodeKey) bool {
+	return otherSSN(guard, n) && slices.Contains(ends, n.Key)
+}
+
+func otherSSN(guard, n *Node) bool { return n.Key != guard.Key && n.Member.Role == member.RoleSSN }
 
 // rule says how strict pick is about the recipient's operator.
 type rule struct{ guardToo, exitToo bool }
@@ -152,10 +179,10 @@ func (c *Chooser) pickLoop(guards, ends []packet.NodeKey, rnd io.Reader) ([]*Nod
 		if !ok {
 			continue
 		}
-		other := func(n *Node) bool { return n.Key != guard.Key && n.Member.Role == member.RoleSSN }
-		reaches := func(n *Node) bool { return other(n) && slices.Contains(ends, n.Key) }
-		apart := func(n *Node) bool { return reaches(n) && !c.sameSide(guard, n) }
-		for _, allowed := range []func(*Node) bool{apart, reaches, other} { // the last keeps the slot filled while one parent is left
+		other := func(n *Node) bool { return otherSSN(guard, n) }
+		reaching := func(n *Node) bool { return reaches(guard, n, ends) }
+		apart := func(n *Node) bool { return reaching(n) && !c.sameSide(guard, n) }
+		for _, allowed := range []func(*Node) bool{apart, reaching, other} { // the last keeps the slot filled while one parent is left
 			path, err := c.between(guard, c.filter(allowed), func(*Node) bool { return false }, rnd)
 			if path != nil || err != nil {
 				return path, err

@@ -144,7 +144,19 @@ func ParseKeys(b []byte) (Keys, error) {
 	return k, k.check()
 }
 
-// Node is what the directory knows about one backbone member.
+// CheckHome says why a home may not publish k: a home is in the directory as a relay with an address or, with no flag and
+// no address, to say that it has stopped. It never counts as a guard, so it has no numbers of leaves.
+func (k *Keys) CheckHome() error {
+	switch {
+	case k.Leaves != 0 || k.LeafFrames != 0:
+		return fmt.Errorf("%w: a home with numbers of leaves", ErrKeys)
+	case k.Flags == FlagRelay && len(k.Addresses) > 0, k.Flags == 0 && len(k.Addresses) == 0:
+		return nil
+	}
+	return fmt.Errorf("%w: a home with flags %#x and %d addresses", ErrKeys, k.Flags, len(k.Addresses))
+}
+
+// Node is what the directory knows about one member: of the backbone, or a home that relays.
 type Node struct {
 	Key      packet.NodeKey
 	Member   member.Member
@@ -177,6 +189,9 @@ func (n *Node) KeyAt(t time.Time, epoch time.Duration) (mix.PublicKey, bool) {
 
 // Directory collects registers that gossip has validated.
 type Directory struct {
+	// Self, if set, is left out: a home that relays for others is no relay of its own routes.
+	Self packet.NodeKey
+
 	epoch time.Duration
 	nodes map[packet.NodeKey]*Node
 }
@@ -189,11 +204,19 @@ func NewDirectory(epoch time.Duration) *Directory {
 // ErrDirectoryFull means that maxNodes members are known.
 var ErrDirectoryFull = errors.New("directory is full")
 
-// PutKeys takes the body of a `keys` register of m. Only backbone members may be in the directory.
+// PutKeys takes the body of a `keys` register of m: of a backbone member, or of a home that relays or has stopped to.
 func (d *Directory) PutKeys(m member.Member, body []byte, issued, expires time.Time) error {
 	k, err := ParseKeys(body)
 	if err != nil {
 		return err
+	}
+	if m.Role == member.RoleGateway {
+		if err := k.CheckHome(); err != nil {
+			return err
+		}
+		if packet.NodeKey(m.Key) == d.Self {
+			return nil
+		}
 	}
 	n, err := d.node(m)
 	if err != nil {
@@ -208,6 +231,9 @@ func (d *Directory) PutSeal(m member.Member, body []byte, expires time.Time) err
 	if len(body) != packet.SealKeySize {
 		return fmt.Errorf("%w: seal register of %d bytes, want %d", ErrKeys, len(body), packet.SealKeySize)
 	}
+	if !m.Role.Backbone() {
+		return fmt.Errorf("%w: role %s takes no requests", ErrKeys, m.Role)
+	}
 	n, err := d.node(m)
 	if err != nil {
 		return err
@@ -217,7 +243,7 @@ func (d *Directory) PutSeal(m member.Member, body []byte, expires time.Time) err
 }
 
 func (d *Directory) node(m member.Member) (*Node, error) {
-	if !m.Role.Backbone() {
+	if !m.Role.Backbone() && m.Role != member.RoleGateway {
 		return nil, fmt.Errorf("%w: role %s has no place in the directory", ErrKeys, m.Role)
 	}
 	n := d.nodes[m.Key]

@@ -31,8 +31,11 @@ type Guard struct {
 
 // Guards holds a leaf's guards. Persist it (Encode) whenever Refresh reports a change.
 type Guards struct {
-	list  []Guard // the standing two first, then a third while needed
-	turn  int
+	// Avoid names the operator whose SSNs become guards only where there are no others: a wallet's issuer, who knows
+	// whose wallet it is and would learn from a guard where it is. "" avoids nobody.
+	Avoid string
+
+	list  []Guard                      // the standing two first, then a third while needed
 	small map[packet.NodeKey]time.Time // guards whose crowd misses the floor, since when
 }
 
@@ -52,6 +55,7 @@ func (g *Guards) Refresh(s *Snapshot, f Floor, usable func(packet.NodeKey) bool,
 		n, known := s.Node(x.Node)
 		return !x.Until.After(now) || known && n.haveKeys && !isGuard(n)
 	})
+	g.dropAvoided(s)
 	g.dropSmall(s, f, now)
 	for len(g.list) < GuardCount {
 		added, err := g.add(s, f, nil, now, rnd)
@@ -77,6 +81,21 @@ func (g *Guards) Refresh(s *Snapshot, f Floor, usable func(packet.NodeKey) bool,
 
 func isGuard(n *Node) bool { return n.Relay() && n.Member.Role == member.RoleSSN }
 
+// dropAvoided ends a guard that was drawn while there was no other, one at a time.
+func (g *Guards) dropAvoided(s *Snapshot) {
+	i := slices.IndexFunc(g.list, func(x Guard) bool {
+		n, known := s.Node(x.Node)
+		return known && !g.wanted(n)
+	})
+	if i < 0 || !slices.ContainsFunc(s.relays, func(n *Node) bool { return isGuard(n) && g.wanted(n) && !g.has(n.Key) }) {
+		return
+	}
+	g.list = slices.Delete(g.list, i, i+1)
+}
+
+// wanted reports whether a relay is of another operator than the avoided one.
+func (g *Guards) wanted(n *Node) bool { return g.Avoid == "" || n.Member.Operator != g.Avoid }
+
 // dropSmall ends the guard whose crowd has missed the floor for longest, after
 // guardSmall, if another SSN meets it: one at a time, so that the home's link is
 // shown to as few relays as possible.
@@ -100,8 +119,9 @@ func (g *Guards) dropSmall(s *Snapshot, f Floor, now time.Time) {
 	if worst < 0 {
 		return
 	}
+	old, _ := s.Node(g.list[worst].Node)
 	for _, n := range s.relays {
-		if isGuard(n) && f.crowd(n) && !g.has(n.Key) {
+		if isGuard(n) && f.crowd(n) && !g.has(n.Key) && (g.wanted(n) || !g.wanted(old)) {
 			delete(g.small, g.list[worst].Node)
 			g.list = slices.Delete(g.list, worst, worst+1)
 			return
@@ -113,8 +133,9 @@ func (g *Guards) has(node packet.NodeKey) bool {
 	return slices.ContainsFunc(g.list, func(x Guard) bool { return x.Node == node })
 }
 
-// add draws one more guard, uniform over the SSNs that are allowed: of those whose
-// crowd meets the floor if there are any, since behind another one this home's
+// add draws one more guard, uniform over the SSNs that are allowed: of another
+// operator than the avoided one if there are any; of those, whose crowd meets the
+// floor if there are any, since behind another one this home's
 // messages would wait; of those, of an operator that has no guard yet if there is
 // one, so that a loop from one guard may come back by the other (Chooser.Loop).
 func (g *Guards) add(s *Snapshot, f Floor, usable func(packet.NodeKey) bool, now time.Time, rnd io.Reader) (bool, error) {
@@ -130,7 +151,7 @@ func (g *Guards) add(s *Snapshot, f Floor, usable func(packet.NodeKey) bool, now
 			free = append(free, n)
 		}
 	}
-	free = preferred(free, f.crowd)
+	free = preferred(preferred(free, g.wanted), f.crowd)
 	allowed := preferred(free, func(n *Node) bool { return !operators[n.Member.Operator] })
 	if len(allowed) == 0 {
 		return false, nil
@@ -170,20 +191,17 @@ func (g *Guards) Drop(node packet.NodeKey) bool {
 	return len(g.list) < n
 }
 
-// Usable lists the guards to try for the next packet: those that are usable,
-// the two standing ones alternately first.
-func (g *Guards) Usable(usable func(packet.NodeKey) bool) []packet.NodeKey {
+// Usable lists the guards to try for the next packet: those that are usable, in
+// random order. Used in turn they would show on the link which packets were
+// planned ahead.
+func (g *Guards) Usable(usable func(packet.NodeKey) bool, rnd io.Reader) ([]packet.NodeKey, error) {
 	var out []packet.NodeKey
-	for i := range g.list {
-		n := g.list[(i+g.turn)%len(g.list)].Node
-		if usable(n) {
-			out = append(out, n)
+	for _, x := range g.list {
+		if usable(x.Node) {
+			out = append(out, x.Node)
 		}
 	}
-	if len(g.list) > 0 {
-		g.turn = (g.turn + 1) % len(g.list)
-	}
-	return out
+	return out, mix.Shuffle(out, rnd)
 }
 
 const guardRecord = 32 + 8

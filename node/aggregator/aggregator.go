@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -62,11 +63,15 @@ type Aggregator struct {
 	wake      chan struct{} // the settlement loop has something to do
 	started   time.Time
 
-	exporting sync.Mutex // held while an export folder is written
+	clerk *party.Clerk
+
+	outside atomic.Pointer[string] // where the log is served to everybody
+	mirrors mirrors
 
 	bookMu sync.RWMutex
 	w      *writer.Writer // nil until the ledger is open
 	policy *ledger.Policy
+	mender *party.Mender
 
 	forgot, forgotWall time.Time // when old things were dropped last; owned by the settlement loop
 
@@ -93,6 +98,7 @@ func New(env *role.Env) (*Aggregator, error) {
 	a := &Aggregator{env: env, entry: entry, origin: ask.LedgerOrigin(env.ID.Bundle.Network, env.Host.Self().Operator),
 		fees:      ev.FeeSheet{Currency: ask.Currency, PerKWhIn: env.Config.Aggregator.FeePerKWh, PerKWhOut: env.Config.Aggregator.FeePerKWh},
 		transport: party.Transport(env.Host), wake: make(chan struct{}, 1), started: env.Clock.Now(), overdue: map[ledger.PartyID]time.Time{}, months: map[uint64]ask.Month{}, revocations: map[[16]byte]*pseudo.Revocation{}}
+	a.clerk = a.newClerk()
 	if a.mints, err = openMints(env); err != nil {
 		return nil, err
 	}
@@ -112,6 +118,7 @@ func New(env *role.Env) (*Aggregator, error) {
 		return nil, fmt.Errorf("desk: %w", err)
 	}
 	a.answer()
+	a.mender = party.NewMender(env, a.transport)
 	submit := &party.Joiner{Answer: a.takeSubmit}
 	env.Host.Handle(mesh.LedgerSubmit, submit.Handle)
 	a.commands()
@@ -126,6 +133,10 @@ func (a *Aggregator) Serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.publish(ctx) })
 	g.Go(func() error { return a.door.Serve(ctx, l) })
+	if a.env.Config.Ledger.HTTP != "" {
+		g.Go(func() error { return a.serveOutside(ctx, a.env.Config.Ledger.HTTP) })
+	}
+	g.Go(func() error { return a.watchMirrors(ctx) })
 	g.Go(func() error { return a.mints.serve(ctx, a.nudge) })
 	g.Go(func() error { return a.keepDesk(ctx) })
 	g.Go(func() error { return a.keepBook(ctx) })

@@ -167,6 +167,7 @@ func (a *Aggregator) passes(body []byte) ([]byte, error) {
 func (a *Aggregator) commands() {
 	c := a.env.Control
 	c.Handle("ledger", func(context.Context, json.RawMessage) (any, error) { return a.Ledger(0), nil })
+	c.Handle("reconcile", a.Teller().Command)
 	c.Handle("cases", func(context.Context, json.RawMessage) (any, error) { return a.Cases() })
 	c.Handle("dispute", func(_ context.Context, in json.RawMessage) (any, error) {
 		var q struct {
@@ -205,5 +206,5 @@ func (a *Aggregator) commands() {
 	})
 	c.Handle("bids", func(context.Context, json.RawMessage) (any, error) { return a.Bids() })
 	c.Handle("flexibility", func(context.Context, json.RawMessage) (any, error) { return a.Events() })
-	c.Handle("export", func(context.Context, json.RawMessage) (any, error) { return a.Export("") })
+	a.clerk.Commands(c)
 }

@@ -15,8 +15,10 @@ import (
 
 	"gridveil/ledger"
 	"gridveil/ledger/export"
+	"gridveil/ledger/verifier"
 	"gridveil/ledger/writer"
 	"gridveil/mesh"
+	"gridveil/mesh/gossip"
 	"gridveil/mesh/member"
 	"gridveil/node/clock"
 	"gridveil/node/keys"
@@ -30,6 +32,8 @@ import (
 const (
 	lookPeriod   = 5 * time.Second  // for operators that are still missing
 	policyPeriod = time.Minute      // for new cosigners
+	tellEvery    = 10 * time.Second // between two checkpoints that everybody hears of
+	tellAgain    = 12 * time.Hour   // of one that stays the newest: its register lives a day
 	patience     = 10 * time.Minute // for founders that do not come
 	fastSign     = time.Minute      // between checkpoints on an accelerated clock: each costs every cosigner a disk write
 	ownLimit     = 1_000_000_000_000
@@ -143,18 +147,25 @@ func (a *Aggregator) takeSubmit(_ context.Context, from mesh.Member, op byte, bo
 		return a.takeInstruction(from, body)
 	case party.OpRevoke:
 		return a.takeRevocation(from, body)
+	case party.OpFailed:
+		return a.takeFailed(from, body)
 	}
 	return nil, party.ErrCall
 }
 
 // keepBook opens the ledger once its cosigners are known, serves it, and opens
-// it anew when there are more of them.
+// it anew when there are more of them. A ledger that is damaged, or smaller than
+// a cosigner knows it, is repaired from the cosigners first.
 func (a *Aggregator) keepBook(ctx context.Context) error {
 	policy, err := a.firstPolicy(ctx)
 	for err == nil && ctx.Err() == nil {
-		if policy, err = a.serveBook(ctx, policy); err != nil {
-			break
+		var next *ledger.Policy
+		next, err = a.serveBook(ctx, policy)
+		if errors.Is(err, ledger.ErrDamaged) {
+			err = a.mendBook(ctx, policy, err)
+			continue
 		}
+		policy = next
 	}
 	if ctx.Err() != nil {
 		return nil
@@ -265,6 +276,7 @@ func (a *Aggregator) serveBook(ctx context.Context, policy *ledger.Policy) (next
 	g.Go(func() error { return a.work(gctx, w) })
 	g.Go(func() error { return a.watchFinal(gctx, w) })
 	g.Go(func() error { return a.watchEntries(gctx, w) })
+	g.Go(func() error { return a.tellFinal(gctx, w) })
 	g.Go(func() error { return a.exports(gctx) })
 	g.Go(func() error {
 		next = a.watchPolicy(gctx, policy)
@@ -276,7 +288,24 @@ func (a *Aggregator) serveBook(ctx context.Context, policy *ledger.Policy) (next
 	a.bookMu.Lock()
 	a.w = nil
 	a.bookMu.Unlock()
-	return next, errors.Join(err, w.Close())
+	return next, errors.Join(w.Status().Err, err, w.Close())
+}
+
+// mendBook refills the ledger from its cosigners. Entries that were accepted and
+// reached none of them are gone: their authors send them again.
+func (a *Aggregator) mendBook(ctx context.Context, policy *ledger.Policy, cause error) error {
+	opt, err := party.StoreOptions(a.env)
+	if err != nil {
+		return err
+	}
+	var peers []string
+	for _, w := range policy.Witnesses {
+		if w.URL != "" {
+			peers = append(peers, party.CopyURL(w.URL, a.origin))
+		}
+	}
+	cfg := verifier.Config{Dir: a.env.Config.Path("ledger"), Store: opt, Policy: policy, Clock: a.env.Clock, Log: a.env.Log}
+	return a.mender.Mend(ctx, cfg, cause, peers)
 }
 
 func (a *Aggregator) openBook(policy *ledger.Policy) (*writer.Writer, error) {
@@ -333,6 +362,27 @@ func (a *Aggregator) watchFinal(ctx context.Context, w *writer.Writer) error {
 		}
 		a.nudge()
 	}
+}
+
+// tellFinal publishes each final checkpoint, at most one in tellEvery, so that
+// every node would notice another history.
+func (a *Aggregator) tellFinal(ctx context.Context, w *writer.Writer) error {
+	var told uint64
+	var at time.Time
+	for ctx.Err() == nil {
+		now := a.env.Clock.Now()
+		c, note := w.Final()
+		if c.Size > told || c.Size > 0 && now.Sub(at) >= tellAgain {
+			err := a.env.Host.Publish(gossip.KindCheckpoint, gossip.OriginKey(a.origin), note, now.Add(gossip.KindCheckpoint.MaxLife(0)))
+			if err == nil {
+				told, at = c.Size, now
+			} else if ctx.Err() == nil {
+				a.env.Log.Debug("checkpoint not published", "err", err) // the next one is
+			}
+		}
+		a.pause(ctx, max(tellEvery, a.env.Host.Lag()), nil)
+	}
+	return nil
 }
 
 // found enters the first entry once the founders are here: parties are numbered

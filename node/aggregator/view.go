@@ -28,7 +28,9 @@ func (a *Aggregator) Ledger(before uint64) web.Ledger {
 	if !ok {
 		return web.Ledger{Origin: a.origin}
 	}
-	return c.Page(before, a.env.Clock.Now())
+	v := c.Page(before, a.env.Clock.Now())
+	v.Facts = append(v.Facts, a.mirrorFacts()...)
+	return v
 }
 
 // LedgerEntry is one entry in full.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/multiformats/go-multiaddr"
 
+	"gridveil/ledger"
 	"gridveil/mesh"
 )
 
@@ -64,6 +65,15 @@ func (c *Config) checkLedger(f *faults) {
 	if l.Notice.D() < 0 || l.Notice.D() > 30*24*time.Hour {
 		f.add("ledger.notice", "want 0s to 720h, got %q", l.Notice.D())
 	}
+	if l.HTTP != "" {
+		checkHostPort(f, "ledger.http", l.HTTP)
+	}
+	for i, m := range l.Mirrors {
+		key, at, _ := strings.Cut(m, " ")
+		if _, err := ledger.ParseVerifierKey(key); err != nil || !strings.HasPrefix(at, "http://") && !strings.HasPrefix(at, "https://") {
+			f.add(fmt.Sprintf("ledger.mirrors[%d]", i), "want a key and a URL such as \"verifier-1a2b3c4d+0a1b2c3d+BA… http://mirror.example.org:7082\", got %q", m)
+		}
+	}
 	if l.Export.D() < 0 || l.Export.D() > 0 && l.Export.D() < time.Minute {
 		f.add("ledger.export", "want 0s, or 1m and more, got %q", l.Export.D())
 	}
@@ -79,9 +89,22 @@ func (c *Config) checkMesh(f *faults) {
 	for i, a := range c.Mesh.Parents {
 		checkMultiaddr(f, fmt.Sprintf("mesh.parents[%d]", i), a, "/ip4/192.0.2.7/tcp/4100/p2p/12D3KooW…")
 	}
-	if (c.Role == "gateway" || c.Role == "wallet") && len(c.Mesh.Listen) > 0 {
+	switch leaf := c.Role == "gateway" || c.Role == "wallet"; {
+	case c.Mesh.Relay && c.Role != "gateway":
+		f.add("mesh.relay", "only a gateway chooses to relay; remove the key")
+	case c.Mesh.Relay:
+		c.checkRelay(f)
+	case c.Role == "gateway" && len(c.Mesh.Listen) > 0:
+		f.add("mesh.listen", "a gateway dials out only, unless it relays for others; remove the key, or set mesh.relay = true")
+	case leaf && len(c.Mesh.Listen) > 0:
 		f.add("mesh.listen", "a %s dials out only; remove the key", c.Role)
+	case !leaf && c.Mesh.MinSet != 0:
+		f.add("mesh.min_set", "role %s sends no private messages of its own; remove the key", c.Role)
+	case !leaf && c.Mesh.MinHomes != 0:
+		f.add("mesh.min_homes", "role %s sends no private messages of its own; remove the key", c.Role)
 	}
+	f.between("mesh.min_set", int64(c.Mesh.MinSet), 0, 10_000)
+	f.between("mesh.min_homes", int64(c.Mesh.MinHomes), 0, 10_000_000)
 	if len(c.Mesh.Announce) > 0 && len(c.Mesh.Listen) == 0 {
 		f.add("mesh.announce", "a node that listens nowhere cannot be reached: set mesh.listen, or remove the key")
 	}
@@ -89,6 +112,55 @@ func (c *Config) checkMesh(f *faults) {
 		f.add("mesh.daily_mb", "want %d to 100000, got %d: cover traffic at its slowest, the list of relays and keep-alives alone take %d MB a day",
 			mesh.LeastDailyMB, c.Mesh.DailyMB, mesh.LeastDailyMB-1)
 	}
+}
+
+// checkRelay wants an address of a relaying gateway that others can dial. Loopback addresses are for trials on one machine.
+func (c *Config) checkRelay(f *faults) {
+	if len(c.Mesh.Listen) == 0 {
+		f.add("mesh.relay", "a home that relays has to be reachable: set mesh.listen, such as [\"/ip4/0.0.0.0/tcp/4100\"], and forward that port in the router")
+		return
+	}
+	key, addrs := "mesh.announce", c.Mesh.Announce
+	if len(addrs) == 0 {
+		key, addrs = "mesh.listen", c.Mesh.Listen
+	}
+	for i, a := range addrs {
+		m, err := multiaddr.NewMultiaddr(a)
+		if err != nil {
+			continue // told already
+		}
+		switch why := unreachable(m); {
+		case why == "":
+		case key == "mesh.listen":
+			f.add("mesh.relay", "others cannot dial %q (%s): set mesh.announce to the public address or name under which the router forwards it, such as [\"/dns4/home.example.org/tcp/4100\"]", a, why)
+		default:
+			f.add(fmt.Sprintf("%s[%d]", key, i), "others cannot dial %q: %s", a, why)
+		}
+	}
+}
+
+// unreachable says why other homes cannot dial an address, "" if they may.
+func unreachable(m multiaddr.Multiaddr) string {
+	if len(m) != 2 || m[1].Protocol().Code != multiaddr.P_TCP {
+		return "it is no address and TCP port such as /ip4/198.51.100.7/tcp/4100"
+	}
+	switch m[0].Protocol().Code {
+	case multiaddr.P_DNS, multiaddr.P_DNS4, multiaddr.P_DNS6:
+		return ""
+	case multiaddr.P_IP4, multiaddr.P_IP6:
+	default:
+		return "it is no address and TCP port such as /ip4/198.51.100.7/tcp/4100"
+	}
+	ip, err := netip.ParseAddr(m[0].Value())
+	switch carrier := netip.MustParsePrefix("100.64.0.0/10"); {
+	case err != nil:
+		return "it holds no IP address"
+	case ip.IsUnspecified():
+		return "it stands for every address of this machine"
+	case ip.IsPrivate(), ip.IsLinkLocalUnicast(), ip.IsMulticast(), carrier.Contains(ip):
+		return "it is private to this house or its provider"
+	}
+	return ""
 }
 
 func checkMultiaddr(f *faults, key, got, example string) {

@@ -46,12 +46,21 @@ type Config struct {
 
 // Mesh is how the node meets its neighbours.
 type Mesh struct {
-	// Listen holds multiaddrs such as "/ip4/0.0.0.0/tcp/4100". Gateways and wallets dial out only and leave it empty.
+	// Listen holds multiaddrs such as "/ip4/0.0.0.0/tcp/4100". Gateways and wallets dial out only and leave it empty, unless a gateway relays.
 	Listen []string `toml:"listen"`
 	// Announce are the addresses to publish instead of those of listen, behind a NAT or a name: "/dns4/mesh.example.org/tcp/4100".
 	Announce []string `toml:"announce"`
 	// Parents are the addresses of the SSNs that a gateway or wallet stays connected to, with /p2p/ peer ids. Filled by enrolment.
 	Parents []string `toml:"parents"`
+	// Relay lets a gateway pass on sealed packets of other homes. It needs listen, a port that the router forwards, and, unless listen
+	// names a public address, announce. Everybody in the network then sees that this home is a member: its address, zone,
+	// operator and key, and when it is away. With H homes and R relays it takes about 19*H/R MB a day each way; it stops for the day
+	// before anything else of daily_mb suffers. Default false.
+	Relay bool `toml:"relay"`
+	// MinSet is how many homes a message of a gateway or wallet must be able to come from, at least. It only raises the network's own floor; while it is not met, this node sends more cover than others do, which its link shows. Default: the network's.
+	MinSet int `toml:"min_set"`
+	// MinHomes is how many homes must take part in the network before a gateway or wallet sends private messages. It only raises the network's own floor. Default: the network's.
+	MinHomes int `toml:"min_homes"`
 	// DailyMB caps the traffic of a gateway or wallet per UTC day and direction, 8 or more; alarms are never held back. Default 30.
 	DailyMB int `toml:"daily_mb"`
 }
@@ -189,6 +198,10 @@ type Ledger struct {
 	CloseEvery int `toml:"close_every"`
 	// Notice is how long before a pseudonym is opened its driver is warned, fixed when the ledger is founded. Default "72h".
 	Notice Duration `toml:"notice"`
+	// HTTP is the address at which the aggregator serves its log to everybody, for reading: checkpoint, tiles and proofs, as `gridveil verifier` reads them, such as "0.0.0.0:7081". Empty: members of the mesh alone can read it.
+	HTTP string `toml:"http"`
+	// Mirrors are who keeps a public copy of the log: "KEY URL" each, as `gridveil verifier --serve` prints its key. The ledger's page says how much of the log they hold and since when.
+	Mirrors []string `toml:"mirrors"`
 	// Export is how often the aggregator writes its export folder; "0s" only when asked.
 	Export Duration `toml:"export"`
 }

@@ -22,6 +22,16 @@ func TestMistakesAreNamedWithPlaceAndNearestKey(t *testing.T) {
 		{"open pages", "role = \"gateway\"\n[web]\nlisten = \"0.0.0.0:80\"", `only a loopback address is allowed`},
 		{"marking price", "role = \"gateway\"\n[hosting]\np_res = 181234", `x.toml:3:9: hosting.p_res: want millionths per kWh`},
 		{"listening leaf", "role = \"wallet\"\n[mesh]\nlisten = [\"/ip4/0.0.0.0/tcp/1\"]", `a wallet dials out only`},
+		{"listening gateway", "role = \"gateway\"\n[mesh]\nlisten = [\"/ip4/0.0.0.0/tcp/1\"]", `x.toml:3:1: mesh.listen: a gateway dials out only, unless it relays for others`},
+		{"relaying wallet", "role = \"wallet\"\n[mesh]\nrelay = true", `mesh.relay: only a gateway chooses to relay`},
+		{"relay that does not listen", "role = \"gateway\"\n[mesh]\nrelay = true", `mesh.relay: a home that relays has to be reachable: set mesh.listen`},
+		{"relay without a public address", "role = \"gateway\"\n[mesh]\nrelay = true\nlisten = [\"/ip4/0.0.0.0/tcp/4100\"]", `mesh.relay: others cannot dial "/ip4/0.0.0.0/tcp/4100" (it stands for every address of this machine): set mesh.announce`},
+		{"relay with a private address", "role = \"gateway\"\n[mesh]\nrelay = true\nlisten = [\"/ip4/0.0.0.0/tcp/4100\"]\nannounce = [\"/ip4/192.168.1.2/tcp/4100\"]", `mesh.announce[0]: others cannot dial "/ip4/192.168.1.2/tcp/4100": it is private`},
+		{"relay behind its provider's NAT", "role = \"gateway\"\n[mesh]\nrelay = true\nlisten = [\"/ip4/0.0.0.0/tcp/4100\"]\nannounce = [\"/ip4/100.70.1.2/tcp/4100\"]", `it is private to this house or its provider`},
+		{"relay over UDP", "role = \"gateway\"\n[mesh]\nrelay = true\nlisten = [\"/ip4/0.0.0.0/tcp/4100\"]\nannounce = [\"/ip4/198.51.100.7/udp/4100/quic-v1\"]", `mesh.announce[0]: others cannot dial "/ip4/198.51.100.7/udp/4100/quic-v1": it is no address and TCP port`},
+		{"relay with text for an address", "role = \"gateway\"\n[mesh]\nrelay = true\nlisten = [\"/ip4/0.0.0.0/tcp/4100\"]\nannounce = [\"home.example.org\"]", `mesh.announce[0]: want a multiaddr`},
+		{"floor below nothing", "role = \"gateway\"\n[mesh]\nmin_set = -1", `x.toml:3:11: mesh.min_set: want 0 to 10000, got -1`},
+		{"floor of a node that sends nothing", "role = \"ssn\"\n[mesh]\nlisten = [\"/ip4/0.0.0.0/tcp/1\"]\nmin_homes = 30", `mesh.min_homes: role ssn sends no private messages of its own`},
 		{"guest without wallbox", "role = \"gateway\"\n[hosting]\nenabled = true", `hosting guests needs a wallbox`},
 		{"a battery without an address", "role = \"gateway\"\n[meter]\nsource = \"p1\"\naddress = \"tcp://h:1\"\n[battery]\ncapacity_wh = 5000\ndriver = \"sunspec\"", `battery.address: want the inverter's "tcp://host:port", usually port 502, got ""`},
 		{"a battery that may neither charge nor discharge", "role = \"gateway\"\n[battery]\nsoc_min_pct = 90\nsoc_max_pct = 20", `x.toml:3:15: battery.soc_min_pct: want less than battery.soc_max_pct (20), got 90`},
@@ -107,4 +117,18 @@ func FuzzParse(f *testing.F) {
 			t.Error("accepted a file without role")
 		}
 	})
+}
+
+func TestAHomeMayRelayWhereOthersCanDialIt(t *testing.T) {
+	for _, mesh := range []string{
+		"listen = [\"/ip4/0.0.0.0/tcp/4100\"]\nannounce = [\"/dns4/home.example.org/tcp/4100\"]",
+		"listen = [\"/ip4/198.51.100.7/tcp/4100\"]",
+		"listen = [\"/ip6/::/tcp/4100\"]\nannounce = [\"/ip6/2001:db8::7/tcp/4100\", \"/ip4/198.51.100.7/tcp/4100\"]",
+		"listen = [\"/ip4/127.0.0.1/tcp/4100\"] # a trial on one machine",
+	} {
+		c, err := Parse("x.toml", []byte("role = \"gateway\"\n[mesh]\nrelay = true\nmin_set = 12\nmin_homes = 40\n"+mesh))
+		if err != nil || !c.Mesh.Relay || c.Mesh.MinSet != 12 || c.Mesh.MinHomes != 40 {
+			t.Errorf("%s: %v", mesh, err)
+		}
+	}
 }

@@ -9,11 +9,15 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"gridveil/node/clock"
 	"gridveil/node/web"
 )
 
 // Live runs a neighbourhood with a dashboard until ctx ends.
 func Live(ctx context.Context, o Options) error {
+	if o.Ledger == "" {
+		o.Ledger = "127.0.0.1:0"
+	}
 	s, err := Build(o)
 	if err != nil {
 		return err
@@ -29,6 +33,7 @@ func Live(ctx context.Context, o Options) error {
 			return fmt.Errorf("dashboard: %w\nnext: choose another address with --listen", err)
 		}
 		fmt.Fprintf(s.Talk, "dashboard     http://%s\n", l.Addr())
+		fmt.Fprintf(s.Talk, "ledger        %s and its /policy: gridveil verifier\n", s.outside(ctx))
 		fmt.Fprintf(s.Talk, "clock         %.0fx real time, a day in %v; Ctrl-C ends it\n", s.Speed, (24 * time.Hour / time.Duration(s.Speed)).Round(time.Second))
 		fmt.Fprintf(s.Talk, "data          %s\n", s.Dir)
 		g, ctx := errgroup.WithContext(ctx)
@@ -50,4 +55,16 @@ func Live(ctx context.Context, o Options) error {
 		err = nil // Ctrl-C is how it ends
 	}
 	return errors.Join(err, s.Remove())
+}
+
+// outside is where the log is served to those who are no members.
+func (s *Scene) outside(ctx context.Context) string {
+	for {
+		if a, err := s.aggregator(); err == nil && a.Outside() != "" {
+			return a.Outside()
+		}
+		if !clock.Sleep(ctx, clock.Wall{}, 10*time.Millisecond) {
+			return "nowhere"
+		}
+	}
 }

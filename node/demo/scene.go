@@ -43,6 +43,7 @@ type Options struct {
 	Dir    string  // kept there; empty means a temporary folder that is removed
 	Traces string  // folder with home_*.csv; empty means generated households
 	Listen string  // address of the dashboard, default 127.0.0.1:7080
+	Ledger string  // address at which the log is served over plain HTTP; empty means nowhere
 	Log    *slog.Logger
 	Talk   io.Writer // what a person should read while it runs; nil discards
 }
@@ -352,7 +353,7 @@ func (s *Scene) backbone(m *Member, contacts []string) (string, error) {
 		return "", err
 	}
 	listen := "/ip4/127.0.0.1/tcp/" + port
-	if err := s.prepare(m, contacts, fmt.Sprintf("[mesh]\nlisten = [%q]\n", listen)+money(m.Name)); err != nil {
+	if err := s.prepare(m, contacts, fmt.Sprintf("[mesh]\nlisten = [%q]\n", listen)+money(m.Name, s.Ledger)); err != nil {
 		return "", err
 	}
 	id, err := identity.Load(m.Dir, Start.Add(-warmUp))
@@ -405,16 +406,22 @@ func (s *Scene) seat(m *Member) error {
 
 // money is what a member's configuration says about the ledger. Days of an hour
 // and sums of one session let a short day show everything; the pages say so.
-func money(name string) string {
+func money(name, serve string) string {
+	bank := ""
+	for _, x := range accounts {
+		if x.name == name {
+			bank = fmt.Sprintf("iban = %q\nbic = %q\n", x.iban, bankBIC)
+		}
+	}
 	if name == "evagg" {
-		return "[ledger]\nbucket = \"1h\"\nmin_batch = 1\nnotice = \"30m\"\nclose_every = 6\nexport = \"0s\"\n"
+		return fmt.Sprintf("[ledger]\nhttp = %q\n", serve) + "bucket = \"1h\"\nmin_batch = 1\nnotice = \"30m\"\nclose_every = 6\nexport = \"0s\"\n" + bank
 	}
 	for _, x := range seats {
 		if x.name != name {
 			continue
 		}
 		if x.body == "" {
-			return "[ledger]\nopener = true\n"
+			return "[ledger]\nopener = true\n" + bank
 		}
 		return fmt.Sprintf("[ledger]\nopener = true\nbody = %q\n", x.body)
 	}

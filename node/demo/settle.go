@@ -113,8 +113,12 @@ func (st *Story) judgeSessions(ctx context.Context, sum *Summary) error {
 	if err != nil {
 		return err
 	}
+	if err := st.payOut(ctx); err != nil {
+		return err
+	}
 	defer clock.Hold(st.s.Clock)()
 	l := st.quiet(ctx, a)
+	st.judgePayments(sum)
 	sum.Ledger.Entries, sum.Ledger.TreeSize = l.Size, l.Size
 	sum.Ledger.CosignedSize, sum.Ledger.Equivocations, sum.Ledger.SumMicro = l.CosignedSize, l.Equivocations, l.SumMicro
 	sum.Verifiers = len(l.Cosigners)

@@ -78,6 +78,7 @@ type Story struct {
 	s    *Scene
 	Feed Feed
 	life context.Context // of the nodes that the story restarts
+	bank bank
 
 	mu      sync.Mutex
 	day     int
@@ -117,7 +118,7 @@ func (st *Story) Day(ctx context.Context) error {
 		end = last
 	}
 	var wg sync.WaitGroup
-	errs := make(chan error, len(plan)+len(troubles))
+	errs := make(chan error, len(plan)+len(troubles)+1)
 	for _, v := range plan {
 		if at := start.Add(v.at); at.Add(v.stay).Before(end) {
 			p := &played{visit: v}
@@ -132,6 +133,7 @@ func (st *Story) Day(ctx context.Context) error {
 			wg.Go(func() { errs <- st.suffer(ctx, t, at) })
 		}
 	}
+	wg.Go(func() { errs <- st.bankHours(ctx, start, end) })
 	clock.Until(ctx, st.s.Clock, end)
 	wg.Wait()
 	close(errs)

@@ -52,6 +52,13 @@ type Summary struct {
 		Outstanding int64 `json:"outstanding_micro"`
 	} `json:"notes"`
 
+	Payments struct {
+		Closes       int   `json:"closes"`
+		Arrived      int   `json:"arrived"`
+		ArrivedMicro int64 `json:"arrived_micro"`
+		Due          int   `json:"due"`
+	} `json:"payments"` // between operators, by the simulated bank
+
 	Flexibility struct {
 		Events       int   `json:"events"`
 		DeliveredMWh int64 `json:"delivered_mwh"`
@@ -119,6 +126,8 @@ func (s *Summary) String() string {
 	l := s.Ledger
 	line("ledger", "%d entries, %d cosigned by %d of %d, %d contradictions, accounts sum to %d", l.Entries, l.CosignedSize, l.Quorum, s.Verifiers, l.Equivocations, l.SumMicro)
 	line("notes", "%s issued, %s redeemed, %s outstanding", euros(s.Notes.Issued), euros(s.Notes.Redeemed), euros(s.Notes.Outstanding))
+	p := s.Payments
+	line("bank", "simulated: %s, %s arrived (%s), %d due", site.Plural(p.Closes, "close", "closes"), site.Plural(p.Arrived, "payment", "payments"), euros(p.ArrivedMicro), p.Due)
 	if f := s.Flexibility; f.Events > 0 {
 		line("flexibility", "%s bought, %.2f kWh delivered, %s paid, %s of it to drivers", site.Plural(f.Events, "instruction", "instructions"), float64(f.DeliveredMWh)/kWh, euros(f.PaidMicro), euros(f.SharedMicro))
 	}

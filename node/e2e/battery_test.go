@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"math"
 	"net"
@@ -16,8 +15,6 @@ import (
 	"gridveil/node/meter/p1"
 	"gridveil/node/sunspec/sim"
 )
-
-var long = flag.Bool("long", false, "run the test of a real meter and inverter")
 
 // TestABatteryOfRealProcesses puts a gateway between a P1 meter that tells every
 // second and a SunSpec inverter, kills it with SIGKILL while the battery gives, and

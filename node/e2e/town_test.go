@@ -51,6 +51,7 @@ lab = true
 type citizen struct {
 	name, role, operator, zone string
 	founder                    bool
+	web                        string // address of its pages; none if empty
 	toml                       string // besides mesh, web and log
 }
 
@@ -94,7 +95,9 @@ func (w *town) p(name string) *process {
 }
 
 // found makes the network's keys and bundle.
-func (w *town) found() {
+func (w *town) found() { w.foundAs(plan) }
+
+func (w *town) foundAs(plan string) {
 	file := w.path("plan.toml")
 	if err := os.WriteFile(file, []byte(plan), 0o600); err != nil {
 		w.t.Fatal(err)
@@ -133,7 +136,9 @@ func (w *town) prepare(c citizen) {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		w.contact = append(w.contact, listen+"/p2p/"+id.Member.Peer.String())
+		if listen != "" {
+			w.contact = append(w.contact, listen+"/p2p/"+id.Member.Peer.String())
+		}
 	} else {
 		args := []string{"invite", "--role", c.role, "--data", w.path(w.firstOf(c.operator))}
 		if c.zone != "" {
@@ -155,7 +160,11 @@ func (w *town) configure(c citizen, dir string) (listen string) {
 	if c.founder && len(w.contact) > 0 {
 		mesh += fmt.Sprintf("parents = [%s]\n", `"`+strings.Join(w.contact, `", "`)+`"`)
 	}
-	toml := fmt.Sprintf("role = %q\nname = %q\n[web]\nlisten = \"off\"\n[log]\nlevel = \"info\"\n[mesh]\n%s%s", c.role, c.name, mesh, c.toml)
+	web := c.web
+	if web == "" {
+		web = "off"
+	}
+	toml := fmt.Sprintf("role = %q\nname = %q\n[web]\nlisten = %q\n[log]\nlevel = \"info\"\n[mesh]\n%s%s", c.role, c.name, web, mesh, c.toml)
 	if err := os.WriteFile(filepath.Join(dir, "gridveil.toml"), []byte(toml), 0o600); err != nil {
 		w.t.Fatal(err)
 	}

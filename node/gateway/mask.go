@@ -129,7 +129,7 @@ func (m *mask) decide(o battery.Obs, car battery.Watts) battery.Watts {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	o.EV = m.plan
-	o.EV.Plan = car
+	o.EV.Plan, o.EV.Lo, o.EV.Hi = car, car, car // the wallbox keeps its plan
 	o.Price = price
 	if o.Dt > 0 {
 		m.memory.mins += o.Dt.Minutes()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -81,13 +82,46 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // Serve answers at the listener until ctx ends.
 func (d *Door) Serve(ctx context.Context, l net.Listener) error {
-	s := &http.Server{Handler: d, ReadHeaderTimeout: headTimeout, ReadTimeout: readTimeout}
+	return ServeHTTP(ctx, l, d)
+}
+
+// ServeHTTP answers requests about the ledger at l until ctx ends.
+func ServeHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	s := &http.Server{Handler: h, ReadHeaderTimeout: headTimeout, ReadTimeout: readTimeout}
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() }) // what was under way is asked for again
 	defer stop()
 	if err := s.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("ledger door: %w", err)
 	}
 	return nil
+}
+
+// MeshOnly reports whether a URL names a door that only members of the mesh can
+// reach.
+func MeshOnly(prefix string) bool {
+	u, err := url.Parse(prefix)
+	if err != nil {
+		return false
+	}
+	name, door, _ := strings.Cut(u.Host, ".")
+	_, err = peer.Decode(name)
+	return err == nil && (door == LogDoor || door == WitnessDoor)
+}
+
+// Public is a policy for those who are no members: without URLs that they cannot
+// reach.
+func Public(p *ledger.Policy) *ledger.Policy {
+	q := *p
+	q.Witnesses = slices.Clone(p.Witnesses)
+	if MeshOnly(q.LogURL) {
+		q.LogURL = ""
+	}
+	for i := range q.Witnesses {
+		if MeshOnly(q.Witnesses[i].URL) {
+			q.Witnesses[i].URL = ""
+		}
+	}
+	return &q
 }
 
 var policyKey = store.SpaceLedger.Key([]byte("policy"))

@@ -28,15 +28,16 @@ import (
 
 // Ops of calls between operators: first byte of a request.
 const (
-	OpRevoke    byte = 9 // ledger.submit: a utility's sealed pseudo.Revocation
-	OpInstruct  byte = 8 // ledger.submit: a grid operator's pool.Instruction
-	OpWish      byte = 1 // ledger.submit: Wish
-	OpSign      byte = 2 // opener: an entry that registers the asked operator
-	OpFile      byte = 3 // opener: a case file, for seats and the payer
-	OpPartials  byte = 4 // opener: a seat's sealed partials of a case, for the payer
-	OpAnswer    byte = 5 // opener: the payer's answer to a case, for its requester
-	OpPayer     byte = 6 // opener: a payer file
-	OpStatement byte = 7 // opener: the driver's word in a case
+	OpFailed    byte = 10 // ledger.submit: a failed entry, signed by the payee
+	OpRevoke    byte = 9  // ledger.submit: a utility's sealed pseudo.Revocation
+	OpInstruct  byte = 8  // ledger.submit: a grid operator's pool.Instruction
+	OpWish      byte = 1  // ledger.submit: Wish
+	OpSign      byte = 2  // opener: an entry that registers the asked operator
+	OpFile      byte = 3  // opener: a case file, for seats and the payer
+	OpPartials  byte = 4  // opener: a seat's sealed partials of a case, for the payer
+	OpAnswer    byte = 5  // opener: the payer's answer to a case, for its requester
+	OpPayer     byte = 6  // opener: a payer file
+	OpStatement byte = 7  // opener: the driver's word in a case
 )
 
 // Wish is what an operator wants to be on the ledger, and where it is paid.

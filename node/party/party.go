@@ -50,10 +50,12 @@ type Party struct {
 	env       *role.Env
 	key       ed25519.PrivateKey // entries
 	door      Door
+	mender    *Mender
 	transport *http.Transport
 	onFinal   []FinalFunc
 	onRound   []func(context.Context) error
 	cases     CaseBook
+	receipts  receipts
 	seat      *Seat // nil without an opener's seat
 	onRefused func(id [32]byte, cause error) error
 	answers   map[byte]func(from mesh.Member, body []byte) ([]byte, error) // of mesh.Opener
@@ -77,7 +79,7 @@ func New(cfg Config) (*Party, error) {
 	}
 	p := &Party{cfg: cfg, env: cfg.Env, key: key, transport: Transport(cfg.Env.Host),
 		look: make(chan struct{}, 1), send: make(chan struct{}, 1)}
-	p.cases = CaseBook{cfg.Env.Store}
+	p.cases, p.receipts, p.mender = CaseBook{cfg.Env.Store}, receipts{cfg.Env.Store}, NewMender(cfg.Env, p.transport)
 	p.OnFinal(func(index uint64, e *ledger.Entry) error {
 		return p.cases.Take(index, e, p.logTime())
 	})
@@ -103,6 +105,8 @@ var ErrNoSeat = errors.New("this node holds no opener's seat\nnext: ledger.opene
 // commands are what `gridveil ledger` and `gridveil case` ask a running operator.
 func (p *Party) commands() {
 	p.env.Control.Handle("ledger", func(context.Context, json.RawMessage) (any, error) { return p.Ledger(0), nil })
+	p.env.Control.Handle("reconcile", p.Teller().Command)
+	p.Clerk().Commands(p.env.Control)
 	p.env.Control.Handle("cases", func(context.Context, json.RawMessage) (any, error) { return p.CaseViews() })
 	if p.seat == nil {
 		p.env.Control.Handle("vote", func(context.Context, json.RawMessage) (any, error) { return nil, ErrNoSeat })
@@ -227,7 +231,9 @@ func (p *Party) follow(ctx context.Context) error {
 		}
 		v, err := verifier.Open(cfg)
 		if errors.Is(err, ledger.ErrDamaged) {
-			p.refill(ctx, cfg, err)
+			if err := p.mender.Mend(ctx, cfg, err, p.holders(cfg)); err != nil {
+				return nil // ctx ended
+			}
 			continue
 		}
 		if err != nil {
@@ -240,20 +246,21 @@ func (p *Party) follow(ctx context.Context) error {
 	return nil
 }
 
-// refill gets a whole copy from the log in the place of a damaged one.
-func (p *Party) refill(ctx context.Context, cfg verifier.Config, cause error) {
-	now := p.env.Clock.Now()
-	w := role.Warning{Code: "ledger-damaged", Severity: role.Fault, Title: "This node's copy of the ledger is damaged",
-		Text: "What it held cannot be trusted: " + cause.Error() + ". It cosigns nothing until the copy is whole.",
-		Next: "Nothing, if the ledger can be reached: the copy is refilled from it. Else connect this node to the network."}
-	p.env.Warn.Raise(w, now)
-	if err := verifier.Repair(ctx, cfg, cfg.Policy.LogURL); err != nil {
-		p.env.Log.Warn("copy of the ledger not refilled; tried again", "err", err)
-		p.pause(ctx, pullPeriod)
-		return
+// holders are where copies of the log are served: by the log and its other
+// cosigners.
+func (p *Party) holders(cfg verifier.Config) []string {
+	list := []string{cfg.Policy.LogURL}
+	known, err := KnownPolicy(p.env.Store, p.env.Dir)
+	if err != nil {
+		p.env.Log.Debug("cosigners of the ledger are not known", "err", err)
+		return list
 	}
-	p.env.Warn.Clear(w.Code)
-	p.env.Log.Warn("copy of the ledger was damaged and refilled from the log")
+	for _, w := range known.Witnesses {
+		if w.Name != cfg.Name && w.URL != "" {
+			list = append(list, CopyURL(w.URL, cfg.Policy.Log.Name()))
+		}
+	}
+	return list
 }
 
 // locate finds the log in the directory.

@@ -115,22 +115,30 @@ func (p *Party) Posted(id [32]byte) (s Posted, ok bool) {
 
 // first finds the oldest entry that waits.
 func (p *Party) first() (o *out, err error) {
+	err = p.eachWaiting(func(x *out) error {
+		o = x
+		return store.ErrStop
+	})
+	return o, err
+}
+
+// eachWaiting calls f with own entries that the log has not decided on, oldest
+// first.
+func (p *Party) eachWaiting(f func(*out) error) error {
 	from, err := p.env.Store.Get(doneKey)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return nil, err
+		return err
 	}
 	n, _ := store.GetU64(from)
-	err = p.env.Store.View(func(tx *store.Tx) error {
+	return p.env.Store.View(func(tx *store.Tx) error {
 		return tx.EachFrom(store.SpaceLedger.Key([]byte("out")), outKey(n+1), func(_, v []byte) error {
 			x := new(out)
 			if err := json.Unmarshal(v, x); err != nil {
 				return fmt.Errorf("stored entry: %w", err)
 			}
-			o = x
-			return store.ErrStop
+			return f(x)
 		})
 	})
-	return o, err
 }
 
 // doneKey holds the number in line of the last entry that was answered.
@@ -166,6 +174,12 @@ func (p *Party) submit(ctx context.Context, o *out) (done bool, err error) {
 	}
 	if err := p.ready(o); err != nil {
 		return false, err
+	}
+	if done, err := p.countersigned(ctx, o); done || err != nil {
+		if errors.Is(err, errWaits) {
+			return false, nil // the same bytes again
+		}
+		return done, err
 	}
 	results, err := c.Submit(ctx, [][]byte{o.Raw})
 	if err != nil {
@@ -205,6 +219,10 @@ func (p *Party) ready(o *out) error {
 		}
 	}
 	o.Raw = e.Bytes()
+	return p.keep(o)
+}
+
+func (p *Party) keep(o *out) error {
 	return p.env.Store.Update(func(tx *store.Tx) error { return putOut(tx, o) })
 }
 
@@ -247,8 +265,12 @@ func (p *Party) judge(o *out, r writer.Result) (done bool, err error) {
 	var conflict *ledger.SeqConflictError
 	switch {
 	case r.Err == nil:
+		if err := p.accepts(e, r.Receipt); err != nil {
+			p.env.Log.Warn("answer of the ledger is not believed; sent again", "err", err)
+			return false, nil
+		}
 		o.State, o.Index = outAccepted, r.Receipt.Index
-		return true, p.settle(o, e.Seq())
+		return true, p.settle(o, e.Seq(), func(tx *store.Tx) error { return p.receipts.put(tx, r.Receipt) })
 	case errors.As(r.Err, &gap), errors.As(r.Err, &conflict):
 		// Our number is not the next one: a restored node, or a log that went
 		// back. Nothing of ours stands under these bytes, so they get a new one.
@@ -256,19 +278,30 @@ func (p *Party) judge(o *out, r writer.Result) (done bool, err error) {
 	case errors.Is(r.Err, ledger.ErrBusy), errors.Is(r.Err, ledger.ErrHalted), errors.Is(r.Err, ledger.ErrDamaged), errors.Is(r.Err, ledger.ErrSeqOld):
 		return false, nil
 	}
-	o.State, o.Cause = outRefused, r.Err.Error()
-	p.env.Log.Warn("own entry refused by the ledger", "kind", e.Kind().String(), "err", r.Err)
-	if p.onRefused != nil {
-		if err := p.onRefused(o.ID, r.Err); err != nil {
-			return false, err
-		}
-	}
-	return true, p.settle(o, e.Seq()-1)
+	return true, p.refuse(o, e, r.Err)
 }
 
-// settle makes an answer durable; seq is our last number in the log.
-func (p *Party) settle(o *out, seq uint64) error {
+// refuse ends an entry that will never be in the log; its number is free.
+func (p *Party) refuse(o *out, e *ledger.Entry, cause error) error {
+	o.State, o.Cause = outRefused, cause.Error()
+	p.env.Log.Warn("own entry refused by the ledger", "kind", e.Kind().String(), "err", cause)
+	if p.onRefused != nil {
+		if err := p.onRefused(o.ID, cause); err != nil {
+			return err
+		}
+	}
+	return p.settle(o, e.Seq()-1)
+}
+
+// settle makes an answer durable, with what belongs to it; seq is our last number
+// in the log.
+func (p *Party) settle(o *out, seq uint64, also ...func(*store.Tx) error) error {
 	return p.env.Store.Update(func(tx *store.Tx) error {
+		for _, f := range also {
+			if err := f(tx); err != nil {
+				return err
+			}
+		}
 		if err := putOut(tx, o); err != nil {
 			return err
 		}

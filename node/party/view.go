@@ -166,13 +166,17 @@ func (c Copy) Full(index uint64) (web.Entry, bool) {
 		Fields: []web.Pair{{Name: "author", Value: fmt.Sprintf("party %d, entry %d", e.Party(), e.Seq())},
 			{Name: "signatures", Value: fmt.Sprint(len(e.Sigs()))}}}
 	v.Fields = append(v.Fields, fields(e.Body())...)
-	v.At = c.timeOf(index)
+	v.At = c.timeOf(index, maxBack)
 	return v, true
 }
 
-// timeOf is the log time of an entry: the newest tick before it.
-func (c Copy) timeOf(index uint64) time.Time {
-	for i := index + 1; i > 0 && index+1-i < 4096; i-- {
+// maxBack bounds the way back to the tick before an entry that is shown.
+const maxBack = 4096
+
+// timeOf is the log time of an entry: the newest tick at or before it, at most
+// back entries away.
+func (c Copy) timeOf(index, back uint64) time.Time {
+	for i := index + 1; i > 0 && index+1-i < back; i-- {
 		raw, err := c.Entry(i - 1)
 		if err != nil {
 			break

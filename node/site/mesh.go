@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,6 +12,7 @@ import (
 	"gridveil/mesh"
 	"gridveil/mesh/member"
 	"gridveil/mesh/onion"
+	"gridveil/mesh/packet"
 	"gridveil/mesh/route"
 	"gridveil/node/gateway"
 	"gridveil/node/role"
@@ -65,7 +67,7 @@ func MeshPage(ref web.HomeRef, env *role.Env, r role.Role) web.Mesh {
 		p.Classes = classes(env)
 	}
 	st, health := env.Onion.Stats(), env.Onion.Health()
-	p.Packets = web.Packets{Own: st.Sent + st.Answered, Cover: st.LoopsSent + st.Cover, Relayed: st.Relayed}
+	p.Packets = web.Packets{Own: st.Sent + st.Answered, Cover: st.LoopsSent + st.SlotCover + st.Cover, Relayed: st.Relayed}
 	for _, n := range st.Dropped {
 		p.Packets.Dropped += n
 	}
@@ -77,8 +79,30 @@ func MeshPage(ref web.HomeRef, env *role.Env, r role.Role) web.Mesh {
 		}
 	}
 	p.Traffic = trafficToday(env.Host.Usage())
+	p.Relaying = relaying(env, st.RelayedToday, p.Traffic, p.Off)
 	p.Headline = meshHeadline(p, env)
 	return p
+}
+
+// relaying says in words how a home relays for others.
+func relaying(env *role.Env, today uint64, t web.MeshTraffic, off bool) web.Relaying {
+	s := env.Onion.HomeRelay()
+	r := web.Relaying{Shown: env.Host.Self().Role == member.RoleGateway, Chosen: s.Chosen, On: s.On, Packets: today}
+	if all := t.Up + t.Down; all > 0 {
+		r.Share = int(min(100, 2*int64(today)*packet.Size*100/all)) // each comes and goes
+	}
+	switch {
+	case !s.Chosen || s.On:
+	case off:
+		r.Why = "Private messages and relaying are switched off on this node."
+	case s.Paused:
+		r.Why = "Today's data is used as far as relaying may use it; it goes on after midnight UTC. Raise mesh.daily_mb in gridveil.toml if your line allows it."
+	case s.Unreachable:
+		r.Why = "No substation could dial this home. Forward the port of mesh.listen in the router; `gridveil doctor` shows what was found."
+	default:
+		r.Why = "A substation is asked to dial this home first; that takes a minute."
+	}
+	return r
 }
 
 func peerOf(l mesh.Link) web.Peer {
@@ -106,7 +130,21 @@ func classes(env *role.Env) []web.MeshClass {
 	slow := classOf("Slow messages", "records, notes, the neighbourhood's sum: minutes", env.Onion.Status(mesh.Meter))
 	quick := classOf("Quick messages", "a car asks to charge: a second", env.Onion.Status(mesh.Session))
 	quick.MinSet = 0 // its timing shows on this node's own link
+	policy, own := env.Host.Bundle().Policy, env.Config.Mesh
+	slow.Own = strings.TrimSpace(OwnFloor("mesh.min_set", own.MinSet, policy.MinSet) + " " + OwnFloor("mesh.min_homes", own.MinHomes, policy.MinHomes))
+	quick.Own = OwnFloor("mesh.min_homes", own.MinHomes, policy.MinHomes)
 	return []web.MeshClass{slow, quick}
+}
+
+// OwnFloor says what a floor of gridveil.toml does to the network's; "" where none is set.
+func OwnFloor(key string, own, network int) string {
+	switch {
+	case own == 0:
+		return ""
+	case own <= network:
+		return fmt.Sprintf("%s = %d changes nothing: the network asks for %d, and it only raises.", key, own, network)
+	}
+	return fmt.Sprintf("%s raises the network's floor of %d to %d.", key, network, own)
 }
 
 func classOf(name, what string, st route.Status) web.MeshClass {

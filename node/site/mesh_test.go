@@ -46,6 +46,23 @@ func TestRefusalsSayWhatIsMissingAndWhatToDo(t *testing.T) {
 	}
 }
 
+func TestOwnFloorsSayWhatTheyDo(t *testing.T) {
+	for _, c := range []struct {
+		fact         string
+		own, network int
+		want         string
+	}{
+		{"none set", 0, 8, ""},
+		{"below the network's", 5, 8, "mesh.min_set = 5 changes nothing: the network asks for 8, and it only raises."},
+		{"the network's", 8, 8, "mesh.min_set = 8 changes nothing: the network asks for 8, and it only raises."},
+		{"above it", 9, 8, "mesh.min_set raises the network's floor of 8 to 9."},
+	} {
+		if got := OwnFloor("mesh.min_set", c.own, c.network); got != c.want {
+			t.Errorf("%s: %q, want %q", c.fact, got, c.want)
+		}
+	}
+}
+
 // envOf is the environment of a node of a test network.
 func envOf(t *testing.T, d *meshtest.Node) *role.Env {
 	t.Helper()

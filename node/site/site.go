@@ -101,6 +101,11 @@ func (common) Proof(context.Context, io.Writer, uint64) error {
 	return errors.New("this node keeps no ledger")
 }
 
+func (common) Find(context.Context, string) (uint64, bool)        { return 0, false }
+func (common) Money(context.Context) web.Money                    { return web.Money{} }
+func (common) PaymentFile(context.Context, string) ([]byte, bool) { return nil, false }
+func (common) Disputes(context.Context) web.Disputes              { return web.Disputes{} }
+
 // Party is what a party of the map can see; the own node says it with numbers.
 func (c common) Party(_ context.Context, id string) (web.Party, bool) {
 	nodes, _ := neighbours(c.env)

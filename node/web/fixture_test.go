@@ -120,6 +120,33 @@ func (f fixture) Ledger(context.Context, uint64) Ledger {
 	return Ledger{Origin: "evagg.example/demo", Size: 118, CosignedSize: 118, Quorum: "3 of 3 verifiers", Checkpoint: "evagg.example/demo\n118\nabc=\n\n— evagg sig\n", Older: &older,
 		Cosigners: []Cosigner{{Name: "northgrid.gridveil/utility-a56ed588", Operator: "northgrid", Size: 118, At: noon, OK: true, Text: "replayed and signed"}}, Balances: []Balance{{"utility B", "owed or owes", "EUR -1.81", "-1.810000"}}, Entries: []EntryRow{{17, "cdr", "evagg", "a session of utility B's customer, sealed", true}}}
 }
+func (f fixture) Find(_ context.Context, leaf string) (uint64, bool) { return 17, leaf == "00ff00ff" }
+func (f fixture) Money(context.Context) Money {
+	if f.empty {
+		return Money{}
+	}
+	ended := uint64(90)
+	return Money{Known: true, Simulated: true, Keeps: true, Operator: "northgrid", Facts: []Pair{{"settlement day", "494 901"}, {"close 5 in EUR is due on day", "494 907"}},
+		Balances: []Balance{{"northgrid", "open", "EUR -1.81", "-1.810000"}, {"northgrid", "due", "EUR 6.40", "6.400000"}},
+		Next:     []Payment{{Payer: "southpower", Payee: "northgrid", Amount: "EUR 0.27", Exact: "0.270000"}},
+		Payments: []Payment{{Period: 4, No: 1, Payer: "southpower", Payee: "northgrid", Amount: "EUR 6.40", Exact: "6.400000", State: "due", EndToEnd: "GVABCDEFGHIJKLMNOP-1", Close: 110},
+			{Period: 3, No: 2, Payer: "southpower", Payee: "evagg", Amount: "EUR 0.40", Exact: "0.400000", State: "due", Overdue: true, EndToEnd: "GVABCDEFGHIJKLMNOQ-2", Close: 80},
+			{Period: 2, No: 1, Payer: "southpower", Payee: "evagg", Amount: "EUR 0.40", Exact: "0.400000", State: "failed", EndToEnd: "GVABCDEFGHIJKLMNOR-1", Close: 70, Ended: &ended},
+			{Period: 1, No: 1, Payer: "southpower", Payee: "evagg", Amount: "EUR 0.60", Exact: "0.600000", State: "paid", EndToEnd: "GVABCDEFGHIJKLMNOS-1", Close: 60, Ended: &ended}},
+		Files: []MoneyFile{{"EUR-4-4.xml", "southpower", 4, 1432}}}
+}
+func (f fixture) PaymentFile(_ context.Context, name string) ([]byte, bool) {
+	return []byte("<Document/>"), name == "EUR-4-4.xml"
+}
+func (f fixture) Disputes(context.Context) Disputes {
+	if f.empty {
+		return Disputes{}
+	}
+	return Disputes{Known: true, Need: 3, Notice: "3 days", Limit: "14 days", Cases: []Dispute{
+		{ID: "5d0c5d0c5d0c5d0c5d0c5d0c5d0c5d0c", Kind: "open", Reason: "billing", Requester: "evagg", Utility: "southpower", Sessions: 1, Opened: noon, Notice: noon.Add(72 * time.Hour), Expires: noon.Add(336 * time.Hour),
+			Approvals: []string{"watchdog", "towngrid"}, Against: []string{"consumers"}, State: "waits for approvals, 2 of 3", Index: 40, Vote: "may approve or refuse", Statement: "I charged there, and the meter ran too fast."},
+		{ID: "77aa77aa77aa77aa77aa77aa77aa77aa", Kind: "hold", Reason: "meter", Requester: "evagg", Utility: "southpower", Sessions: 2, Opened: noon, State: "ended; its sessions are settled", Ended: true, Index: 12}}}
+}
 func (f fixture) Entry(_ context.Context, i uint64) (Entry, bool) {
 	return Entry{EntryRow: EntryRow{i, "cdr", "evagg", "a sealed session", true}, At: noon, Leaf: "00ff", Fields: []Pair{{"ref", "abcd"}}, Raw: "47564531"}, i == 17
 }
@@ -205,8 +232,9 @@ func (f fixture) Mesh(_ context.Context, id string) (Mesh, bool) {
 	m.Routes = []Pair{{"List of relays", "12 min old; older than 2 h is not used"}, {"Relays", "3, of 3 operators"}, {"First relays (guards)", "2 of 2 connected"}, {"Test packets", "4 % of the last hour's did not come back"}, {"Avoided now", "none"}}
 	m.Waiting = []Waiting{{"Charging records for the aggregator", 3, noon}, {"Packets of them that wait for their turn", 2, time.Time{}}}
 	if m.Leaf {
-		m.Classes = []MeshClass{{"Slow messages", "records, notes, the neighbourhood's sum: minutes", 7.8, 8, 12, 20, false, "12 homes take part in this network; there must be 20.", "Nothing to do here: messages leave as soon as 8 more homes have joined."},
-			{"Quick messages", "a car asks to charge: a second", 7.8, 0, 12, 20, true, "", ""}}
+		m.Classes = []MeshClass{{"Slow messages", "records, notes, the neighbourhood's sum: minutes", 7.8, 8, 12, 20, false, "12 homes take part in this network; there must be 20.", "Nothing to do here: messages leave as soon as 8 more homes have joined.", "mesh.min_homes = 5 changes nothing: the network asks for 20, and it only raises."},
+			{"Quick messages", "a car asks to charge: a second", 7.8, 0, 12, 20, true, "", "", ""}}
+		m.Relaying = Relaying{Shown: true, Chosen: !m.Off, On: !m.Off, Packets: 4321, Share: 61}
 	}
 	return m, true
 }

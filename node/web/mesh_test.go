@@ -58,8 +58,8 @@ func TestTheSwitchIsMovedByTheOwnPageOnly(t *testing.T) {
 func TestTheMeshPageSaysWhatIsMissing(t *testing.T) {
 	s := server(t, fixture{})
 	for path, wants := range map[string][]string{
-		"/mesh":              {"there must be 20", "Nothing to do here", "Stop private messages and relaying", "30 % of the", "1 % of all", "12 ms", "not known"},
-		"/mesh?node=home-2":  {"switched off since", "Turn private messages on"},
+		"/mesh":              {"there must be 20", "Nothing to do here", "Stop private messages and relaying", "30 % of the", "1 % of all", "12 ms", "not known", "changes nothing: the network asks for 20", "Relays for others", "✓ yes", "4\u202f321", "Everybody in the network can see that this home is a member"},
+		"/mesh?node=home-2":  {"switched off since", "Turn private messages on", "A home passes on nothing for others", "could then see that it is a member"},
 		"/mesh?node=ssn-elm": {"passes packets on without learning"},
 		"/mesh?node=home-3":  {"is offline"},
 	} {

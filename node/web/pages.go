@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -79,9 +80,19 @@ func (s *Server) session(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) ledger(w http.ResponseWriter, r *http.Request) {
-	from, ok := parseIndex(r.URL.Query().Get("from"))
+	asked := strings.TrimSpace(r.URL.Query().Get("from"))
+	from, ok := parseIndex(asked)
 	if !ok {
 		from = 1<<63 - 1
+	}
+	if !ok && asked != "" {
+		index, found := s.site.Find(r.Context(), strings.ToLower(asked))
+		if !found {
+			s.fail(w, r, http.StatusNotFound, "No such entry", "Give an entry's number, or at least eight digits of its leaf hash; leaf hashes are looked for among the newest entries.")
+			return
+		}
+		http.Redirect(w, r, "/ledger/"+strconv.FormatUint(index, 10), http.StatusSeeOther)
+		return
 	}
 	v := s.site.Ledger(r.Context(), from)
 	s.show(w, r, "ledger", "ledger", "Ledger", v, func() [][]string {
@@ -120,6 +131,46 @@ func (s *Server) proof(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Content-Disposition", `attachment; filename="entry-`+strconv.FormatUint(index, 10)+`.tlog-proof"`)
 	_, _ = b.WriteTo(w) // the reader hung up
+}
+
+func (s *Server) money(w http.ResponseWriter, r *http.Request) {
+	v := s.site.Money(r.Context())
+	s.show(w, r, "money", "money", "Money", v, func() [][]string {
+		out := [][]string{{"close", "payment", "payer", "payee", "amount", "state", "end_to_end_id", "entry"}}
+		for _, p := range v.Payments {
+			ended := ""
+			if p.Ended != nil {
+				ended = strconv.FormatUint(*p.Ended, 10)
+			}
+			out = append(out, []string{strconv.FormatUint(uint64(p.Period), 10), strconv.Itoa(int(p.No)), p.Payer, p.Payee, p.Exact, p.State, p.EndToEnd, ended})
+		}
+		return out
+	})
+}
+
+func (s *Server) paymentFile(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("name")
+	b, ok := s.site.PaymentFile(r.Context(), name)
+	if !ok {
+		s.fail(w, r, http.StatusNotFound, "No such payment file", "Payment files are kept by the aggregator, for closes that are final and operators whose accounts are registered.")
+		return
+	}
+	w.Header().Set("Content-Type", "application/xml")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Disposition", "attachment; filename="+strconv.Quote(name))
+	_, _ = w.Write(b) // the reader hung up
+}
+
+func (s *Server) disputes(w http.ResponseWriter, r *http.Request) {
+	v := s.site.Disputes(r.Context())
+	s.show(w, r, "disputes", "disputes", "Disputes", v, func() [][]string {
+		out := [][]string{{"case", "opened", "kind", "reason", "requester", "utility", "sessions", "approvals", "partials", "state", "entry"}}
+		for _, d := range v.Cases {
+			out = append(out, []string{d.ID, d.Opened.UTC().Format(time.RFC3339), d.Kind, d.Reason, d.Requester, d.Utility, strconv.Itoa(d.Sessions), strings.Join(d.Approvals, " "),
+				strings.Join(d.Partials, " "), d.State, strconv.FormatUint(d.Index, 10)})
+		}
+		return out
+	})
 }
 
 func (s *Server) alarms(w http.ResponseWriter, r *http.Request) {

@@ -42,7 +42,9 @@ var menu = []struct{ Name, Path, Label, Icon string }{
 	{"overview", "/", "Overview", "home"},
 	{"energy", "/energy", "Energy", "bolt"},
 	{"sessions", "/sessions", "Sessions", "car"},
+	{"money", "/money", "Money", "coin"},
 	{"ledger", "/ledger", "Ledger", "book"},
+	{"disputes", "/disputes", "Disputes", "scale"},
 	{"alarms", "/alarms", "Alarms", "bell"},
 	{"privacy", "/privacy", "Privacy", "eye"},
 	{"mesh", "/mesh", "Mesh", "net"},
@@ -53,19 +55,28 @@ func New(site Site, log *slog.Logger) (*Server, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	s, err := newServer(site, log, "overview", "energy", "sessions", "session", "ledger", "entry", "money", "disputes", "alarms", "privacy", "party", "mesh", "error")
+	if err != nil {
+		return nil, err
+	}
+	s.routes()
+	return s, nil
+}
+
+// newServer prepares a server with these pages and no routes.
+func newServer(site Site, log *slog.Logger, names ...string) (*Server, error) {
 	s := &Server{site: site, log: log, mux: http.NewServeMux(), pages: map[string]*template.Template{},
 		assets: map[string]string{}, streams: make(chan struct{}, maxStreams)}
 	if err := s.hashAssets(); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"overview", "energy", "sessions", "session", "ledger", "entry", "alarms", "privacy", "party", "mesh", "error"} {
+	for _, name := range names {
 		t, err := template.New("layout.html").Funcs(s.funcs()).ParseFS(files, "templates/layout.html", "templates/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("page %s: %w", name, err)
 		}
 		s.pages[name] = t
 	}
-	s.routes()
 	return s, nil
 }
 
@@ -77,6 +88,9 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("GET /ledger", s.ledger)
 	s.mux.HandleFunc("GET /ledger/{index}", s.entry)
 	s.mux.HandleFunc("GET /ledger/{index}/proof", s.proof)
+	s.mux.HandleFunc("GET /money", s.money)
+	s.mux.HandleFunc("GET /money/files/{name}", s.paymentFile)
+	s.mux.HandleFunc("GET /disputes", s.disputes)
 	s.mux.HandleFunc("GET /alarms", s.alarms)
 	s.mux.HandleFunc("GET /privacy", s.privacy)
 	s.mux.HandleFunc("POST /privacy/battery", s.orderBattery)
@@ -85,6 +99,11 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("GET /mesh", s.mesh)
 	s.mux.HandleFunc("POST /mesh", s.switchMesh)
 	s.mux.HandleFunc("GET /metrics", s.metrics)
+	s.commonRoutes()
+}
+
+// commonRoutes are those that every site has.
+func (s *Server) commonRoutes() {
 	s.mux.HandleFunc("GET /live", s.live)
 	s.mux.HandleFunc("GET /livez", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "alive") })
 	s.mux.HandleFunc("GET /readyz", s.readyz)

@@ -30,7 +30,7 @@ func server(t *testing.T, f fixture) *Server {
 	return s
 }
 
-var everyPage = []string{"/", "/energy", "/energy?home=home-2", "/sessions", "/sessions/7F3A-92", "/sessions/0000-01", "/ledger", "/ledger?from=3", "/ledger/17", "/alarms", "/privacy", "/privacy?home=home-2", "/party/uta", "/mesh", "/mesh?node=home-2", "/mesh?node=ssn-elm", "/mesh?node=home-3"}
+var everyPage = []string{"/", "/energy", "/energy?home=home-2", "/sessions", "/sessions/7F3A-92", "/sessions/0000-01", "/ledger", "/ledger?from=3", "/ledger/17", "/money", "/disputes", "/alarms", "/privacy", "/privacy?home=home-2", "/party/uta", "/mesh", "/mesh?node=home-2", "/mesh?node=ssn-elm", "/mesh?node=home-3"}
 
 func TestEveryPageAnswersInFullAndWhenEmpty(t *testing.T) {
 	for _, f := range []fixture{{}, {empty: true}} {
@@ -60,7 +60,7 @@ func TestEveryPageAnswersInFullAndWhenEmpty(t *testing.T) {
 
 func TestMissingThingsSayWhereToLook(t *testing.T) {
 	s := server(t, fixture{})
-	for _, path := range []string{"/nope", "/sessions/none", "/ledger/99", "/ledger/x", "/energy?home=zz", "/privacy?home=zz", "/party/zz", "/mesh?node=zz"} {
+	for _, path := range []string{"/nope", "/sessions/none", "/ledger/99", "/ledger/x", "/ledger?from=abcdef01", "/ledger?from=x", "/money/files/none", "/energy?home=zz", "/privacy?home=zz", "/party/zz", "/mesh?node=zz"} {
 		if w := get(t, s, path); w.Code != 404 || !strings.Contains(w.Body.String(), "To the overview") {
 			t.Errorf("%s: %d", path, w.Code)
 		}
@@ -70,6 +70,22 @@ func TestMissingThingsSayWhereToLook(t *testing.T) {
 	}
 	if w := get(t, s, "/ledger/17/proof"); w.Code != 200 || !strings.HasPrefix(w.Body.String(), "c2sp.org/tlog-proof") {
 		t.Errorf("proof: %d %s", w.Code, w.Body)
+	}
+}
+
+func TestAnEntryIsFoundByItsLeafAndAPaymentFileIsServed(t *testing.T) {
+	s := server(t, fixture{})
+	if w := get(t, s, "/ledger?from=00FF00ff"); w.Code != 303 || w.Header().Get("Location") != "/ledger/17" {
+		t.Errorf("a leaf: %d to %q", w.Code, w.Header().Get("Location"))
+	}
+	if w := get(t, s, "/money/files/EUR-4-4.xml"); w.Code != 200 || w.Header().Get("Content-Type") != "application/xml" || !strings.Contains(w.Header().Get("Content-Disposition"), `"EUR-4-4.xml"`) {
+		t.Errorf("a payment file: %d %v", w.Code, w.Header())
+	}
+	if w := get(t, s, "/money?format=csv"); w.Code != 200 || !strings.Contains(w.Body.String(), "3,2,southpower,evagg,0.400000,due,GVABCDEFGHIJKLMNOQ-2,") {
+		t.Errorf("payments as CSV: %d %s", w.Code, w.Body)
+	}
+	if w := get(t, s, "/disputes?format=csv"); w.Code != 200 || !strings.Contains(w.Body.String(), "watchdog towngrid") {
+		t.Errorf("cases as CSV: %d %s", w.Code, w.Body)
 	}
 }
 

@@ -52,6 +52,13 @@ type Site interface {
 	Live(ctx context.Context) map[string]string
 	// Proof writes a .tlog-proof of a ledger entry.
 	Proof(ctx context.Context, w io.Writer, index uint64) error
+	// Find gives the entry whose leaf hash begins with hexadecimal digits, among
+	// the newest.
+	Find(ctx context.Context, leaf string) (index uint64, ok bool)
+	Money(ctx context.Context) Money
+	// PaymentFile reads a file that Money lists.
+	PaymentFile(ctx context.Context, name string) ([]byte, bool)
+	Disputes(ctx context.Context) Disputes
 }
 
 // Meta is shown on every page.
@@ -275,6 +282,67 @@ type Entry struct {
 	Raw      string // hex
 }
 
+// Money is the page of what operators owe each other.
+type Money struct {
+	Known     bool   // there is a ledger
+	Simulated bool   // no bank stands behind the payments
+	Operator  string // whose page it is; empty where it is everybody's
+	Facts     []Pair // settlement day, next close
+	Balances  []Balance
+	Next      []Payment // what a close would instruct now
+	Payments  []Payment // of all final closes, newest first
+	Older     int       // payments besides those
+	Files     []MoneyFile
+	Keeps     bool // payment files are kept here
+}
+
+// Payment is one payment of a close. State: due, paid, failed; empty for one that
+// is not instructed yet.
+type Payment struct {
+	Period        uint32
+	No            uint16
+	Payer, Payee  string
+	Amount, Exact string
+	State         string
+	Overdue       bool // due beyond its grace time
+	EndToEnd      string
+	Close         uint64  // entry
+	Ended         *uint64 // entry that confirmed it or put it back
+}
+
+// MoneyFile is a payment file for a payer's bank.
+type MoneyFile struct {
+	Name, Payer string
+	Period      uint32
+	Bytes       int
+}
+
+// Disputes is the page of cases.
+type Disputes struct {
+	Known  bool      // there is a ledger
+	Need   int       // approvals that an opening takes
+	Notice string    // between a dispute and its first partial
+	Limit  string    // after which a case expires
+	Cases  []Dispute // newest first
+}
+
+// Dispute is one case.
+type Dispute struct {
+	ID, Kind, Reason   string
+	Requester, Utility string
+	Sessions           int
+	Opened             time.Time
+	Notice, Expires    time.Time // zero where they do not apply
+	Approvals, Against []string
+	Partials           []string
+	State              string
+	Ended              bool
+	Index              uint64 // entry
+	Statement          string // what the driver says, if known here
+	Answer             string // only at its requester
+	Vote               string // only at a seat: what it may still do
+}
+
 // AlarmRow is one alarm.
 type AlarmRow struct {
 	ID             string
@@ -375,6 +443,7 @@ type Mesh struct {
 	Peers     []Peer      // at most MaxPeers
 	MorePeers int         // connected besides those
 	Packets   Packets
+	Relaying  Relaying // for other homes; only a gateway's
 	Traffic   MeshTraffic
 	Routes    []Pair    // health of the ways, in words
 	Waiting   []Waiting // nothing waits where it is empty
@@ -393,6 +462,7 @@ type MeshClass struct {
 	Open       bool
 	Reason     string // why they wait; what is missing
 	Next       string // what to do
+	Own        string // what this node's own floors do to the network's; "" without any
 }
 
 // Peer is one connected member: what it does and whose it is, never who.
@@ -413,6 +483,16 @@ func (p Packets) Share(n uint64) int {
 		return 0
 	}
 	return int((n*100 + all/2) / all)
+}
+
+// Relaying is how a home passes on packets of others.
+type Relaying struct {
+	Shown   bool   // this is a gateway
+	Chosen  bool   // its owner set mesh.relay
+	On      bool   // it does now
+	Why     string // why not now, and what to do; "" while it does
+	Packets uint64 // passed on today
+	Share   int    // of the day's data so far that they took, in percent
 }
 
 // MeshTraffic is what the links carried today, in bytes.
