@@ -97,7 +97,30 @@ func TestGuestChargesFromRoofGridOrBoth(t *testing.T) {
 			if y, ok := s.w().Session(id); !ok || y.Total != row.Total || len(y.OCMF) < 2 {
 				t.Errorf("the driver sees %+v, the house %+v", y.SessionRow, row)
 			}
+			s.statements(x)
 		})
+	}
+}
+
+// statements compares the month's statements of house and driver with what their
+// pages show of its one session.
+func (s *scene) statements(x web.Session) {
+	s.t.Helper()
+	month := x.End.Local().Format("2006-01")
+	host, err := s.h().month(monthAsked{month, true})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	driver, err := s.w().Month(month, false)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	cents := func(micro int64) string { return fmt.Sprintf("EUR %d.%02d", micro/1_000_000, micro/10_000%100) }
+	if len(host.Sessions) != 1 || cents(host.Paid) != x.Total || float64(host.InMWh)/1e6 != x.KWhIn || len(host.Sessions[0].Readings) != len(x.OCMF) || host.Sessions[0].Readings[0].OCMF != x.OCMF[0].Raw {
+		s.t.Errorf("the house's statement: %+v, its page %+v", host, x.SessionRow)
+	}
+	if len(driver.Sessions) != 1 || driver.Paid != host.Paid || driver.InMWh != host.InMWh || driver.Sessions[0].Readings != nil || driver.Sessions[0].MeterKey != "" {
+		s.t.Errorf("the driver's statement: %+v, the house's %+v", driver, host)
 	}
 }
 
