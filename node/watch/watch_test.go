@@ -220,6 +220,10 @@ func TestEvidenceOfOneVerifierIsEnoughForAHome(t *testing.T) {
 		t.Fatal(err)
 	}
 	env := w.envs[home]
+	meshtest.Eventually(t, "the home hears of the new key", func() bool {
+		p, err := party.Policy(env.Dir)
+		return err == nil && p.Log.Pub() != ledger.Hash(w.log.Public().(ed25519.PublicKey))
+	})
 	if err := env.Store.Update(func(tx *store.Tx) error { return tx.Delete(store.SpaceLedger.Key([]byte("policy"))) }); err != nil { // as the operators have agreed
 		t.Fatal(err)
 	}
