@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math/big"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"sync"
 	"testing"
@@ -182,12 +183,28 @@ func TestAMemberThatDoesNotLeadSaysWhoDoes(t *testing.T) {
 		if !errors.Is(refused, ledger.ErrBusy) {
 			t.Error("the refusal is not one that is tried again")
 		}
+		f.tw.Net.Put(fmt.Sprint("node", m.no), m.up().Writer().Handler())
 		if _, err := m.up().Writer().Proof(3); err != nil {
 			t.Errorf("proof from a follower: %v", err)
 		}
 		if err := m.up().Add(f.list[0]); !errors.As(err, &refused) {
 			t.Errorf("a follower changes the cluster: %v", err)
 		}
+	}
+	f.tw.Net.Put(fmt.Sprint("node", l.no), l.up().Writer().Handler())
+	c := writer.Client{HTTP: &http.Client{Transport: f.tw.Net}, Members: map[string]string{}}
+	for i, m := range f.list {
+		c.Members[m.ID] = fmt.Sprint("http://node", i)
+	}
+	for i := range f.list {
+		c.URL = fmt.Sprint("http://node", i)
+		if r, err := c.Submit(t.Context(), s.Log[:2]); err != nil || !r[1].Exists || r[1].Receipt.Index != 1 {
+			t.Errorf("submitted to node %d: %+v, %v", i, r, err)
+		}
+	}
+	c.URL = "http://nobody"
+	if _, err := c.Submit(t.Context(), s.Log[:2]); err != nil {
+		t.Errorf("a client does not try the next: %v", err)
 	}
 	if err := l.up().Remove(f.list[1].ID); !errors.Is(err, ledger.ErrLimit) {
 		t.Errorf("a cluster of two: %v", err)
@@ -289,12 +306,12 @@ func TestConfigsThatCannotBeMeant(t *testing.T) {
 }
 
 func FuzzProposal(f *testing.F) {
-	head := func(kind byte) []byte { return append([]byte("GVC1"), append([]byte{kind}, make([]byte, 40)...)...) }
+	head := func(kind byte) []byte { return append([]byte("GVCL"), append([]byte{kind}, make([]byte, 40)...)...) }
 	f.Add(append(head(1), 0, 3, 'a', 'b', 'c'))
 	f.Add(head(2))
 	f.Add(append(head(3), "note"...))
 	f.Add(append(head(4), make([]byte, 40)...))
-	f.Add([]byte("GVC1"))
+	f.Add([]byte("GVCL"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if again, err := cluster.ParseProposal(b); err == nil && !bytes.Equal(again, b) {
 			t.Errorf("%x is read as %x", b, again)

@@ -16,7 +16,7 @@ const (
 	kindMark    = 4 // where a snapshot stands; not in the raft log
 )
 
-const magic = "GVC1"
+const magic = "GVCL"
 
 // maxProposal is a full group with its frames and the fields before it.
 const maxProposal = ledger.MaxRequest + 2*store.MaxGroup + 64
@@ -32,7 +32,7 @@ type proposal struct {
 	note    []byte      // of a final checkpoint
 }
 
-// encode is "GVC1" kind:u8 size:u64 root[32], then the framed entries of a group,
+// encode is "GVCL" kind:u8 size:u64 root[32], then the framed entries of a group,
 // the note of a publication, or signed:u64 root[32] and the note of a mark.
 func (p *proposal) encode() []byte {
 	b := append([]byte(magic), p.kind)           // 0

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -385,7 +386,7 @@ func (e *NotLeaderError) Error() string {
 	if e.Leader == "" {
 		return fmt.Sprintf("%v: no node of the ledger's cluster leads yet", ledger.ErrBusy)
 	}
-	return fmt.Sprintf("%v: node %s leads the ledger", ledger.ErrBusy, e.Leader[:min(8, len(e.Leader))])
+	return fmt.Sprintf("%v: node %s leads the ledger", ledger.ErrBusy, strings.ToValidUTF8(e.Leader[:min(8, len(e.Leader))], "?"))
 }
 
 // Unwrap gives ErrBusy.
