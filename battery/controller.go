@@ -34,7 +34,7 @@ type Controller struct {
 	cause   Cause // that decided the last step; empty before the first
 	obeyed  bool  // a command stood in the last step
 	exposed exposure
-	last    time.Time
+	last    time.Time // of the last step
 }
 
 // Report is one day's account, for the household's own privacy page.
@@ -55,13 +55,14 @@ type Report struct {
 // Config is what a Controller is made from.
 type Config struct {
 	Spec      Spec
-	Policy    string  // veil, hold, ls2, lkm or none
+	Policy    string  // one of Policies; any other is veil
 	YearlyKWh float64 // asked at set-up; zero means 3500
 	// Prior gives the kernel of an unobserved home; nil solves one. A process
 	// with many equal homes shares it.
 	Prior Prior
 	// History holds block demands in Wh known from before, oldest first: of five
-	// minutes for veil, of LKMPeriod for lkm.
+	// minutes for veil, of LKMPeriod for lkm, of twice that
+	// for lkm30.
 	History []float64
 	// Learned is the home's own kernel when it is known already; nil starts with
 	// the prior.
@@ -80,16 +81,7 @@ func NewController(ctx context.Context, c Config) (*Controller, error) {
 		c.YearlyKWh = 3500
 	}
 	ctl := &Controller{gov: Governor{Spec: c.Spec}}
-	switch c.Policy {
-	case "none":
-		ctl.policy = None{}
-	case "hold":
-		ctl.policy = &Hold{}
-	case "ls2":
-		ctl.policy = NewStepping(c.Spec, c.Rand)
-	case "lkm":
-		ctl.policy = NewLKM(c.Spec, LKMPeriod, c.History, c.YearlyKWh, c.Rand)
-	default:
+	if ctl.policy = baseline(c); ctl.policy == nil {
 		if err := ctl.startVeil(ctx, c); err != nil {
 			return nil, err
 		}
@@ -144,7 +136,7 @@ func (c *Controller) account(o Obs, cmd Command) {
 	c.last = o.Time
 	if c.cause != "" && c.cause != CauseStale && cmd.Cause != CauseStale && !bad(house) {
 		miss := math.Abs(float64(house - c.shown))
-		c.exposed.note(miss > float64(exposedFrom) || c.obeyed || jumped)
+		c.day.ExposedSpans += c.exposed.note(miss > float64(exposedFrom) || c.obeyed || jumped)
 		if c.exposed.on {
 			c.day.ExposedMins += mins
 			c.day.ExposedWh += miss * hours
@@ -155,13 +147,13 @@ func (c *Controller) account(o Obs, cmd Command) {
 		c.day.MeterWh += float64(o.PrevMeter) * hours
 	}
 	if cmd.Cause == CauseStale {
-		c.exposed.note(true)
+		c.day.ExposedSpans += c.exposed.note(true)
 		c.day.StaleMins += mins
 		c.day.ExposedMins += mins
 	} else {
 		c.day.LoadWh += float64(o.Load) * hours
 	}
-	c.shown, c.cause, c.obeyed = cmd.Predicted-cmd.Exposed-o.EV.Plan, cmd.Cause, o.Commanded != nil
+	c.shown, c.cause, c.obeyed = cmd.Predicted-cmd.Exposed-cmd.EV, cmd.Cause, o.Commanded != nil
 }
 
 // remember keeps the demand of whole blocks for the home's chain.
@@ -169,12 +161,12 @@ func (c *Controller) remember(o Obs) {
 	if c.veil == nil {
 		return
 	}
-	at := c.veil.block
+	e, at, ok := c.veil.Demand()
 	if at.Equal(c.block) {
 		return
 	}
 	c.block = at
-	if e, ok := c.veil.Demand(); ok {
+	if ok {
 		c.history = append(c.history, e)
 		if extra := len(c.history) - historyBlocks; extra > 0 {
 			c.history = append(c.history[:0], c.history[extra:]...)
@@ -216,7 +208,7 @@ func (c *Controller) Install(l Learned) {
 // Day gives the account since the last call and starts a new one.
 func (c *Controller) Day() Report {
 	r := c.Today()
-	c.exposed.over()
+	c.exposed.over(r.ExposedSpans)
 	c.day = Report{Policy: c.policy.Name()}
 	return r
 }
@@ -225,10 +217,9 @@ func (c *Controller) Day() Report {
 func (c *Controller) Today() Report {
 	r := c.day
 	r.Reason = c.reason
-	r.ExposedSpans = c.exposed.today
 	if c.veil != nil {
 		r.BoundBits = c.veil.Bound()
-		r.ExposedBits = c.exposed.bits(c.veil.Plan.Mx)
+		r.ExposedBits = c.exposed.bits(r.ExposedSpans, c.veil.Plan.Mx)
 	}
 	return r
 }

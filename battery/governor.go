@@ -56,7 +56,12 @@ type Governor struct {
 	Spec
 	last  Watts // last decided battery power
 	stale time.Duration
+	shift Watts         // by which the car is moved from its plan
+	held  time.Duration // since it was moved
 }
+
+// carRest is how long a car keeps a power that the mask gave it.
+const carRest = 30 * time.Second
 
 // Decide turns a policy's wish into a command within every limit. It fills the
 // reachable meter range of the observation before the policy sees it.
@@ -67,11 +72,12 @@ func (g *Governor) Decide(o Obs, p Policy) Command {
 		return g.blind(o, lo, hi)
 	}
 	g.stale = 0
-	lo, hi = g.gridLimits(o, lo, hi)
-	net := o.Load + o.EV.Plan
-	freeLo, freeHi := lo, hi
-	lo, hi = g.operated(o, lo, hi)
-	o.MinMeter, o.MaxMeter = net-hi, net-lo
+	battLo, battHi := lo, hi
+	car, least, most := g.car(o)
+	net := o.Load + car
+	freeLo, freeHi := g.gridLimits(net, battLo, battHi)
+	lo, hi = g.operated(o, net, freeLo, freeHi)
+	o.MinMeter, o.MaxMeter = net-hi-(car-least), net-lo+(most-car)
 	target, cause := net, CausePolicy
 	if y := p.Target(o); !bad(y) { // asked under a command too: it goes on learning the home
 		target = y
@@ -86,6 +92,14 @@ func (g *Governor) Decide(o Obs, p Policy) Command {
 			target = net - *o.Commanded
 		}
 	}
+	if cause == CausePolicy {
+		if moved := g.move(o, car, least, most, net-target, lo, hi); moved != car {
+			car, net = moved, o.Load+moved
+			freeLo, freeHi = g.gridLimits(net, battLo, battHi)
+			lo, hi = g.operated(o, net, freeLo, freeHi)
+		}
+	}
+	g.shift = car - o.EV.Plan
 	b := net - target
 	c := min(max(b, lo), hi)
 	c = min(max(g.ramp(c, o), lo), hi) // hard limits win over the ramp
@@ -93,7 +107,7 @@ func (g *Governor) Decide(o Obs, p Policy) Command {
 		cause = CauseLimit
 	}
 	g.last = c
-	out := Command{Battery: c, EV: o.EV.Plan, Predicted: net - c, Cause: cause, Grid: o.Grid != nil && (b < lo && lo > freeLo || b > hi && hi < freeHi)}
+	out := Command{Battery: c, EV: car, Predicted: net - c, Cause: cause, Grid: o.Grid != nil && (b < lo && lo > freeLo || b > hi && hi < freeHi)}
 	if out.Grid {
 		out.Cause = CauseCommanded
 	}
@@ -103,10 +117,9 @@ func (g *Governor) Decide(o Obs, p Policy) Command {
 	return out
 }
 
-// gridLimits narrows the battery's range by export and import limits. Where
-// they contradict the battery's own, the battery's win.
-func (g *Governor) gridLimits(o Obs, lo, hi Watts) (Watts, Watts) {
-	net := o.Load + o.EV.Plan
+// gridLimits narrows the battery's range by export and import limits at a load of
+// house and car. Where they contradict the battery's own, the battery's win.
+func (g *Governor) gridLimits(net, lo, hi Watts) (Watts, Watts) {
 	if !g.AllowExport {
 		hi = max(lo, min(hi, max(0, net)))
 	}
@@ -116,13 +129,48 @@ func (g *Governor) gridLimits(o Obs, lo, hi Watts) (Watts, Watts) {
 	return lo, hi
 }
 
+// car is what the car takes and between what the mask may move it now: only inside
+// the slack that ev gave, and not while it rests at a power that the mask gave it.
+func (g *Governor) car(o Obs) (now, least, most Watts) {
+	plan := o.EV.Plan
+	free := o.EV.Plugged && o.EV.Lo <= plan && plan <= o.EV.Hi && o.EV.Lo < o.EV.Hi && !bad(o.EV.Hi) && !bad(o.EV.Lo)
+	if !free || o.Commanded != nil {
+		g.shift = 0
+		return plan, plan, plan
+	}
+	g.held += o.Dt
+	if g.shift != 0 && g.held < carRest {
+		now = min(max(plan+g.shift, o.EV.Lo), o.EV.Hi)
+		return now, now, now
+	}
+	return plan, o.EV.Lo, o.EV.Hi
+}
+
+// move gives the car's power: what the battery cannot do of the wanted power, in whole
+// steps.
+func (g *Governor) move(o Obs, car, least, most, wanted, lo, hi Watts) Watts {
+	by := Watts(0)
+	switch {
+	case wanted > hi:
+		by = -min(wanted-hi, car-least)
+	case wanted < lo:
+		by = min(lo-wanted, most-car)
+	}
+	if step := o.EV.Step; step > 0 {
+		by = Watts(math.Trunc(float64(by/step))) * step
+	}
+	if by != 0 {
+		g.held = 0
+	}
+	return car + by
+}
+
 // operated narrows the range by what the grid operator allows: it may not charge
 // with more than Import from the grid, nor feed more than Export into it.
-func (g *Governor) operated(o Obs, lo, hi Watts) (Watts, Watts) {
+func (g *Governor) operated(o Obs, net, lo, hi Watts) (Watts, Watts) {
 	if o.Grid == nil || bad(o.Grid.Import) || bad(o.Grid.Export) {
 		return lo, hi
 	}
-	net := o.Load + o.EV.Plan
 	lo = min(hi, max(lo, min(0, net)-max(0, o.Grid.Import)))
 	hi = max(lo, min(hi, max(0, net)+max(0, o.Grid.Export)))
 	return lo, hi
@@ -131,6 +179,7 @@ func (g *Governor) operated(o Obs, lo, hi Watts) (Watts, Watts) {
 // blind acts without a reading: hold for a while, then ramp to rest.
 func (g *Governor) blind(o Obs, lo, hi Watts) Command {
 	g.stale += max(o.Dt, 0)
+	g.shift = 0
 	switch step := g.RampPerSecond * Watts(o.Dt.Seconds()); {
 	case bad(g.last) || g.stale > staleHold && g.RampPerSecond <= 0:
 		g.last = 0

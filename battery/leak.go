@@ -134,31 +134,34 @@ func smoothed(e []float64, q float64) (law []float64, quantum float64) {
 	return law, q
 }
 
-// exposure counts the intervals in which the meter did not show the mask's level.
+// exposure tells intervals in which the meter did not show the mask's level.
 type exposure struct {
-	on          bool
-	today, past int
-	days        int // that are over
+	on   bool
+	past int // intervals of days that are over
+	days int
 }
 
-func (e *exposure) note(exposed bool) {
-	if exposed && !e.on {
-		e.today++
-	}
+// note gives 1 where an interval begins.
+func (e *exposure) note(exposed bool) int {
+	begins := exposed && !e.on
 	e.on = exposed
+	if begins {
+		return 1
+	}
+	return 0
 }
 
-// over ends a day.
-func (e *exposure) over() { e.past, e.today, e.days = e.past+e.today, 0, e.days+1 }
+// over ends a day of so many intervals.
+func (e *exposure) over(today int) { e.past, e.days = e.past+today, e.days+1 }
 
-// bits is what today's intervals told: when each of them began, among as many as a
+// bits is what a day's intervals told: when each of them began, among as many as a
 // usual day has, and what the home took then.
-func (e *exposure) bits(mx int) float64 {
-	usual := float64(e.today)
+func (e *exposure) bits(today, mx int) float64 {
+	usual := float64(today)
 	if e.days > 0 {
 		usual = float64(e.past) / float64(e.days)
 	}
-	return float64(e.today) * IntervalBits(usual, mx)
+	return float64(today) * IntervalBits(usual, mx)
 }
 
 // IntervalBits is what one exposed interval is counted as, of usual intervals a day

@@ -57,22 +57,19 @@ func TestLeakIsRated(t *testing.T) {
 // one costs, and more than when they are usual by the dozen.
 func TestExposedIntervalsArePriced(t *testing.T) {
 	var e exposure
+	today := 0
 	for _, on := range []bool{false, true, true, false, true, false} {
-		e.note(on)
+		today += e.note(on)
 	}
-	if e.today != 2 {
-		t.Fatalf("%d intervals, want 2", e.today)
+	if today != 2 {
+		t.Fatalf("%d intervals, want 2", today)
 	}
 	want := 2 * (math.Log2(1440*math.E/2) + math.Log2(10))
-	if got := e.bits(9); math.Abs(got-want) > 1e-9 {
+	if got := e.bits(2, 9); math.Abs(got-want) > 1e-9 {
 		t.Errorf("got %.4f bits, want %.4f", got, want)
 	}
-	e.over()
-	if e.today != 0 || e.bits(9) != 0 {
-		t.Errorf("a new day begins with %d intervals", e.today)
-	}
-	e.note(true)
-	if got, want := e.bits(9), math.Log2(1440*math.E/2)+math.Log2(10); math.Abs(got-want) > 1e-9 {
-		t.Errorf("the next day: got %.4f bits, want %.4f", got, want)
+	e.over(24)
+	if got, want := e.bits(2, 9), 2*(math.Log2(60*math.E)+math.Log2(10)); math.Abs(got-want) > 1e-9 {
+		t.Errorf("after a day of 24: got %.4f bits, want %.4f", got, want)
 	}
 }

@@ -22,6 +22,7 @@ const lkmQuantum = 50
 // LKM is the baseline of Li, Khisti and Mahajan: the optimum for independent
 // demand, used on a home whose demand is not independent.
 type LKM struct {
+	name   string
 	spec   Spec
 	period time.Duration
 	p      []float64 // demand law
@@ -38,8 +39,8 @@ type LKM struct {
 
 // NewLKM makes the baseline with blocks of period. demand holds observed block
 // energies in Wh; without them a geometric law of the yearly energy is used.
-func NewLKM(s Spec, period time.Duration, demand []float64, yearlyKWh float64, rnd *rand.Rand) *LKM {
-	l := &LKM{spec: s, period: period, rnd: rnd}
+func NewLKM(name string, s Spec, period time.Duration, demand []float64, yearlyKWh float64, rnd *rand.Rand) *LKM {
+	l := &LKM{name: name, spec: s, period: period, rnd: rnd}
 	l.p = lkmLaw(demand, yearlyKWh*1000/(365*24)*period.Hours())
 	l.mx = len(l.p) - 1
 	l.ms = max(1, int(float64(s.Ceiling()-s.Floor())/lkmQuantum)-l.mx)
@@ -89,8 +90,8 @@ func lkmLaw(demand []float64, mean float64) []float64 {
 	return p
 }
 
-// Name is "lkm".
-func (*LKM) Name() string { return "lkm" }
+// Name is the one it was made with.
+func (l *LKM) Name() string { return l.name }
 
 // Target draws a level at each block's start and holds it.
 func (l *LKM) Target(o Obs) Watts {

@@ -1,10 +1,6 @@
 package battery
 
-import (
-	"math"
-	"math/rand/v2"
-	"time"
-)
+import "time"
 
 // EVState is the plugged-in car as ev sees it for this step: its plan, and the
 // slack within which the mask may move it.
@@ -59,40 +55,4 @@ func (h *Hold) Target(o Obs) Watts {
 		return o.Load + o.EV.Plan
 	}
 	return o.PrevMeter - o.PrevEV + o.EV.Plan
-}
-
-// Stepping is LS2 of Yang and Li 2012: the meter shows whole multiples of the
-// battery's power and keeps one while it can.
-type Stepping struct {
-	Spec    Spec
-	rnd     *rand.Rand
-	h       float64
-	started bool
-}
-
-// NewStepping makes LS2 for a battery, with its own random source.
-func NewStepping(s Spec, rnd *rand.Rand) *Stepping { return &Stepping{Spec: s, rnd: rnd} }
-
-// Name is "ls2".
-func (*Stepping) Name() string { return "ls2" }
-
-// Target is a multiple of the battery's charging power.
-func (p *Stepping) Target(o Obs) Watts {
-	x, unit := float64(o.Load), float64(p.Spec.MaxCharge)
-	if !p.started || math.Abs(p.h*unit-x) > unit {
-		p.started = true
-		p.h = math.Floor(x / unit)
-		if p.rnd.Uint64()&1 == 1 {
-			p.h = math.Ceil(x / unit)
-		}
-	}
-	h := o.Dt.Hours()
-	flow := WattHours((x - p.h*unit) * h) // positive leaves the store
-	switch {
-	case flow > 0 && o.E-flow/WattHours(p.Spec.EtaDischarge) < p.Spec.Floor():
-		p.h = math.Ceil(x / unit)
-	case flow < 0 && o.E-flow*WattHours(p.Spec.EtaCharge) > p.Spec.Ceiling():
-		p.h = math.Floor(x / unit)
-	}
-	return Watts(max(0, p.h)*unit) + o.EV.Plan
 }

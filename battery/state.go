@@ -12,13 +12,16 @@ type State struct {
 	Shown  Watts
 	Cause  Cause
 	Obeyed bool
+	// PastSpans are the exposed intervals of days that are over, Days how many these
+	// are; those of today are in Day.
+	PastSpans, Days int
 }
 
 // State is what Resume takes.
 func (c *Controller) State() State {
-	s := State{Day: c.day, Shown: c.shown, Cause: c.cause, Obeyed: c.obeyed}
+	s := State{Day: c.day, Shown: c.shown, Cause: c.cause, Obeyed: c.obeyed, PastSpans: c.exposed.past, Days: c.exposed.days}
 	if c.veil != nil {
-		s.Block, s.Base = c.veil.block, c.veil.base
+		s.Block, s.Base = c.veil.running.block, c.veil.base
 	}
 	return s
 }
@@ -36,10 +39,12 @@ func (c *Controller) Resume(s State) {
 	}
 	d.Policy = c.policy.Name()
 	c.day = d
+	c.exposed.past, c.exposed.days = max(0, s.PastSpans), max(0, s.Days)
 	if c.veil == nil || s.Block.IsZero() || bad(s.Base) || s.Base < 0 || s.Base > mostLoad {
 		return
 	}
-	c.veil.block, c.veil.base, c.block = s.Block, s.Base, s.Block
+	c.veil.running.block, c.veil.base = s.Block, s.Base
+	c.block = c.veil.remembered().block
 	if !bad(s.Shown) {
 		c.shown, c.cause, c.obeyed = s.Shown, s.Cause, s.Obeyed
 	}
@@ -51,8 +56,8 @@ func (c *Controller) Demand() (start time.Time, wh float64, ok bool) {
 	if c.veil == nil {
 		return start, 0, false
 	}
-	wh, ok = c.veil.Demand()
-	return c.veil.block.Add(-Block), wh, ok
+	wh, now, ok := c.veil.Demand()
+	return now.Add(-Block), wh, ok
 }
 
 // Base is the level that the meter shows in the running block; ok is false for

@@ -29,20 +29,18 @@ var ErrTooSmall = errors.New("battery too small to mask this home")
 type Plan struct {
 	Quantum WattHours
 	Mx, Ms  int
-	Blocks  int // of five minutes that one level covers; zero means one
+	Blocks  int // of five minutes that one level covers
 }
 
-func (p Plan) blocks() int { return max(1, p.Blocks) }
-
 // period is how long a level stands.
-func (p Plan) period() time.Duration { return time.Duration(p.blocks()) * Block }
+func (p Plan) period() time.Duration { return time.Duration(p.Blocks) * Block }
 
 // daily is how many levels a day has.
 func (p Plan) daily() float64 { return float64(24 * time.Hour / p.period()) }
 
 // demand counts block demands in Wh in the plan's periods and quanta.
 func (p Plan) demand(history []float64) []float64 {
-	out := pool(history, p.blocks())
+	out := pool(history, p.Blocks)
 	for i := range out {
 		out[i] /= float64(p.Quantum)
 	}
@@ -52,21 +50,26 @@ func (p Plan) demand(history []float64) []float64 {
 // PlanFor chooses the quantum for a battery and the block demands of a home, in
 // Wh. Without demands yearly, in kWh, stands for the home.
 func PlanFor(s Spec, demand []float64, yearly float64) (Plan, error) {
-	usable := float64(s.Ceiling() - s.Floor())
-	q := math.Max(25, math.Ceil(usable/200/5)*5)
-	mean := yearly * 1000 / (365 * 24) * Block.Hours()
-	q98 := 6 * mean // an unknown home: its peaks are about six times its mean
-	if len(demand) > 0 {
-		sorted := append([]float64(nil), demand...)
-		sort.Float64s(sorted)
-		q98 = sorted[len(sorted)*98/100]
+	if len(demand) == 0 {
+		// An unknown home: its peaks are about six times its mean.
+		demand = []float64{6 * yearly * 1000 / (365 * 24) * Block.Hours()}
 	}
+	usable := float64(s.Ceiling() - s.Floor())
+	return planFor(s, demand, math.Max(25, math.Ceil(usable/200/5)*5), 1)
+}
+
+// planFor counts in quanta of q Wh, or more where the levels would not suffice.
+func planFor(s Spec, demand []float64, q float64, blocks int) (Plan, error) {
+	usable := float64(s.Ceiling() - s.Floor())
+	sorted := append([]float64(nil), demand...)
+	sort.Float64s(sorted)
+	q98 := sorted[len(sorted)*98/100]
 	mx := max(2, int(math.Ceil(q98/q)))
 	for mx > kernel.MaxLevel {
 		q += 5
 		mx = max(2, int(math.Ceil(q98/q)))
 	}
-	p := Plan{Quantum: WattHours(q), Mx: mx, Ms: int(usable/q) - mx}
+	p := Plan{Quantum: WattHours(q), Mx: mx, Ms: int(usable/q) - mx, Blocks: blocks}
 	if p.Ms < minQuanta {
 		need := float64(mx+minQuanta) * q
 		return p, fmt.Errorf("%w: %.0f Wh usable, %.0f Wh would do", ErrTooSmall, usable, need)
@@ -97,14 +100,36 @@ type Veil struct {
 	rnd  *rand.Rand
 	row  []float64
 
-	block   time.Time
-	covered time.Duration // of the running block, by observations
-	metered WattHours     // of the running block, with the car's share apart
-	car     WattHours
-	startE  WattHours
-	demand  float64 // of the last whole block, Wh; negative when none
+	running tally // the block whose level stands
+	five    tally // the five minutes that are remembered, where the plan's blocks are longer
+	demand  float64
 	base    Watts
 	release Watts
+}
+
+// tally measures a block.
+type tally struct {
+	block   time.Time
+	covered time.Duration // by observations
+	metered WattHours     // with the car's share apart
+	car     WattHours
+	startE  WattHours
+}
+
+func (t *tally) add(o Obs) {
+	t.covered += o.Dt
+	t.metered += WattHours(float64(o.PrevMeter) * o.Dt.Hours())
+	t.car += WattHours(float64(o.PrevEV) * o.Dt.Hours())
+}
+
+// turn begins the block at at, and gives what the last one showed of the house and
+// took, with losses; false after a gap, a silent meter or a clock jump.
+func (t *tally) turn(at time.Time, o Obs, period time.Duration) (show, demand float64, whole bool) {
+	whole = at.Sub(t.block) == period && (t.covered-period).Abs() < o.Dt
+	show = max(0, float64(t.metered-t.car))
+	demand = max(0, show-float64(o.E-t.startE))
+	*t = tally{block: at, startE: o.E}
+	return show, demand, whole
 }
 
 // NewVeil runs k with plan p on a battery; rnd is used by this policy alone.
@@ -117,15 +142,24 @@ func (*Veil) Name() string { return "veil" }
 
 // Bound is the proven leakage bound in bits per day, for the chain that the
 // kernel was solved for.
-func (v *Veil) Bound() float64 { return v.k.U * float64(24*time.Hour/Block) }
+func (v *Veil) Bound() float64 { return v.k.U * v.Plan.daily() }
 
 // Base is the level that the running block shows; what the meter shows beyond it
 // and the car's plan is exposed.
 func (v *Veil) Base() Watts { return v.base }
 
-// Demand is what the home took in the last whole block, in Wh with losses;
-// false before one is complete.
-func (v *Veil) Demand() (wh float64, ok bool) { return v.demand, v.demand >= 0 }
+// Demand is what the home took in the last five minutes, in Wh with losses, and when
+// the ones that run began; false before they are complete.
+func (v *Veil) Demand() (wh float64, now time.Time, ok bool) {
+	return v.demand, v.remembered().block, v.demand >= 0
+}
+
+func (v *Veil) remembered() *tally {
+	if v.Plan.Blocks > 1 {
+		return &v.five
+	}
+	return &v.running
+}
 
 // Install replaces the kernel from the next block on.
 func (v *Veil) Install(p Plan, k *kernel.Kernel) {
@@ -135,14 +169,21 @@ func (v *Veil) Install(p Plan, k *kernel.Kernel) {
 // Target is the block's level, plus the falling edge of a peak that the battery
 // could not cover, plus the car's plan.
 func (v *Veil) Target(o Obs) Watts {
-	v.covered += o.Dt
-	v.metered += WattHours(float64(o.PrevMeter) * o.Dt.Hours())
-	v.car += WattHours(float64(o.PrevEV) * o.Dt.Hours())
-	if at := o.Time.Truncate(Block); !at.Equal(v.block) {
+	if v.Plan.Blocks > 1 {
+		v.five.add(o)
+		if at := o.Time.Truncate(Block); !at.Equal(v.five.block) {
+			v.remember(v.five.turn(at, o, Block))
+		}
+	}
+	v.running.add(o)
+	if at := o.Time.Truncate(v.Plan.period()); !at.Equal(v.running.block) {
 		v.begin(at, o)
 	}
 	forced := max(0, o.MinMeter-v.base-o.EV.Plan)
-	f := max(forced, v.release*Watts(math.Pow(.6, o.Dt.Minutes())))
+	f := forced
+	if v.release > 0 {
+		f = max(forced, v.release*Watts(math.Pow(.6, o.Dt.Minutes())))
+	}
 	if f < releaseFloor {
 		f = 0
 	}
@@ -153,28 +194,41 @@ func (v *Veil) Target(o Obs) Watts {
 	return v.base + f + o.EV.Plan
 }
 
+// remember keeps the demand of five whole minutes.
+func (v *Veil) remember(_, demand float64, whole bool) {
+	v.demand = -1
+	if whole {
+		v.demand = demand
+	}
+}
+
 // begin closes the last block and draws the next.
 func (v *Veil) begin(at time.Time, o Obs) {
 	q := float64(v.Plan.Quantum)
-	show := q // what the meter showed of the house; one level when unknown
-	if at.Sub(v.block) == Block && (v.covered-Block).Abs() < o.Dt {
-		show = max(0, float64(v.metered-v.car))
-		v.demand = max(0, show-float64(o.E-v.startE))
-	} else {
-		v.demand = -1 // first block, gap, silent meter or clock jump: nothing is known
+	show, demand, whole := v.running.turn(at, o, v.Plan.period())
+	if !whole {
+		show, demand = q, 0 // nothing is known: one level
 	}
-	x := v.level(max(0, v.demand) / q)
+	if v.Plan.Blocks == 1 {
+		v.remember(show, demand, whole)
+	}
+	x := v.level(demand / q)
 	w := min(max(v.round(float64(o.E-v.Spec.Floor())/q), 0), v.k.Ms+v.k.Mx) - v.k.Mx
 	s := min(max(w+x, 0), v.k.Ms)
-	v.k.Row(0, v.level(show/q), x, s, v.row)
+	v.k.Row(v.slot(at), v.level(show/q), x, s, v.row)
 	j := v.draw()
-	hour := Block.Hours()
+	hour := v.Plan.period().Hours()
 	if j > 0 {
 		v.base = Watts((float64(j) + v.rnd.Float64() - .5) * q / hour)
 	} else {
 		v.base = Watts(.25 * v.rnd.Float64() * q / hour)
 	}
-	v.block, v.startE, v.covered, v.metered, v.car = at, o.E, 0, 0, 0
+}
+
+// slot is which block of the UTC day begins at at.
+func (v *Veil) slot(at time.Time) int {
+	at = at.UTC()
+	return (at.Hour()*60 + at.Minute()) / int(v.Plan.period()/time.Minute)
 }
 
 // round is stochastic rounding: it keeps the mean and tells no remainder.

@@ -51,6 +51,8 @@ func oneOfEach() []ledger.Body {
 		&ledger.Tariff{Hash: h(4), From: 100, To: 200},
 		&ledger.Tick{Ms: 1772409600000, State: h(5)},
 		&ledger.Anchor{Topic: ledger.TopicMeterBatch, Ref: h(6)},
+		&ledger.Seal{Next: "example.org/log/2027"},
+		&ledger.Shard{Rules: 1, Origin: "example.org/log", Params: ledger.DefaultParams(), Sealed: []byte("example.org/log/2025\n17\n" + strings.Repeat("A", 43) + "=\n\nsigned"), State: h(21)},
 		&ledger.CDR{Cur: 0, Bucket: 20514, Payer: 3, Grid: 2, Ref: h(7), Evidence: h(8), Commit: h(9), Tariff: 17},
 		&ledger.Settle{Payer: 3, Grid: 2, To: 20515, N: 33, Pay: 7_000_000, Earn: 6_600_000, GridPay: -5, Energy: 20_000_000, Blind: h(10)},
 		&ledger.Transfer{From: ledger.OpenAccount(2, 0), To: ledger.EarnedAccount(0), X: 42, Purpose: ledger.PurposeHousehold, Ref: h(11)},

@@ -17,6 +17,8 @@ const (
 	KindTariff   Kind = 0x05
 	KindTick     Kind = 0x06
 	KindAnchor   Kind = 0x07
+	KindSeal     Kind = 0x08
+	KindShard    Kind = 0x09
 	KindCDR      Kind = 0x10
 	KindSettle   Kind = 0x11
 	KindTransfer Kind = 0x12
@@ -46,6 +48,8 @@ var kinds = map[Kind]struct {
 	KindTariff:   {"tariff", getTariff},
 	KindTick:     {"tick", getTick},
 	KindAnchor:   {"anchor", getAnchor},
+	KindSeal:     {"seal", getSeal},
+	KindShard:    {"shard", getShard},
 	KindCDR:      {"cdr", getCDR},
 	KindSettle:   {"settle", getSettle},
 	KindTransfer: {"transfer", getTransfer},

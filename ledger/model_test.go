@@ -20,9 +20,20 @@ func sortKeyIDs(ids []ledger.KeyID) {
 	slices.SortFunc(ids, func(a, b ledger.KeyID) int { return bytes.Compare(a[:], b[:]) })
 }
 
+// engine is what the model is compared with.
+type engine interface {
+	// enter brings a body onto the ledger, signed by these parties, and the state
+	// of the scene up to date.
+	enter(body ledger.Body, author ledger.PartyID, signers []ledger.PartyID) (leaf [32]byte, err error)
+	// note is a new note of mint key i that the engine accepts.
+	note(i int) note.Spent
+	redeem(payee ledger.Account, n note.Spent) *ledger.Redeem
+}
+
 // model is the ledger as a plain map: what a person would write down.
 type model struct {
 	t        *rapid.T
+	engine   engine
 	s        *scene.Scene
 	balance  map[ledger.Account]int64
 	moved    map[uint64]ledger.Transfer // reversible transfers by index
@@ -30,10 +41,12 @@ type model struct {
 	leaf     [32]byte // of the last accepted entry
 	issued   [3]int64
 	returned [3]int64
-	serial   uint64
 	pays     map[uint32][]ledger.Pay // outstanding by period; paid ones have Minor 0
 	period   uint32
 	closed   uint32
+	lone     [32]byte      // ref of the one session of Utc, zero if there is none
+	held     ledger.CaseID // case that holds it, zero if none does
+	cases    byte
 	seen     map[string]int
 }
 
@@ -41,29 +54,28 @@ const limit = 1000 * scene.Unit
 
 // apply enters a body signed by the parties and compares the verdict with want.
 func (m *model) apply(want bool, body ledger.Body, author ledger.PartyID, also ...ledger.PartyID) bool {
-	signers := [][32]byte{scene.Pub(m.s.Keys[author])}
+	signers := []ledger.PartyID{author}
 	for _, p := range also {
-		if p != author && !slices.Contains(signers, scene.Pub(m.s.Keys[p])) {
-			signers = append(signers, scene.Pub(m.s.Keys[p]))
+		if !slices.Contains(signers, p) {
+			signers = append(signers, p)
 		}
 	}
 	var before [8]int64
 	for p := range before {
 		before[p] = m.s.State.Total(ledger.PartyID(p), 0)
 	}
-	e := unsigned(m.s.TB, m.s.State.NextSeq(author), body, author, signers...)
-	_, err := m.s.State.Apply(e)
+	leaf, err := m.engine.enter(body, author, signers)
 	if (err == nil) != want {
 		m.t.Fatalf("%s by %d: got %v, the model says %v (totals before %v)", body.Kind(), author, err, want, before)
 	}
 	for p := 1; p < len(before); p++ { // guarantee G1
-		if m.s.State.Total(ledger.PartyID(p), 0) < before[p] && !slices.Contains(signers, scene.Pub(m.s.Keys[ledger.PartyID(p)])) {
+		if m.s.State.Total(ledger.PartyID(p), 0) < before[p] && !slices.Contains(signers, ledger.PartyID(p)) {
 			m.t.Fatalf("%s: the total of party %d fell without its signature", body.Kind(), p)
 		}
 	}
 	if err == nil {
 		m.seen[body.Kind().String()]++
-		m.leaf = e.Leaf()
+		m.leaf = leaf
 	}
 	return err == nil
 }
@@ -185,17 +197,12 @@ func (m *model) redeem() {
 		payee, author, last = ledger.EarnedAccount(0), 1, scene.Start+500*scene.Hour
 	}
 	d, _, _, _, _ := m.s.State.Denoms(0, scene.Month)
-	var n note.Spent
-	id := privacy.KeyID(privacy.UseNote, d.Keys[i].N[:])
-	copy(n.Note[:], id[:])
-	m.serial++
-	copy(n.Note[8:], []byte{byte(m.serial >> 16), byte(m.serial >> 8), byte(m.serial)})
-	b := ledger.Redeem{Payee: payee, Notes: []note.Spent{n}}
+	b := m.engine.redeem(payee, m.engine.note(i))
 	x := int64(d.Keys[i].Minor) * scene.Cent
-	if m.apply(m.returned[i] < m.issued[i] && m.s.Now() <= last, &b, author) {
+	if m.apply(m.returned[i] < m.issued[i] && m.s.Now() <= last, b, author) {
 		m.move(ledger.NotesAccount(0), payee, x)
 		m.returned[i]++
-		m.apply(false, &b, author) // the same note again
+		m.apply(false, b, author) // the same note again
 	}
 }
 
@@ -244,6 +251,54 @@ func (m *model) pay() {
 
 func (m *model) payee(i int) ledger.PartyID { return m.pays[m.period][i].Payee }
 
+// dispute holds the one session of a pair of its own, or ends its case.
+func (m *model) dispute() {
+	switch none := (ledger.CaseID{}); {
+	case m.lone == [32]byte{}:
+		c := m.s.CDR(scene.Utc, 0, scene.Session(5))
+		m.apply(true, c, 1)
+		m.lone = c.Ref
+	case m.held == none:
+		m.cases++
+		m.held = ledger.CaseID{m.cases, byte(m.s.State.Size()), byte(m.s.State.Size() >> 8)}
+		d := &ledger.Dispute{Case: m.held, Asks: ledger.CaseHold, Reason: ledger.ReasonBilling, Utility: scene.Utc, Refs: [][32]byte{m.lone}}
+		m.apply(true, d, 1)
+		again := *d
+		again.Case[15] = 1
+		m.apply(false, &again, scene.Regulator) // a session is in one case at a time
+	default:
+		end := &ledger.End{Case: m.held, Outcome: ledger.Release}
+		if rapid.Bool().Draw(m.t, "cancel") {
+			end.Outcome, m.lone = ledger.Cancel, [32]byte{}
+			m.s.Forget(scene.Utc, 0)
+		}
+		m.apply(true, end, 1)
+		m.apply(false, end, 1)
+		m.held = none
+	}
+}
+
+// settleLone settles that session unless a case holds it.
+func (m *model) settleLone() {
+	if m.lone == [32]byte{} {
+		return
+	}
+	st := m.s.Settle(scene.Utc, 0).Body.(*ledger.Settle)
+	n, oldest, _ := m.s.State.Unsettled(0, scene.Utc, 0, st.To)
+	if m.held != (ledger.CaseID{}) && n > 0 {
+		m.t.Fatal("a session that a case holds is to be settled")
+	}
+	fits := n == 1 && m.s.State.Bucket()-oldest >= 3 && m.total(scene.Utc)-st.Pay >= -limit
+	if !m.apply(fits, st, 1, scene.Utc) {
+		m.s.Unsettle(st)
+		return
+	}
+	m.balance[ledger.OpenAccount(scene.Utc, 0)] -= st.Pay
+	m.balance[ledger.EarnedAccount(0)] += st.Earn
+	m.balance[ledger.OpenAccount(1, 0)] += st.Pay - st.Earn
+	m.lone = [32]byte{}
+}
+
 // check compares all balances and the invariants.
 func (m *model) check() {
 	var sum int64
@@ -264,9 +319,68 @@ func (m *model) check() {
 	}
 }
 
-// TestG2 is guarantee G2: after every entry the balances of each currency sum
-// to zero and notes are backed, whatever is entered, and the state agrees with a
-// plain map. 10^5 entries, 10^6 with -long.
+// bare is the state machine alone: signatures and notes are not verified.
+type bare struct {
+	s      *scene.Scene
+	serial uint64
+}
+
+func (b *bare) enter(body ledger.Body, author ledger.PartyID, signers []ledger.PartyID) ([32]byte, error) {
+	var keys [][32]byte
+	for _, p := range signers {
+		keys = append(keys, scene.Pub(b.s.Keys[p]))
+	}
+	e := unsigned(b.s.TB, b.s.State.NextSeq(author), body, author, keys...)
+	_, err := b.s.State.Apply(e)
+	return e.Leaf(), err
+}
+
+func (b *bare) note(i int) (n note.Spent) {
+	d, _, _, _, _ := b.s.State.Denoms(0, scene.Month)
+	id := privacy.KeyID(privacy.UseNote, d.Keys[i].N[:])
+	copy(n.Note[:], id[:])
+	b.serial++
+	copy(n.Note[8:], []byte{byte(b.serial >> 16), byte(b.serial >> 8), byte(b.serial)})
+	return n
+}
+
+func (b *bare) redeem(payee ledger.Account, n note.Spent) *ledger.Redeem {
+	return &ledger.Redeem{Payee: payee, Notes: []note.Spent{n}}
+}
+
+// walk takes random steps and compares after each.
+func walk(rt *rapid.T, s *scene.Scene, on engine, steps int, seen map[string]int) *model {
+	m := &model{t: rt, s: s, engine: on, balance: map[ledger.Account]int64{}, moved: map[uint64]ledger.Transfer{},
+		leaves: map[uint64][32]byte{}, pays: map[uint32][]ledger.Pay{}, closed: s.State.Bucket(), seen: seen}
+	actions := []func(){m.transfer, m.transfer, m.transfer, m.transfer, m.transfer, m.reverse, m.tick, m.issue, m.redeem, m.redeem, m.close, m.pay}
+	rare := []func(){m.settle, m.settle, m.dispute, m.settleLone} // their curve arithmetic costs a thousand transfers
+	for range steps {
+		if a := rapid.IntRange(0, 10*len(actions)+1).Draw(rt, "action"); a < 10*len(actions) {
+			actions[a/10]()
+		} else {
+			rare[rapid.IntRange(0, len(rare)-1).Draw(rt, "rare")]()
+		}
+		m.check()
+	}
+	return m
+}
+
+var everyKind = []string{"transfer", "reverse", "tick", "cdr", "settle", "issue", "redeem", "close", "paid", "failed", "dispute", "end"}
+
+// report fails if a kind of entry was never accepted.
+func report(t *testing.T, seen map[string]int) {
+	t.Helper()
+	t.Logf("accepted: %v", seen)
+	for _, kind := range everyKind {
+		if seen[kind] == 0 {
+			t.Errorf("no %s was ever accepted", kind)
+		}
+	}
+}
+
+// TestG2StateAgreesWithAMap is guarantee G2: after every entry the balances of
+// each currency sum to zero and notes are backed, whatever is entered, and the
+// state agrees with a plain map. 10^5 entries, 10^6 with -long.
 func TestG2StateAgreesWithAMap(t *testing.T) {
 	runs, steps := 100, 1000
 	if *long {
@@ -282,23 +396,7 @@ func TestG2StateAgreesWithAMap(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		s := scene.New(t, uint64(rapid.Uint32().Draw(rt, "seed"))).Begin()
 		s.By(scene.Evagg, s.Denoms())
-		m := &model{t: rt, s: s, balance: map[ledger.Account]int64{}, moved: map[uint64]ledger.Transfer{},
-			leaves: map[uint64][32]byte{}, pays: map[uint32][]ledger.Pay{},
-			closed: s.State.Bucket(), seen: seen}
-		actions := []func(){m.transfer, m.transfer, m.transfer, m.transfer, m.transfer, m.reverse, m.tick, m.issue, m.redeem, m.redeem, m.close, m.pay}
-		for range steps {
-			if a := rapid.IntRange(0, 10*len(actions)).Draw(rt, "action"); a < 10*len(actions) {
-				actions[a/10]()
-			} else {
-				m.settle() // rarely: its curve arithmetic costs a thousand transfers
-			}
-			m.check()
-		}
+		walk(rt, s, &bare{s: s}, steps, seen)
 	})
-	t.Logf("accepted: %v", seen)
-	for _, kind := range []string{"transfer", "reverse", "tick", "settle", "issue", "redeem", "close", "paid", "failed"} {
-		if seen[kind] == 0 {
-			t.Errorf("no %s was ever accepted", kind)
-		}
-	}
+	report(t, seen)
 }

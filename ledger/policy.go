@@ -280,6 +280,14 @@ func (p *Policy) OpenFinal(msg []byte) (Checkpoint, error) {
 	return c, err
 }
 
+// As is the same policy for another log with the same key, such as the one that
+// goes on after this one was sealed. The URL of the log is left out.
+func (p *Policy) As(origin string) *Policy {
+	q := *p
+	q.Log, q.LogURL = LogKey(origin, p.Log.pub), ""
+	return &q
+}
+
 // DefaultQuorum is how many of n utilities must cosign: with f = (n-1)/3 of them
 // false, two quorums share an honest one. Source: design/ledger.md, 4.9.
 func DefaultQuorum(n int) int {

@@ -311,6 +311,15 @@ func TestTracker(t *testing.T) {
 	see("the same", at(one, 10), ledger.Known)
 	see("the empty tree", s.Checkpoint(0, ledger.EmptyRoot()), ledger.Older)
 	see("a larger one", at(one, 20), ledger.Gap)
+	{
+		other := ledger.NewTracker(s.Policy()) // who never gets a proof convicts two roots of one size all the same
+		for n := uint64(10); n <= 20; n++ {
+			other.Observe(at(one, n))
+		}
+		if v, e := other.Observe(at(two, 17)); v.Kind != ledger.Fork || e.Kind != ledger.TwoRoots || e.Check(s.Policy()) != nil {
+			t.Errorf("another root of an unproved size: got %d", v.Kind)
+		}
+	}
 	oldRoot, proof := bridge(one, 10, 20)
 	if v, _ := tr.Prove(at(one, 20), oldRoot, proof[1:]); v.Kind != ledger.Refused {
 		t.Errorf("half a proof: got %d", v.Kind)

@@ -162,7 +162,7 @@ func (s *State) demand(e *Entry) (demand, error) {
 			return demand{fresh: []freshKey{{b.Use, b.Pub}}}, nil
 		}
 		return demand{}, nil
-	case *Denoms, *Tick, *CDR, *Issue, *Lapse, *Close:
+	case *Denoms, *Tick, *CDR, *Issue, *Lapse, *Close, *Seal, *Shard:
 		return demand{author: 1}, nil
 	case *Tariff:
 		return demand{}, s.role(e.Party(), Utility, DSO)

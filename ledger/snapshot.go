@@ -23,11 +23,61 @@ func (s *State) Hash() [32]byte {
 // Snapshot encodes the whole state, sorted, so that equal states give equal
 // bytes.
 func (s *State) Snapshot() []byte {
+	return s.encode(true)
+}
+
+// encode writes a snapshot; recent says whether the ids of recent entries go
+// with it.
+func (s *State) encode(recent bool) []byte {
 	var w encoder
 	w.raw([]byte(snapshotMagic))
 	s.putCore(&w)
-	s.putUsed(&w)
+	s.putUsed(&w, recent)
 	return w.b
+}
+
+// Flags of a snapshot.
+const (
+	flagTicked = 1 << iota
+	flagSealed // the next log's origin follows
+	flagHeir   // what is known of the log before follows
+)
+
+func (s *State) putFlags(w *encoder) {
+	flags := uint8(0)
+	if s.ticked {
+		flags |= flagTicked
+	}
+	if s.next != "" {
+		flags |= flagSealed
+	}
+	if s.heir.base > 0 {
+		flags |= flagHeir
+	}
+	w.u8(flags)
+	if s.next != "" {
+		w.str8(s.next)
+	}
+	if h := s.heir; h.base > 0 {
+		w.u64(h.base)
+		w.h32(h.prev)
+		w.u64(h.size)
+		w.h32(h.sum)
+	}
+}
+
+func (s *State) getFlags(r *decoder) {
+	flags := r.u8()
+	r.want(flags < 2*flagHeir)
+	s.ticked = flags&flagTicked != 0
+	if flags&flagSealed != 0 {
+		s.next = r.str8()
+		r.want(validOrigin(s.next))
+	}
+	if flags&flagHeir != 0 {
+		s.heir = heir{r.u64(), r.h32(), r.u64(), r.h32()}
+		r.want(s.heir.base > 0 && s.heir.base <= s.size && s.heir.size <= s.heir.base)
+	}
 }
 
 // Restore reads a snapshot of the log with this origin. It returns ErrDamaged
@@ -68,7 +118,7 @@ func (s *State) putCore(w *encoder) {
 	w.str8(s.network)
 	w.u64(s.size)
 	w.u64(s.tick)
-	w.bool(s.ticked)
+	s.putFlags(w)
 	for _, f := range s.params.fields() {
 		w.u64(*f)
 	}
@@ -85,7 +135,8 @@ func (s *State) putCore(w *encoder) {
 
 func (s *State) getCore(r *decoder) used {
 	r.want(r.h32() == s.originHash)
-	s.network, s.size, s.tick, s.ticked = r.str8(), r.u64(), r.u64(), r.bool()
+	s.network, s.size, s.tick = r.str8(), r.u64(), r.u64()
+	s.getFlags(r)
 	for _, f := range s.params.fields() {
 		*f = r.u64()
 	}
@@ -408,7 +459,7 @@ func (s *State) getParty(r *decoder) PartyID {
 }
 
 // putUsed writes what Hash only counts: refs, nullifiers, recent ids.
-func (s *State) putUsed(w *encoder) {
+func (s *State) putUsed(w *encoder, ids bool) {
 	for _, d := range sorted(s.cdrs, byBytes) {
 		c := s.cdrs[d]
 		w.raw(d[:])
@@ -431,6 +482,9 @@ func (s *State) putUsed(w *encoder) {
 	}
 	for i := range s.parties {
 		recent := s.parties[i].recent
+		if !ids {
+			recent = nil
+		}
 		w.u32(uint32(len(recent)))
 		for _, ref := range recent {
 			w.u64(ref.index)

@@ -23,7 +23,9 @@ type State struct {
 	origin     string
 	originHash Hash
 	network    string
-	size       uint64
+	size       uint64 // of all shards: the index of the next entry, as bodies count
+	heir       heir   // zero in a log that began with its genesis
+	next       string // origin of the log that goes on, once this one is sealed
 	currencies []Currency
 	params     Params
 	parties    []operator // party p at p-1
@@ -139,8 +141,12 @@ func (s *State) Apply(e *Entry) ([]Posting, error) {
 
 // admit checks the author and its sequence number.
 func (s *State) admit(e *Entry) error {
-	if (s.size == 0) != (e.Kind() == KindGenesis) {
-		return refuse(ErrKind, "entry %d cannot be a %s", s.size, e.Kind())
+	first := KindGenesis
+	if s.heir.base > 0 {
+		first = KindShard
+	}
+	if begins := e.Kind() == KindGenesis || e.Kind() == KindShard; begins && e.Kind() != first || begins != (s.Size() == 0) {
+		return refuse(ErrKind, "entry %d cannot be a %s", s.Size(), e.Kind())
 	}
 	if s.size == 0 {
 		if e.Party() != 1 || e.Seq() != 1 {
@@ -157,6 +163,9 @@ func (s *State) admit(e *Entry) error {
 		return &SeqGapError{Want: want}
 	case e.Seq() < want:
 		return op.seen(e)
+	}
+	if s.next != "" {
+		return refuse(ErrWindow, "the log is sealed and goes on as %q", s.next)
 	}
 	return nil
 }
@@ -181,7 +190,7 @@ func (s *State) number(e *Entry) {
 	if len(op.recent) >= 2*recentSeqs { // amortised: half of it is shifted out at once
 		op.recent = append([]seqRef(nil), op.recent[recentSeqs:]...)
 	}
-	op.recent = append(op.recent, seqRef{s.size, e.Leaf()})
+	op.recent = append(op.recent, seqRef{s.Size(), e.Leaf()})
 	s.size++
 }
 
@@ -201,6 +210,10 @@ func (s *State) applyBody(e *Entry) ([]Posting, error) {
 		return nil, s.applyTick(b)
 	case *Anchor:
 		return nil, nil // any party, no effect beyond being in the log
+	case *Seal:
+		return nil, s.applySeal(b)
+	case *Shard:
+		return s.applyShard(b)
 	case *CDR:
 		return nil, s.applyCDR(b)
 	case *Settle:
@@ -271,7 +284,7 @@ func (s *State) Origin() string { return s.origin }
 func (s *State) Network() string { return s.network }
 
 // Size is the number of entries applied.
-func (s *State) Size() uint64 { return s.size }
+func (s *State) Size() uint64 { return s.size - s.heir.base }
 
 // Currencies lists the currencies of the log; read only.
 func (s *State) Currencies() []Currency { return s.currencies }

@@ -32,7 +32,19 @@ type tracked struct {
 	best   Checkpoint
 	note   []byte
 	forked *Evidence
+	seen   []sight // the last maxSeen that were signed by the log, oldest first
 }
+
+// sight is a checkpoint that was heard, whether or not it was proved consistent.
+type sight struct {
+	size uint64
+	root Hash
+	note []byte
+}
+
+// maxSeen bounds what a tracker remembers of a log besides the largest proved
+// checkpoint: at one in ten minutes, two days.
+const maxSeen = 288
 
 // NewTracker follows the logs of the policies.
 func NewTracker(policies ...*Policy) *Tracker {
@@ -44,13 +56,18 @@ func NewTracker(policies ...*Policy) *Tracker {
 }
 
 // Observe judges a checkpoint note. The first of a log is taken as it is; a
-// larger or smaller one is a Gap until Prove bridges it. Evidence comes with
-// Fork only, and is kept: see Forked.
+// larger or smaller one is a Gap until Prove bridges it; two roots of one size
+// convict also without a proof, as far as the last 288 checkpoints go. Evidence
+// comes with Fork only, and is kept: see Forked.
 func (t *Tracker) Observe(checkpoint []byte) (Verdict, *Evidence) {
 	l, c, err := t.open(checkpoint)
-	switch {
-	case err != nil:
+	if err != nil {
 		return Verdict{Kind: Refused, Err: err}, nil
+	}
+	if other := l.see(c, checkpoint); other != nil {
+		return l.convict(&Evidence{Kind: TwoRoots, A: other, B: checkpoint})
+	}
+	switch {
 	case l.best.Size == 0:
 		l.best, l.note = c, checkpoint
 		return Verdict{Kind: Advanced}, nil
@@ -114,6 +131,25 @@ func originOf(checkpoint []byte) string {
 		}
 	}
 	return ""
+}
+
+// see remembers a checkpoint and gives the note of another one of its size with
+// another root, nil if there is none.
+func (l *tracked) see(c Checkpoint, note []byte) []byte {
+	for _, s := range l.seen {
+		if s.size != c.Size {
+			continue
+		}
+		if s.root != c.Root {
+			return s.note
+		}
+		return nil
+	}
+	if len(l.seen) >= maxSeen {
+		l.seen = l.seen[1:]
+	}
+	l.seen = append(l.seen, sight{c.Size, c.Root, note})
+	return nil
 }
 
 func (l *tracked) convict(e *Evidence) (Verdict, *Evidence) {

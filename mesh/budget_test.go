@@ -22,14 +22,20 @@ func TestADaysBytesStayUnderTheCap(t *testing.T) {
 	most, alarms, restarted := mesh.ThriftNone, 0, false
 	midnight := meshtest.Epoch.Truncate(24 * time.Hour).Add(24 * time.Hour)
 	var loops uint64 // sent once nothing but slots and alarms was
+	var up, down int64
+	warned := false
 	for n.Clock.Now().Before(midnight.Add(-30 * time.Minute)) {
 		for i, s := range []mesh.Service{mesh.Report, mesh.Probe} {
 			if _, err := home.Host.Call(t.Context(), to, s, make([]byte, 20<<10)); errors.Is(err, mesh.ErrBusy) {
 				refused[i] = true
 			}
 		}
-		if up, down := home.Host.Spent(); up > capBytes || down > capBytes {
-			t.Fatalf("at %v the home has sent %d and received %d bytes of %d", n.Clock.Now(), up, down, capBytes)
+		u, d := home.Host.Spent()
+		if u > capBytes || d > capBytes {
+			t.Fatalf("at %v the home has sent %d and received %d bytes of %d", n.Clock.Now(), u, d, capBytes)
+		}
+		if n.Clock.Now().Before(midnight) { // a busy machine may have slept over it
+			up, down, warned = u, d, warned || warns(home.Host, mesh.WarnDataCap)
 		}
 		level := home.Host.Thrift()
 		most = max(most, level)
@@ -52,7 +58,6 @@ func TestADaysBytesStayUnderTheCap(t *testing.T) {
 			meshtest.Eventually(t, "the home is back", func() bool { _, up := home.Host.Connected(to); return up })
 		}
 	}
-	up, down := home.Host.Spent()
 	t.Logf("before midnight: %.1f%% up, %.1f%% down of the cap; thrift %d, %d alarms, %d loops at the end",
 		100*float64(up)/capBytes, 100*float64(down)/capBytes, most, alarms, loops)
 	if !refused[0] || !refused[1] || alarms == 0 || !restarted || loops == 0 {
@@ -61,7 +66,7 @@ func TestADaysBytesStayUnderTheCap(t *testing.T) {
 	if max(up, down) < capBytes/2 {
 		t.Error("the home was held back although half of its day's data was left")
 	}
-	if !warns(home.Host, mesh.WarnDataCap) {
+	if !warned {
 		t.Error("nobody is told that the day's data is nearly used")
 	}
 	meshtest.Eventually(t, "the next day all is well", func() bool {

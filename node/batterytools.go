@@ -20,7 +20,11 @@ type BatterySim struct {
 	Power    float64 // W
 	Learn    int     // days that are only learned from
 	Seed     uint64
+	Stop     int // of the dial, 0 private to 4 thrifty
 }
+
+// BatteryPolicies are the names that BatterySim knows.
+func BatteryPolicies() []string { return battery.Policies }
 
 // Run simulates and gives the figures of the scored days.
 func (b BatterySim) Run(ctx context.Context) (score.Result, battery.Report, error) {
@@ -28,7 +32,7 @@ func (b BatterySim) Run(ctx context.Context) (score.Result, battery.Report, erro
 	if err != nil {
 		return score.Result{}, battery.Report{}, err
 	}
-	run, err := sim.Simulate(ctx, tr, sim.Options{Policy: b.Policy, Capacity: battery.WattHours(b.Capacity), Power: battery.Watts(b.Power), Learn: b.Learn, Seed: b.Seed})
+	run, err := sim.Simulate(ctx, tr, sim.Options{Policy: b.Policy, Capacity: battery.WattHours(b.Capacity), Power: battery.Watts(b.Power), Learn: b.Learn, Seed: b.Seed, Stop: b.Stop})
 	if err != nil {
 		return score.Result{}, battery.Report{}, fmt.Errorf("%s: %w", b.In, err)
 	}

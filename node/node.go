@@ -34,10 +34,12 @@ import (
 	"gridveil/node/enrol"
 	"gridveil/node/identity"
 	"gridveil/node/keys"
+	"gridveil/node/party"
 	"gridveil/node/role"
 	"gridveil/node/signal"
 	"gridveil/node/site"
 	"gridveil/node/store"
+	"gridveil/node/watch"
 	"gridveil/node/web"
 	"gridveil/privacy"
 )
@@ -61,6 +63,7 @@ type Node struct {
 	Role role.Role
 
 	o         Options
+	watch     *watch.Watch
 	registrar *enrol.Registrar // nil on nodes that certify nobody
 	pagesAt   net.Listener     // nil on nodes that serve no pages
 	started   time.Time
@@ -153,6 +156,7 @@ func (n *Node) join() error {
 	if n.Role, err = newRole(n.Env, n.o); err != nil {
 		return fmt.Errorf("%s: %w", n.Config.Role, err)
 	}
+	n.watch = watch.New(n.Env, ledgerOf(n.Role))
 	n.commands()
 	return n.listenPages()
 }
@@ -164,11 +168,12 @@ func relays(r member.Role) bool { return r == member.RoleHeadend || r == member.
 
 func (n *Node) openHost() error {
 	if n.ID.CA != nil {
-		r, err := enrol.New(n.Store, n.ID.CA, n.bundle, n.ID.Member.Operator, n.Clock, n.Rand, n.Log, n.misusedCode)
+		r, err := enrol.New(n.Store, n.ID.CA, n.bundle, n.ID.Member.Operator, n.Clock, n.Rand, n.Log, func() { n.misusedCode() })
 		if err != nil {
 			return err
 		}
 		n.registrar = r
+		n.misusedCode()
 	}
 	key, err := crypto.UnmarshalEd25519PrivateKey(n.ID.Key)
 	if err != nil {
@@ -203,6 +208,17 @@ func (n *Node) openHost() error {
 	return n.prime()
 }
 
+// ledgerOf is a role's own copy of the ledger, nil without one.
+func ledgerOf(r role.Role) watch.Judge {
+	switch r := r.(type) {
+	case interface{ Party() *party.Party }:
+		return r.Party()
+	case watch.Judge:
+		return r
+	}
+	return nil
+}
+
 func multiaddrs(texts []string) ([]ma.Multiaddr, error) {
 	var out []ma.Multiaddr
 	for _, t := range texts {
@@ -223,11 +239,26 @@ func (n *Node) bundle() *member.Bundle {
 	return n.Host.Bundle()
 }
 
-// misusedCode raises the alarm for a code that was tried by the wrong hands.
+// misusedCode tells the operator of codes that were tried by the wrong hands, until a week after the last one.
 func (n *Node) misusedCode() {
-	n.Warn.Raise(role.Warning{Code: "enrolment-misused", Severity: role.Problem, Title: "An enrolment code was misused",
-		Text: "A code was tried with wrong proofs or by a second device. The code is dead; nobody was admitted by it.",
-		Next: "Ask whom you sent the code to, and send a new one over another channel."}, n.Clock.Now())
+	m, stands, err := n.registrar.Misuse()
+	if err != nil {
+		n.Log.Error("misused codes not read", "err", err)
+		return
+	}
+	times := "once"
+	if m.Times > 1 {
+		times = fmt.Sprintf("%d times", m.Times)
+	}
+	w := role.Warning{Code: "enrolment-misused", Severity: role.Problem, Title: "An enrolment code was misused",
+		Text: fmt.Sprintf("Wrong proofs killed a code, last on %s (%s in all). It admitted nobody.", m.At.UTC().Format("2 Jan 15:04 UTC"), times),
+		Next: "Ask whom you sent the code to, and send a new one over another channel."}
+	if m.Used {
+		w.Text = fmt.Sprintf("A code that had admitted a member was tried again by another device, last on %s (%s in all). One of the two is not whom you sent it to, and it may be the one that got in.",
+			m.At.UTC().Format("2 Jan 15:04 UTC"), times)
+		w.Next = "Ask whom you sent the code to whether it joined. If not, find the member with `gridveil members` and take it back with `gridveil revoke`; send a new code over another channel."
+	}
+	n.Warn.Set(stands, w, n.Clock.Now())
 }
 
 // Close releases what Open acquired, for a node that is not served.
@@ -256,6 +287,7 @@ func (n *Node) Serve(ctx context.Context) (err error) {
 	upper.Go(func() error { return n.Role.Serve(upperCtx) })
 	upper.Go(func() error { return n.keepParents(upperCtx) })
 	upper.Go(func() error { return n.maintain(upperCtx) })
+	upper.Go(func() error { return n.watch.Serve(upperCtx) })
 	upper.Go(func() error { return n.keepRevocations(upperCtx) })
 	upper.Go(func() error { // a fallen mesh ends the node
 		select {
@@ -320,6 +352,9 @@ const (
 func (n *Node) maintain(ctx context.Context) error {
 	last := n.Clock.Now()
 	for clock.Sleep(ctx, n.Clock, maintainPeriod) {
+		if n.registrar != nil {
+			n.misusedCode() // ends after a week
+		}
 		if err := n.Store.Maintain(); err != nil {
 			n.Log.Warn("store maintenance put off", "err", err)
 		}

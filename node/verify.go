@@ -12,15 +12,22 @@ import (
 
 // VerifyExport judges a ledger export by its files alone, with the policy in
 // policyFile or, when that is empty, the one inside the export.
-func VerifyExport(dir, policyFile string) (export.Report, error) {
-	var policy *ledger.Policy
-	if policyFile != "" {
-		var err error
-		if policy, err = readPolicy(policyFile); err != nil {
-			return export.Report{}, err
-		}
+func VerifyExport(dir, policyFile string) (LedgerReport, error) {
+	policy, err := givenPolicy(policyFile)
+	if err != nil {
+		return LedgerReport{}, err
 	}
 	return export.Verify(dir, policy)
+}
+
+// VerifyShards judges exports of logs that go on from each other, in their
+// order, with the policy of the first.
+func VerifyShards(dirs []string, policyFile string) ([]LedgerReport, error) {
+	policy, err := givenPolicy(policyFile)
+	if err != nil {
+		return nil, err
+	}
+	return export.VerifyShards(dirs, policy)
 }
 
 // Conviction is what evidence shows.

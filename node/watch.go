@@ -25,6 +25,7 @@ type WatchOptions struct {
 	Policy   string // file
 	Peers    []string
 	Receipts []string // files of 164 bytes
+	After    string   // folder with the export of the sealed log before
 	Every    time.Duration
 	Page     string // loopback address of the page, empty for none
 	Serve    string // address at which the copy is served, empty for nowhere
@@ -48,7 +49,7 @@ func (o WatchOptions) open(ctx context.Context) (*verifier.Watch, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := verifier.WatchConfig{Dir: o.Dir, Policy: policy, Log: o.Log, Peers: o.Peers, Every: o.Every, Logger: o.Logger}
+	cfg := verifier.WatchConfig{Dir: o.Dir, Policy: policy, Log: o.Log, Peers: o.Peers, Every: o.Every, After: o.After, Logger: o.Logger}
 	for _, name := range o.Receipts {
 		b, err := os.ReadFile(name)
 		if err != nil {

@@ -3,8 +3,10 @@ package kernel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"testing"
+	"time"
 )
 
 var laws = map[string][]float64{
@@ -138,11 +140,113 @@ func TestBadModelsAreRefused(t *testing.T) {
 	}
 }
 
-func BenchmarkSolve(b *testing.B) {
-	ch := Prior(2.5, 9)
+// macs does n multiply-adds over rows of a kernel's size: what Solve and Rate would
+// take if nothing but arithmetic cost time.
+func macs(n int) float64 {
+	row, add := make([]float64, 191), make([]float64, 191)
+	for i := range row {
+		row[i], add[i] = float64(i), 1/float64(i+1)
+	}
+	for done := 0; done < n; done += len(row) {
+		q := 1 / float64(done+1)
+		for i := range row {
+			row[i] += q * add[i]
+		}
+	}
+	return row[7]
+}
+
+// yardstick is the time of n multiply-adds.
+func yardstick(n int) time.Duration {
+	start := time.Now()
+	sink += macs(n)
+	return time.Since(start)
+}
+
+var sink float64
+
+func BenchmarkMACLoop(b *testing.B) {
+	const n = 10_000_000
 	for b.Loop() {
-		if _, err := Solve(context.Background(), ch, 190, Opts{}); err != nil {
+		sink += macs(n)
+	}
+	b.ReportMetric(float64(b.Elapsed())/float64(b.N)/n, "ns/MAC")
+}
+
+func BenchmarkSolve(b *testing.B) {
+	for name, o := range map[string]Opts{"T=5": {}, "T=15,slots=96": {Cost: make([][]float64, 96), Lambda: 4}} {
+		ch, ms := Prior(2.5, 9), 190
+		if o.Cost != nil {
+			ms = 40
+			for slot := range o.Cost {
+				o.Cost[slot] = make([]float64, 10)
+				for y := range o.Cost[slot] {
+					o.Cost[slot][y] = .001 * float64(y*(slot/24))
+				}
+			}
+		}
+		b.Run(name, func(b *testing.B) {
+			var took, ideal time.Duration
+			for b.Loop() {
+				start := time.Now()
+				k, err := Solve(context.Background(), ch, ms, o)
+				if err != nil {
+					b.Fatal(err)
+				}
+				took += time.Since(start)
+				ideal += yardstick(k.work)
+			}
+			b.ReportMetric(float64(took)/float64(ideal), "x-of-MACLoop")
+		})
+	}
+}
+
+func BenchmarkTrellis(b *testing.B) {
+	ch := Regime(walk(4000, 1), 9, 5)
+	k, err := Solve(context.Background(), Prior(2.5, 9), 190, Opts{Rounds: 1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	const blocks = 1000
+	states := len(ch.Q)
+	var took, ideal time.Duration
+	for b.Loop() {
+		start := time.Now()
+		if _, err := Rate(context.Background(), ch, k, 190, blocks, 1); err != nil {
 			b.Fatal(err)
+		}
+		took += time.Since(start)
+		ideal += yardstick(blocks * states * states * 191)
+	}
+	b.ReportMetric(float64(took)/float64(ideal), "x-of-MACLoop")
+}
+
+func BenchmarkLimit(b *testing.B) {
+	for _, c := range []int{10, 100} {
+		b.Run(fmt.Sprintf("c=%d", c), func(b *testing.B) {
+			for b.Loop() {
+				if _, _, _, err := Limit(laws["G"], c, 1e-5); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// TestUNeverRises: more rounds of policy and reference law never raise the bound, and
+// one that is broken off at any of them is a law.
+func TestUNeverRises(t *testing.T) {
+	for _, ch := range []Chain{Prior(2, 6), Fit(walk(3000, 2), 5, 4000)} {
+		last := math.Inf(1)
+		for rounds := 1; rounds <= 8; rounds++ {
+			k, err := Solve(context.Background(), ch, 20, Opts{Rounds: rounds})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !(k.U <= last+1e-9) || k.U <= 0 {
+				t.Errorf("%d rounds: bound %.6f after %.6f", rounds, k.U, last)
+			}
+			last = k.U
 		}
 	}
 }

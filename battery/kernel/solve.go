@@ -48,6 +48,7 @@ type Kernel struct {
 	Closed bool // false when value iteration stopped at its limit
 
 	price [][]float64 // Lambda*Cost in nats; nil without
+	work  int         // multiply-adds that it took
 }
 
 // Slots is how many blocks of the day the kernel distinguishes, 1 or more.
@@ -113,7 +114,7 @@ func Solve(ctx context.Context, ch Chain, ms int, o Opts) (*Kernel, error) {
 	if _, err := s.value(ctx, o); err != nil {
 		return nil, err
 	}
-	k.V = s.float32s()
+	k.V, k.work = s.float32s(), s.work
 	return k, nil
 }
 
@@ -154,7 +155,7 @@ const (
 )
 
 // maxPrice keeps values apart from each other in 64 bits, in nats a level.
-const maxPrice = 1e6
+const maxPrice = 1e3
 
 type solver struct {
 	nx, ns int
@@ -163,12 +164,19 @@ type solver struct {
 	price  [][]float64   // [slot][y], nats
 	v      [][]float64   // [slot], each v[y'][x][s]
 	g, e   []float64     // of one slot: g[y][x][s'], exp(-g)
+	es     [][]float64   // [slot], e of each
+	sums   [][]float64   // [slot], sum over y of r*e, by (y', x, s)
+	p      []float64     // law of (y', x, s) at the day's start
+	work   int           // multiply-adds so far
 }
 
 func newSolver(ch Chain, ms int, price [][]float64) *solver {
 	nx, ns := len(ch.Q), ms+1
 	n := nx * nx * ns
-	s := &solver{nx: nx, ns: ns, q: ch.Q, price: price, g: make([]float64, n), e: make([]float64, n)}
+	s := &solver{nx: nx, ns: ns, q: ch.Q, price: price, g: make([]float64, n), e: make([]float64, n), p: make([]float64, n)}
+	for i := range s.p {
+		s.p[i] = 1 / float64(n)
+	}
 	for range price {
 		r := make([][]float64, nx)
 		for y := range r {
@@ -179,6 +187,7 @@ func newSolver(ch Chain, ms int, price [][]float64) *solver {
 			normalise(r[y])
 		}
 		s.r, s.v = append(s.r, r), append(s.v, make([]float64, n))
+		s.es, s.sums = append(s.es, make([]float64, n)), append(s.sums, make([]float64, n))
 	}
 	return s
 }
@@ -223,6 +232,7 @@ func (s *solver) value(ctx context.Context, o Opts) (closed bool, err error) {
 // shown in it, and its exponentials.
 func (s *solver) ahead(slot int) {
 	after := s.v[(slot+1)%len(s.v)]
+	s.work += s.nx * s.nx * s.nx * s.ns
 	for y := range s.nx {
 		for x := range s.nx {
 			row := s.g[s.at(y, x) : s.at(y, x)+s.ns]
@@ -251,6 +261,7 @@ func (s *solver) ahead(slot int) {
 // few nats of the reference state, so the exponentials neither overflow nor
 // vanish; where they would, the sum is taken around its least term.
 func (s *solver) back(slot, last int, out []float64) {
+	s.work += s.nx * s.nx * s.ns
 	for x := range s.nx {
 		row := out[s.at(last, x) : s.at(last, x)+s.ns]
 		clear(row)
@@ -288,64 +299,31 @@ func (s *solver) careful(slot, last, x, i int) float64 {
 	return low - math.Log(max(sum, 1e-300))
 }
 
-// laws fills out with the kernel's rows in a slot; entries that would leave the
-// store are 0.
-func (s *solver) laws(slot int, out []float64) {
-	s.ahead(slot)
-	for last := range s.nx {
-		for x := range s.nx {
-			for i := range s.ns {
-				at := (s.at(last, x) + i) * s.nx
-				s.law(slot, last, x, i, out[at:at+s.nx])
-			}
-		}
-	}
-}
-
-func (s *solver) law(slot, last, x, i int, a []float64) {
-	low := math.Inf(1)
-	for y := range a {
-		if j := i - x + y; j >= 0 && j < s.ns {
-			low = min(low, s.g[s.at(y, x)+j])
-		}
-	}
-	for y := range a {
-		a[y] = 0
-		if j := i - x + y; j >= 0 && j < s.ns {
-			a[y] = s.r[slot][last][y] * math.Exp(low-s.g[s.at(y, x)+j])
-		}
-	}
-	normalise(a)
-}
-
-// forward finds the stationary law of (y', x, s) under the kernel, day by day, and
-// gives the leakage bound in bits and the price in bits per block, with the
-// reference laws that fit it.
+// forward finds the stationary law of (y', x, s) under the kernel, day by day from
+// where the last round ended, and gives the leakage bound and the price, in bits per
+// block, with the reference laws that fit it.
 func (s *solver) forward(ctx context.Context) (bits, paid float64, r [][][]float64, err error) {
-	n := s.nx * s.nx * s.ns
-	rows := make([]float64, n*s.nx)
-	p, q, next, half := make([]float64, n), make([]float64, n), make([]float64, n), make([]float64, n)
-	for i := range p {
-		p[i] = 1 / float64(n)
+	for slot := range s.v {
+		if err := s.prepare(slot); err != nil {
+			return 0, 0, nil, err
+		}
 	}
-	if len(s.v) == 1 {
-		s.laws(0, rows)
-	}
+	n := len(s.p)
+	p, q, next, half := s.p, make([]float64, n), make([]float64, n), make([]float64, n)
 	for day := range 20_000 {
 		if day%16 == 0 && ctx.Err() != nil {
 			return 0, 0, nil, ctx.Err()
 		}
 		copy(q, p)
 		for slot := range s.v {
-			if len(s.v) > 1 {
-				s.laws(slot, rows)
-			}
-			s.flow(q, rows, half, next)
+			s.flow(slot, q, half, next)
 			q, next = next, q
 		}
 		change := 0.
 		for i := range p {
-			q[i] = (q[i] + p[i]) / 2 // lazy step: periodic chains settle too
+			if len(s.v) == 1 {
+				q[i] = (q[i] + p[i]) / 2 // lazy step: periodic chains settle too
+			}
 			change += math.Abs(q[i] - p[i])
 		}
 		p, q = q, p
@@ -353,38 +331,72 @@ func (s *solver) forward(ctx context.Context) (bits, paid float64, r [][][]float
 			break
 		}
 	}
+	s.p = append([]float64(nil), p...)
 	for slot := range s.v {
-		if len(s.v) > 1 {
-			s.laws(slot, rows)
-		}
-		u, cost, fit := s.bound(slot, p, rows)
+		u, cost, fit := s.bound(slot, p)
 		bits, paid, r = bits+u, paid+cost, append(r, fit)
-		s.flow(p, rows, half, next)
+		s.flow(slot, p, half, next)
 		p, next = next, p
 	}
 	slots := float64(len(s.v))
 	return bits / slots, paid / slots, r, nil
 }
 
-func (s *solver) flow(p, laws, half, next []float64) {
-	clear(half)
-	clear(next)
+// prepare keeps a slot's exponentials and the sums that make them laws.
+func (s *solver) prepare(slot int) error {
+	s.ahead(slot)
+	e, sum := s.es[slot], s.sums[slot]
+	copy(e, s.e)
+	clear(sum)
 	for last := range s.nx {
 		for x := range s.nx {
-			base := s.at(last, x)
-			for i := range s.ns {
-				w := p[base+i]
-				if w < 1e-18 {
-					continue
+			row := sum[s.at(last, x) : s.at(last, x)+s.ns]
+			for y, ry := range s.r[slot][last] {
+				from, to, shift := s.window(x, y)
+				ey := e[s.at(y, x) : s.at(y, x)+s.ns]
+				for i := from; i < to; i++ {
+					row[i] += ry * ey[i+shift]
 				}
-				a := laws[(base+i)*s.nx : (base+i+1)*s.nx]
-				for y, ay := range a {
-					if ay > 0 {
-						half[s.at(y, x)+i-x+y] += w * ay
-					}
+			}
+			for _, v := range row {
+				if !(v > 1e-290 && v < 1e290) {
+					return fmt.Errorf("%w: the store is worth too much between two levels", ErrBadCost)
 				}
 			}
 		}
+	}
+	return nil
+}
+
+// window is which stores can show y at demand x, and by how much that moves them.
+func (s *solver) window(x, y int) (from, to, shift int) {
+	return max(0, x-y), min(s.ns, s.ns+x-y), y - x
+}
+
+// flow moves the law p of (y', x, s) over one block of a slot.
+func (s *solver) flow(slot int, p, half, next []float64) {
+	clear(half)
+	clear(next)
+	s.work += 2 * s.nx * s.nx * s.nx * s.ns
+	e, sum := s.es[slot], s.sums[slot]
+	share := make([]float64, s.ns)
+	for last := range s.nx {
+		for x := range s.nx {
+			at := s.at(last, x)
+			for i := range share {
+				share[i] = p[at+i] / sum[at+i]
+			}
+			for y, ry := range s.r[slot][last] {
+				from, to, shift := s.window(x, y)
+				h := half[s.at(y, x) : s.at(y, x)+s.ns]
+				for i := from; i < to; i++ {
+					h[i+shift] += ry * share[i]
+				}
+			}
+		}
+	}
+	for i := range half {
+		half[i] *= e[i]
 	}
 	for y := range s.nx {
 		for x := range s.nx {
@@ -401,23 +413,23 @@ func (s *solver) flow(p, laws, half, next []float64) {
 
 // bound re-fits a slot's reference law to the joint law of (y', y) and gives the
 // leakage bound under the new one and the price, in bits.
-func (s *solver) bound(slot int, p, rows []float64) (bits, paid float64, r [][]float64) {
+func (s *solver) bound(slot int, p []float64) (bits, paid float64, r [][]float64) {
 	r = make([][]float64, s.nx)
+	e, sum := s.es[slot], s.sums[slot]
 	gain, cost := 0., 0. // E log a/r, E price
 	for last := range s.nx {
 		r[last] = make([]float64, s.nx)
 		for x := range s.nx {
-			for i := range s.ns {
-				at := s.at(last, x) + i
-				w := p[at]
-				if w == 0 {
-					continue
-				}
-				for y, ay := range rows[at*s.nx : (at+1)*s.nx] {
-					if ay > 0 {
-						r[last][y] += w * ay
-						gain += w * ay * math.Log(ay)
-						cost += w * ay * s.price[slot][y]
+			at := s.at(last, x)
+			for y, ry := range s.r[slot][last] {
+				from, to, shift := s.window(x, y)
+				ey := e[s.at(y, x) : s.at(y, x)+s.ns]
+				for i := from; i < to; i++ {
+					a := ry * ey[i+shift] / sum[at+i]
+					if w := p[at+i] * a; w > 0 {
+						r[last][y] += w
+						gain += w * math.Log(a)
+						cost += w * s.price[slot][y]
 					}
 				}
 			}

@@ -248,6 +248,17 @@ func mean(v []float64) float64 {
 	return s / float64(len(v))
 }
 
+// Price is the tariff of the published cost ratios, currency per kWh by local hour.
+func Price(hour int) float64 {
+	switch {
+	case hour < 6:
+		return .14
+	case hour >= 16 && hour < 19:
+		return .40
+	}
+	return .28
+}
+
 // account fills losses, cost and cycles.
 func account(r *Result, in Input, spd int) {
 	h := in.Minutes / 60
@@ -255,13 +266,7 @@ func account(r *Result, in Input, spd int) {
 	for i, x := range in.Load {
 		y := in.Meter[i]
 		hour := ((in.StartMinute + int(float64(i)*in.Minutes)) / 60) % 24
-		p := .28
-		switch {
-		case hour < 6:
-			p = .14
-		case hour >= 16 && hour < 19:
-			p = .40
-		}
+		p := Price(hour)
 		sumX += x * h
 		diff += (y - x) * h
 		costX += x * p * h

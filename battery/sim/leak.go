@@ -18,8 +18,8 @@ type Forced struct {
 const forcedFrom = 1
 
 // Leak rates the kernel that a recording's own demand gives for a battery, and counts
-// in its meter and charge when the battery stood at a limit. The recording needs four
-// days, meter and charge.
+// in its meter and charge, when it has them, when the battery stood at a limit. The
+// recording needs four days.
 func Leak(ctx context.Context, tr Trace, s battery.Spec) (battery.Leak, Forced, error) {
 	history := energies(tr, len(tr.Load), battery.Block)
 	l, err := battery.Lesson(ctx, "veil", s, history)
@@ -30,7 +30,10 @@ func Leak(ctx context.Context, tr Trace, s battery.Spec) (battery.Leak, Forced, 
 		return battery.Leak{}, Forced{}, battery.ErrNoHistory
 	}
 	leak, err := battery.RateLeak(ctx, s, *l, history)
-	return leak, forced(tr, s, l.Plan.Mx), err
+	if err != nil || tr.Meter == nil || tr.SoC == nil {
+		return leak, Forced{}, err
+	}
+	return leak, forced(tr, s, l.Plan.Mx), nil
 }
 
 func forced(tr Trace, s battery.Spec, mx int) Forced {

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	"gridveil/battery"
@@ -23,6 +25,11 @@ type Options struct {
 	Power    battery.Watts
 	Learn    int    // days that are only learned from
 	Seed     uint64 // of a random policy
+	Stop     int    // of veil's dial of cost against privacy, 0 private to battery.Stops-1
+	// Sessions are of a car that charges as Car says; empty without one. Masks learn
+	// from days without it.
+	Sessions []battery.Session
+	Car      Charging
 	// Kernels remembers what was solved, for runs over the same traces that differ
 	// in power or seed; nil solves for this run alone.
 	Kernels *Kernels
@@ -38,18 +45,23 @@ type solvedKey struct {
 	home     *float64 // the first sample of the trace
 	policy   string
 	learn    int
+	stop     int
 	capacity battery.WattHours
 }
 
 // lesson is battery.Lesson, solved once for runs that share a kernel.
 func (k *Kernels) lesson(ctx context.Context, tr Trace, spec battery.Spec, history []float64, o Options) (*battery.Learned, error) {
-	key := solvedKey{&tr.Load[0], o.Policy, o.Learn, o.Capacity}
+	key := solvedKey{&tr.Load[0], o.Policy, o.Learn, o.Stop, o.Capacity}
 	if k != nil {
 		if l, ok := k.solved[key]; ok {
 			return l, nil
 		}
 	}
-	l, err := battery.Lesson(ctx, o.Policy, spec, history)
+	var l *battery.Learned
+	var err error
+	if o.Policy == "veil" {
+		l, err = battery.LessonAt(ctx, spec, history, battery.Dial{Stop: o.Stop, Prices: tariff()})
+	}
 	if err == nil && k != nil {
 		if k.solved == nil {
 			k.solved = map[solvedKey]*battery.Learned{}
@@ -57,6 +69,16 @@ func (k *Kernels) lesson(ctx context.Context, tr Trace, spec battery.Spec, histo
 		k.solved[key] = l
 	}
 	return l, err
+}
+
+// tariff is the one that runs are scored with, by quarters of an hour. A recording's
+// local time stands for UTC.
+func tariff() []float64 {
+	out := make([]float64, 96)
+	for i := range out {
+		out[i] = score.Price(i / 4)
+	}
+	return out
 }
 
 // source is the random source of a seed.
@@ -70,15 +92,20 @@ func source(seed uint64) *rand.Rand {
 type Run struct {
 	Trace
 	Meter, SoC []float64
+	Car        []float64 // what a car took, W
+	Missing    float64   // Wh that cars lacked when they left
 	Report     battery.Report
 }
 
 // ErrTooShort means that no day is left to score.
 var ErrTooShort = errors.New("trace too short")
 
-// Simulate runs o over the trace.
+// Simulate runs o over the trace. A battery too small for veil runs hold, as in a house.
 func Simulate(ctx context.Context, tr Trace, o Options) (*Run, error) {
 	spd := int(24 * time.Hour / tr.Step)
+	if !slices.Contains(battery.Policies, o.Policy) {
+		return nil, fmt.Errorf("no policy %q: want one of %s", o.Policy, strings.Join(battery.Policies, ", "))
+	}
 	if tr.Step > time.Minute {
 		return nil, fmt.Errorf("trace has one sample per %v; masking steps are at most a minute", tr.Step)
 	}
@@ -88,7 +115,9 @@ func Simulate(ctx context.Context, tr Trace, o Options) (*Run, error) {
 	spec := battery.Reference(o.Capacity, o.Power)
 	history := blocks(tr, o.Learn*spd, o.Policy)
 	learned, err := o.Kernels.lesson(ctx, tr, spec, history, o)
-	if err != nil {
+	if errors.Is(err, battery.ErrTooSmall) {
+		o.Policy = "hold"
+	} else if err != nil {
 		return nil, err
 	}
 	ctl, err := battery.NewController(ctx, battery.Config{Spec: spec, Policy: o.Policy, YearlyKWh: yearly(tr, o.Learn*spd),
@@ -98,14 +127,23 @@ func Simulate(ctx context.Context, tr Trace, o Options) (*Run, error) {
 	}
 	out := &Run{Trace: tr.from(o.Learn * spd)}
 	st := battery.Store{Spec: spec, E: spec.Capacity / 2}
-	prev := battery.Watts(0)
+	prev, prevCar := battery.Watts(0), battery.Watts(0)
+	ev := car{how: o.Car, rnd: source(o.Seed + 1<<32)}
+	if o.Car != "" {
+		ev.sessions = o.Sessions
+	}
 	for i, x := range out.Load {
-		c := ctl.Step(battery.Obs{Time: out.Start.Add(time.Duration(i) * tr.Step), Dt: tr.Step, Load: battery.Watts(x), PrevMeter: prev, E: st.E})
+		now := out.at(i)
+		c := ctl.Step(battery.Obs{Time: now, Dt: tr.Step, Load: battery.Watts(x), PrevMeter: prev, PrevEV: prevCar, E: st.E,
+			EV: ev.state(now, tr.Step), Price: score.Price(now.Hour())})
 		st.Apply(c.Battery, tr.Step)
-		prev = battery.Watts(x) - c.Battery
+		ev.left -= battery.WattHours(float64(c.EV) * tr.Step.Hours())
+		prev, prevCar = battery.Watts(x)+c.EV-c.Battery, c.EV
 		out.Meter = append(out.Meter, float64(prev))
+		out.Car = append(out.Car, float64(prevCar))
 		out.SoC = append(out.SoC, float64(st.E))
 	}
+	out.Missing = float64(ev.missing + max(0, ev.left))
 	out.Report = ctl.Today()
 	return out, nil
 }
@@ -129,8 +167,11 @@ func yearly(tr Trace, n int) float64 {
 
 // blocks are the energies, in Wh, of the blocks that the policy counts in.
 func blocks(tr Trace, n int, policy string) []float64 {
-	if policy == "lkm" {
+	switch policy {
+	case "lkm":
 		return energies(tr, n, battery.LKMPeriod)
+	case "lkm30":
+		return energies(tr, n, 2*battery.LKMPeriod)
 	}
 	return energies(tr, n, battery.Block)
 }

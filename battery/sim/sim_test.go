@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"gridveil/battery"
 	"gridveil/battery/score"
 )
 
@@ -86,7 +88,7 @@ func TestRunsKnowNoFuture(t *testing.T) {
 	for m := parts; m < len(other.Load); m++ {
 		other.Load[m] += 1700
 	}
-	for _, policy := range []string{"none", "hold", "ls2", "lkm", "veil"} {
+	for _, policy := range battery.Policies {
 		o := Options{Policy: policy, Capacity: 2500, Power: 3000, Learn: 4, Seed: 1}
 		a, err := Simulate(context.Background(), one, o)
 		if err != nil {
@@ -252,4 +254,29 @@ func TestYardsticksReproduce(t *testing.T) {
 			}
 		}
 	}
+}
+
+// BenchmarkSimDay is a simulated day of veil, scored days only, beside one without a
+// mask.
+func BenchmarkSimDay(b *testing.B) {
+	tr := synthetic(14)
+	o := Options{Policy: "veil", Capacity: 5000, Power: 3000, Learn: 4, Seed: 1, Kernels: &Kernels{}}
+	if _, err := Simulate(context.Background(), tr, o); err != nil { // solves the kernel
+		b.Fatal(err)
+	}
+	run := func(policy string) time.Duration {
+		o.Policy = policy
+		start := time.Now()
+		if _, err := Simulate(context.Background(), tr, o); err != nil {
+			b.Fatal(err)
+		}
+		return time.Since(start)
+	}
+	var veil, none time.Duration
+	for b.Loop() {
+		veil += run("veil")
+		none += run("none")
+	}
+	b.ReportMetric(float64(veil)/10/float64(b.N), "ns/day")
+	b.ReportMetric(float64(veil)/float64(none), "x-of-none")
 }

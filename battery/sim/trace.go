@@ -26,9 +26,12 @@ type Trace struct {
 	Held       int // samples that were held over gaps
 }
 
+// at is the time of a sample.
+func (t Trace) at(i int) time.Time { return t.Start.Add(time.Duration(i) * t.Step) }
+
 func (t Trace) from(i int) Trace {
 	out := t
-	out.Start = t.Start.Add(time.Duration(i) * t.Step)
+	out.Start = t.at(i)
 	out.Load = t.Load[i:]
 	out.Meter, out.SoC = nil, nil
 	out.Appliances = nil
@@ -164,7 +167,7 @@ func (r *Run) Write(w io.Writer) error {
 	}
 	fmt.Fprintln(b)
 	for i, x := range r.Load {
-		at := r.Start.Add(time.Duration(i) * r.Step)
+		at := r.at(i)
 		fmt.Fprintf(b, "%s,%g,%.3f,%.3f", at.Format("2006-01-02T15:04:05"), x, r.Meter[i], r.SoC[i])
 		for _, a := range r.Appliances {
 			fmt.Fprintf(b, ",%g", a[i])

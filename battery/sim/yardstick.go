@@ -1,8 +1,10 @@
 package sim
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"math"
 	"sort"
 	"time"
@@ -105,4 +107,33 @@ func entropyRate(ch kernel.Chain) float64 {
 		}
 	}
 	return h
+}
+
+// WriteRates writes rates by yardstick and home as a table of Markdown, in bits per
+// day, with each yardstick's means over homes and what the kernel leaks of lkm's.
+func WriteRates(w io.Writer, rates map[string]map[string]Rates) error {
+	b := bufio.NewWriter(w)
+	fmt.Fprintln(b, "| model | home | demand | hold | ls2 | lkm | veil | U | veil / lkm |")
+	fmt.Fprintln(b, "|---|---|---|---|---|---|---|---|---|")
+	for _, y := range Yardsticks() {
+		var names []string
+		for n := range rates[y.Name] {
+			names = append(names, n)
+		}
+		sort.Strings(names)
+		var m Rates
+		line := func(home string, r Rates) {
+			fmt.Fprintf(b, "| %s | %s | %.0f | %.1f | %.1f | %.2f | %.2f | %.2f | %.2f |\n", y.Name, home, r.Entropy, r.Hold, r.LS2, r.LKM, r.Veil, r.Bound, r.Veil/r.LKM)
+		}
+		for _, n := range names {
+			r := rates[y.Name][n]
+			line(n, r)
+			share := 1 / float64(len(names))
+			m = Rates{m.Hold + share*r.Hold, m.LS2 + share*r.LS2, m.LKM + share*r.LKM, m.Veil + share*r.Veil, m.Bound + share*r.Bound, m.Entropy + share*r.Entropy}
+		}
+		if len(names) > 0 {
+			line("mean", m)
+		}
+	}
+	return b.Flush()
 }

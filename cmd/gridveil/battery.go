@@ -11,7 +11,7 @@ import (
 )
 
 func batteryCommand() *cobra.Command {
-	return group("battery", "What a battery can hide of a household's load", batterySim(), batteryScore(), batteryLeak(), batteryLimit())
+	return group("battery", "The home's battery, and what one can hide of a household's load", append(batteryHome(), batterySim(), batteryScore(), batteryLeak(), batteryLimit(), batteryPareto(), batteryReport(), batteryStudy())...)
 }
 
 func batterySim() *cobra.Command {
@@ -30,9 +30,10 @@ func batterySim() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&b.In, "in", "", "CSV: time,load_w[,<appliance>_w]")
 	f.StringVar(&b.Out, "out", "", "CSV to write: time,load_w,meter_w,soc_wh")
-	f.StringVar(&b.Policy, "policy", "veil", "veil, hold, ls2, lkm or none")
+	f.StringVar(&b.Policy, "policy", "veil", strings.Join(node.BatteryPolicies(), ", "))
 	f.Float64Var(&b.Capacity, "cap", 5000, "capacity in Wh")
 	f.Float64Var(&b.Power, "power", 3000, "inverter limit in W")
+	f.IntVar(&b.Stop, "stop", 0, "dial of veil: 0 private to 4 thrifty, at the tariff that runs are scored with")
 	f.IntVar(&b.Learn, "learn", 4, "days that are learned from and not scored")
 	f.Uint64Var(&b.Seed, "seed", 1, "seed of a random policy")
 	_ = c.MarkFlagRequired("in") // the flag exists
@@ -116,5 +117,110 @@ func batteryLimit() *cobra.Command {
 	c.Flags().StringVar(&p, "p", "", "law of the demand, comma separated")
 	c.Flags().IntVar(&quanta, "cap", 0, "store size in quanta")
 	_ = c.MarkFlagRequired("p") // the flag exists
+	return c
+}
+
+// gridFlags are what every comparison over recorded homes can be told.
+func gridFlags(c *cobra.Command, b *node.BatteryGrid, policies []string, stops []int, capacities, powers []float64, seeds int) {
+	f := c.Flags()
+	f.StringVar(&b.Traces, "traces", "", "folder of recorded households: CSV files with time,load_w[,<appliance>_w]")
+	f.StringVar(&b.Out, "out", ".", "folder to write to")
+	f.StringSliceVar(&b.Policies, "policies", policies, "policies to compare")
+	f.IntSliceVar(&b.Stops, "stops", stops, "stops of veil's dial, 0 private to 4 thrifty")
+	f.Float64SliceVar(&b.Capacities, "caps", capacities, "capacities in Wh")
+	f.Float64SliceVar(&b.Powers, "powers", powers, "inverter limits in W")
+	f.IntVar(&b.Seeds, "seeds", seeds, "runs of each random policy")
+	f.Uint64Var(&b.Seed, "seed", 1, "the first seed")
+	f.IntVar(&b.Learn, "learn", 4, "days that are learned from and not scored")
+	_ = c.MarkFlagRequired("traces") // the flag exists
+	b.Told = func(format string, args ...any) {
+		fmt.Fprintf(c.ErrOrStderr(), "gridveil: "+format+"\n", args...)
+	}
+}
+
+func batteryPareto() *cobra.Command {
+	var b node.BatteryGrid
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "pareto", Short: "Bill against privacy, for policies, dials and batteries", Args: noArgs,
+		Long: `Runs every policy, stop of the dial, capacity and power over recorded households and writes
+pareto.csv (one line a run), pareto.md (means over homes), cost.svg (the bill against what the
+meter tells, with the dial as a line) and capacity.svg (what a larger battery hides, with the
+floor). Bars go from the least to the greatest home. Equal seeds give equal bytes. A run that
+was broken off goes on where it stopped.`,
+		Example: "  gridveil battery pareto --traces DIR --out results\n  gridveil battery pareto --traces DIR --policies veil,hold --caps 5000 --powers 3000 --json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			means, err := b.Pareto(c.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), means)
+			}
+			return node.WriteBatteryMeans(c.OutOrStdout(), means)
+		},
+	}
+	gridFlags(c, &b, node.BatteryPolicies(), []int{0, 1, 2, 3, 4}, []float64{2000, 5000, 13500}, []float64{1500, 3000, 5000, 10000}, 1)
+	c.Flags().BoolVar(&asJSON, "json", false, "print the means as JSON")
+	return c
+}
+
+func batteryReport() *cobra.Command {
+	var b node.BatteryReport
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "report", Short: "One HTML page on what a battery hides of one home", Args: noArgs,
+		Long: `Writes a file that needs no network: a day of load, meter and stored energy, every policy's
+figures, the bill against privacy with the dial, and how well detectors tell nights on which a
+car was charged. Without --sessions the car's sessions are made up from the seed.`,
+		Example: "  gridveil battery report --in home.csv --out report.html\n  gridveil battery report --in home.csv --sessions sessions.csv --cap 13500 --json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			p, err := b.Run(c.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), p)
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s: %d policies and dials, %d tests with a car\n", b.Out, len(p.Means), len(p.EV))
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&b.In, "in", "", "CSV: time,load_w[,<appliance>_w]")
+	f.StringVar(&b.Out, "out", "report.html", "file to write")
+	f.StringVar(&b.Sessions, "sessions", "", "charging sessions: CSV user,start,end,kwh,duration_h")
+	f.Float64Var(&b.Capacity, "cap", 5000, "capacity in Wh")
+	f.Float64Var(&b.Power, "power", 3000, "inverter limit in W")
+	f.IntVar(&b.Learn, "learn", 4, "days that are learned from and not scored")
+	f.Uint64Var(&b.Seed, "seed", 1, "seed of every draw")
+	f.BoolVar(&asJSON, "json", false, "print the figures as JSON too")
+	_ = c.MarkFlagRequired("in") // the flag exists
+	return c
+}
+
+func batteryStudy() *cobra.Command {
+	var b node.BatteryGrid
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "study", Short: "The figures of this project's claims, on any recorded homes", Args: noArgs,
+		Long: `Runs every policy over recorded households with five seeds, 5 and 13.5 kWh, 3 and 5 kW, rates
+them on models of the homes, and writes study.csv and study.md. No constant depends on a home;
+--json has, beside each mean, the worst one when any one home is left out. One thread; a run
+that was broken off goes on where it stopped.`,
+		Example: "  gridveil battery study --traces DIR --out results\n  gridveil battery study --traces DIR --seeds 1 --caps 5000 --powers 3000",
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := b.Study(c.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), s)
+			}
+			return s.Write(c.OutOrStdout())
+		},
+	}
+	gridFlags(c, &b, node.BatteryPolicies(), []int{0}, []float64{5000, 13500}, []float64{3000, 5000}, 5)
+	c.Flags().BoolVar(&asJSON, "json", false, "print the study as JSON")
 	return c
 }

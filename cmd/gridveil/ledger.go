@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gridveil/node"
 	"gridveil/node/party"
 	"gridveil/node/web"
 )
@@ -27,21 +28,24 @@ func ledgerCommand() *cobra.Command {
 		},
 	}
 	show.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	return group("ledger", "The network's ledger", show, ledgerReconcile(), repairCommand(), &cobra.Command{
-		Use: "export", Short: "Write the ledger into the aggregator's export folder", Args: noArgs,
-		Long: "What is written can be judged anywhere with `gridveil verify`, without this node.",
+	exportCmd := &cobra.Command{
+		Use: "export", Short: "Write the ledger into the node's export folder", Args: noArgs,
+		Long:    "What is written can be judged anywhere with `gridveil verify`, without this node. Payment files are written\nby the aggregator alone: it knows the operators' bank accounts.\n\nExit code 0: written; 1: nothing is final yet, or the folder cannot be written.",
+		Example: "  gridveil ledger export --data /srv/evagg\n  gridveil ledger export --json --data /srv/uta",
 		RunE: func(c *cobra.Command, _ []string) error {
-			var r struct {
-				Origin  string
-				Entries uint64
-			}
-			if err := ask(c, "export", nil, &r, "aggregator"); err != nil {
+			var r node.LedgerReport
+			if err := ask(c, "export", nil, &r, followers...); err != nil {
 				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), r)
 			}
 			fmt.Fprintf(c.OutOrStdout(), "exported %d entries of %s\n", r.Entries, r.Origin)
 			return nil
 		},
-	})
+	}
+	exportCmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return group("ledger", "The network's ledger", ledgerStatus(), show, ledgerVerify(), ledgerProof(), ledgerStatement(), ledgerReconcile(), repairCommand(), ledgerBackup(), ledgerRestore(), exportCmd)
 }
 
 func repairCommand() *cobra.Command {

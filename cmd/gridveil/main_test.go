@@ -63,10 +63,15 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func joins(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
+	if len(args) != 2 {
 		ts.Fatalf("usage: joins FILE DIR")
 	}
-	ts.Check(ts.Exec("gridveil", "join", strings.TrimSpace(ts.ReadFile(args[0])), "--data", args[1]))
+	switch err := ts.Exec("gridveil", "join", strings.TrimSpace(ts.ReadFile(args[0])), "--data", args[1]); {
+	case neg && err == nil:
+		ts.Fatalf("%s joined", args[1])
+	case !neg:
+		ts.Check(err)
+	}
 }
 
 func types(ts *testscript.TestScript, neg bool, args []string) {

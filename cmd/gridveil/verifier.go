@@ -77,6 +77,7 @@ could not be checked now, or the quorum has not signed.`,
 	f.StringVar(&o.Policy, "policy", "", "policy file: which log, which witnesses, how many of them")
 	f.StringArrayVar(&o.Peers, "peer", nil, "another place that serves the log's checkpoint and tiles, such as a mirror; may be repeated")
 	f.StringArrayVar(&o.Receipts, "receipt", nil, "file with a receipt of the log, which must have kept it; may be repeated")
+	f.StringVar(&o.After, "after", "", "of a log that goes on from a sealed one: the folder with that one's export")
 	f.DurationVar(&o.Every, "every", time.Minute, "time between two looks")
 	f.StringVar(&o.Page, "page", "", "loopback address of a page that shows what was checked")
 	f.StringVar(&o.Serve, "serve", "", "address at which the copy is served as a mirror")
@@ -115,6 +116,9 @@ func printReport(w io.Writer, dir string, r verifier.Report) {
 	fmt.Fprintf(w, "copy      %d entries, root %.16s, state %.16s\n", r.Entries, r.Root, r.State)
 	if !r.LogTime.IsZero() {
 		fmt.Fprintf(w, "log time  %s\n", r.LogTime.Local().Format("2 Jan 2006 15:04:05"))
+	}
+	if r.Sealed != "" {
+		fmt.Fprintf(w, "sealed    goes on as %s: gridveil verifier --after EXPORT\n", r.Sealed)
 	}
 	for _, x := range r.Cosigned {
 		fmt.Fprintf(w, "signed    %s, %s\n", x.Name, x.At.Local().Format("2 Jan 2006 15:04:05"))

@@ -16,22 +16,33 @@ func verifyCommand() *cobra.Command {
 	var receiptKeys []string
 	var asJSON bool
 	c := &cobra.Command{
-		Use: "verify DIR|EVIDENCE", Short: "Verify an exported ledger, or evidence against one, from files alone",
+		Use: "verify DIR... | EVIDENCE", Short: "Verify an exported ledger, or evidence against one, from files alone",
 		Long: `Recomputes everything: each entry's form and signatures, every rule, balance, commitment,
 blind note, netting, tile and cosignature, and every statement, journal and payment file.
 No node, no database and no network are needed. Without --policy the export's own policy
 is used, which vouches for itself only: get the policy file from somebody you trust.
 
+Of several folders each must be of the log that goes on where the one before was sealed: the
+final checkpoint, its quorum and everything that is carried over are compared.
+
 Of a file of evidence, as a verifier keeps them, it says whether it convicts the log of the
 policy, and of what. Evidence of a broken receipt needs the receipt key of the aggregator.`,
 		Example: "  gridveil verify ./day/export\n  gridveil verify ./export --policy utility.policy\n  gridveil verify E1-300.gvx --policy utility.policy",
-		Args:    oneArg("the folder of an export, or a file of evidence"),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usage("want the folder of an export, or a file of evidence")
+			}
+			return nil
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			if info, err := os.Stat(args[0]); err == nil && info.Mode().IsRegular() {
 				if policy == "" {
 					return usage("evidence is judged by the policy of its log: want --policy FILE")
 				}
 				return verifyEvidence(c, args[0], policy, receiptKeys, asJSON)
+			}
+			if len(args) > 1 {
+				return verifyShards(c, args, policy, asJSON)
 			}
 			r, err := node.VerifyExport(args[0], policy)
 			if err != nil {
@@ -40,20 +51,7 @@ policy, and of what. Evidence of a broken receipt needs the receipt key of the a
 			if asJSON {
 				return printJSON(c.OutOrStdout(), r)
 			}
-			out := c.OutOrStdout()
-			fmt.Fprintf(out, "verified %s: %d entries in %d files\n", r.Origin, r.Entries, r.Files)
-			fmt.Fprintf(out, "cosigned by %s\n", strings.Join(r.Cosigners, ", "))
-			var names []string
-			for n := range r.Balances {
-				names = append(names, n)
-			}
-			sort.Strings(names)
-			for _, n := range names {
-				fmt.Fprintf(out, "  %-32s %s\n", n, r.Balances[n])
-			}
-			if !r.Trusted {
-				fmt.Fprintln(c.ErrOrStderr(), "gridveil: hint: this used the export's own policy; compare it with --policy FILE from a party you trust")
-			}
+			printExport(c, r)
 			return nil
 		},
 	}
@@ -61,6 +59,43 @@ policy, and of what. Evidence of a broken receipt needs the receipt key of the a
 	c.Flags().StringArrayVar(&receiptKeys, "receipt-key", nil, "for evidence of a broken receipt: the aggregator's receipt key, 64 hex digits")
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return c
+}
+
+func verifyShards(c *cobra.Command, dirs []string, policy string, asJSON bool) error {
+	list, err := node.VerifyShards(dirs, policy)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(c.OutOrStdout(), list)
+	}
+	for _, r := range list {
+		printExport(c, r)
+	}
+	return nil
+}
+
+func printExport(c *cobra.Command, r node.LedgerReport) {
+	out := c.OutOrStdout()
+	fmt.Fprintf(out, "verified %s: %d entries in %d files\n", r.Origin, r.Entries, r.Files)
+	if r.After != "" {
+		fmt.Fprintf(out, "goes on from %s\n", r.After)
+	}
+	if r.Sealed != "" {
+		fmt.Fprintf(out, "sealed, goes on as %s\n", r.Sealed)
+	}
+	fmt.Fprintf(out, "cosigned by %s\n", strings.Join(r.Cosigners, ", "))
+	var names []string
+	for n := range r.Balances {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	for _, n := range names {
+		fmt.Fprintf(out, "  %-32s %s\n", n, r.Balances[n])
+	}
+	if !r.Trusted {
+		fmt.Fprintln(c.ErrOrStderr(), "gridveil: hint: this used the export's own policy; compare it with --policy FILE from a party you trust")
+	}
 }
 
 func verifyEvidence(c *cobra.Command, file, policy string, keys []string, asJSON bool) error {

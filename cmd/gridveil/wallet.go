@@ -7,10 +7,13 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"gridveil/node"
 )
 
 func walletCommand() *cobra.Command {
-	return group("wallet", "Charge at strangers' wallboxes", walletPay(), sessionsCommand("wallet", "List this wallet's sessions"))
+	return group("wallet", "Charge at strangers' wallboxes", walletPay(), sessionsCommand("wallet", "List this wallet's sessions"),
+		statementCommand("wallet", "wallet", "Print a month's sessions, for your books or an employer who pays for charging"))
 }
 
 func walletPay() *cobra.Command {
@@ -104,6 +107,41 @@ func sessionsCommand(role, short string) *cobra.Command {
 	return c
 }
 
+// statementCommand prints a month of a wallet or of a host.
+func statementCommand(noun, role, short string) *cobra.Command {
+	var month, format string
+	var signed, asJSON bool
+	c := &cobra.Command{
+		Use: "statement", Short: short, Args: noArgs,
+		Long: `Lists the sessions that ended in a month of this machine's time zone. Text, CSV and JSON come from
+one query. With --signed every session carries the records that its meter signed, byte for byte, and
+the meter's key, so that an employer or a tax office can verify them with any OCMF program; a meter's
+key also tells where the car was. Nodes forget sessions after a few months: print them in time.
+
+Exit code 0: printed; 1: the node cannot answer.`,
+		Example: fmt.Sprintf("  gridveil %s statement --month 2026-06\n  gridveil %s statement --month 2026-06 --format csv > june.csv\n  gridveil %s statement --month 2026-06 --signed --json > june.json", noun, noun, noun),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if month == "" {
+				month = time.Now().AddDate(0, 0, -time.Now().Day()).Format("2006-01")
+			}
+			if asJSON {
+				format = "json"
+			}
+			var s node.MonthStatement
+			if err := ask(c, "month", map[string]any{"month": month, "signed": signed}, &s, role); err != nil {
+				return err
+			}
+			return printAs(c.OutOrStdout(), format, s.Text, s.CSV, s.JSON)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&month, "month", "", "year and month, such as 2026-06; the last one if left out")
+	f.StringVar(&format, "format", "text", "text, csv or json")
+	f.BoolVar(&signed, "signed", false, "with the records that the meters signed")
+	f.BoolVar(&asJSON, "json", false, "the same as --format json")
+	return c
+}
+
 func printSessions(w io.Writer, all []sessionRow) error {
 	if len(all) == 0 {
 		fmt.Fprintln(w, "no sessions yet")
@@ -139,5 +177,6 @@ func guestCommand() *cobra.Command {
 		},
 	}
 	link.Flags().StringVar(&gateway, "gateway", "", "this gateway's address as guests reach it; default: the guest door's")
-	return group("guest", "Be a host of strangers' cars", link, sessionsCommand("gateway", "List the cars that charged here"))
+	return group("guest", "Be a host of strangers' cars", link, sessionsCommand("gateway", "List the cars that charged here"),
+		statementCommand("guest", "gateway", "Print a month's sessions at this wallbox, for the books or an employer who pays for charging at home"))
 }

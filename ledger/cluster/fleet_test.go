@@ -29,6 +29,7 @@ type fleet struct {
 	t       testing.TB
 	tw      *town.Town
 	members []*member
+	tune    func(*writer.Config) // nil: small, and the scene's policy
 	list    []cluster.Member
 
 	mu       sync.Mutex
@@ -58,9 +59,21 @@ type member struct {
 // newFleet starts n members; the witnesses are those of the scene.
 func newFleet(t testing.TB, s *scene.Scene, n int) *fleet {
 	t.Helper()
-	f := &fleet{t: t, tw: town.New(t, s), cut: map[string]bool{}, receipts: map[uint64]ledger.Hash{}, roots: map[uint64]ledger.Hash{}}
+	f := emptyFleet(t, s)
 	f.tw.Verifiers()
 	f.tw.Net.Put("log", http.HandlerFunc(f.serveLog))
+	f.start(n)
+	return f
+}
+
+func emptyFleet(t testing.TB, s *scene.Scene) *fleet {
+	t.Helper()
+	return &fleet{t: t, tw: town.New(t, s), cut: map[string]bool{}, receipts: map[uint64]ledger.Hash{}, roots: map[uint64]ledger.Hash{}}
+}
+
+func (f *fleet) start(n int) {
+	f.t.Helper()
+	t := f.t
 	var lns []net.Listener
 	for i := range n {
 		m := f.newMember(i)
@@ -71,12 +84,14 @@ func newFleet(t testing.TB, s *scene.Scene, n int) *fleet {
 	for i, m := range f.members {
 		m.open(lns[i])
 	}
-	t.Cleanup(func() {
-		for _, m := range f.members {
-			m.kill()
-		}
-	})
-	return f
+	t.Cleanup(f.kill)
+}
+
+// kill ends all members.
+func (f *fleet) kill() {
+	for _, m := range f.members {
+		m.kill()
+	}
 }
 
 func (f *fleet) newMember(no int) *member {
@@ -109,6 +124,9 @@ func (m *member) open(ln net.Listener) {
 	w.Transport, w.CheckpointEvery = m.f, 10*time.Second
 	w.Store.Fail = m.fail
 	w.Store.Key = bytes.Repeat([]byte{7}, 32)
+	if m.f.tune != nil {
+		m.f.tune(&w)
+	}
 	n, err := cluster.Open(cluster.Config{Writer: w, Dir: w.Dir + "-cluster", Key: m.key, Address: m.address, Listener: ln,
 		Members: m.f.list[:3], ElectionTimeout: election, Dial: m.dial})
 	if err != nil {

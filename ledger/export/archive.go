@@ -22,6 +22,7 @@ const (
 	fileCheckpoint = "checkpoint"
 	filePolicy     = "policy"
 	fileAccounts   = "accounts"
+	fileCarried    = "carried"
 	fileManifest   = "manifest"
 	fileHledger    = "journals/ledger.journal"
 	fileBeancount  = "journals/ledger.beancount"
@@ -45,8 +46,10 @@ type Report struct {
 	Entries   uint64            `json:"entries"`
 	Root      string            `json:"root"` // hex
 	LogTime   time.Time         `json:"log_time"`
-	Cosigners []string          `json:"cosigners"` // by the policy that was trusted
-	Trusted   bool              `json:"trusted"`   // the policy came from outside the export
+	Cosigners []string          `json:"cosigners"`        // by the policy that was trusted
+	Trusted   bool              `json:"trusted"`          // the policy came from outside the export
+	After     string            `json:"after,omitempty"`  // origin of the sealed log that this one goes on from
+	Sealed    string            `json:"sealed,omitempty"` // origin of the log that goes on from this one
 	Kinds     map[string]int    `json:"kinds"`
 	Balances  map[string]string `json:"balances"` // accounts other than zero, with currency
 	Files     int               `json:"files"`
@@ -128,6 +131,7 @@ type builder struct {
 	accounts []BankAccount
 	put      func(path string, data []byte) error
 	sums     map[string][32]byte
+	book     *Book // once the log was replayed
 }
 
 func (b *builder) emit(path string, data []byte) error {
@@ -155,6 +159,7 @@ func (b *builder) build(src Source, checkpoint []byte) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
+	b.book = book
 	if err := b.books(book); err != nil {
 		return Report{}, err
 	}
@@ -167,8 +172,9 @@ func (b *builder) build(src Source, checkpoint []byte) (Report, error) {
 // log replays the entries and emits bundles and tiles.
 func (b *builder) log(src Source, c ledger.Checkpoint) (*Book, error) {
 	book, edge, err := replay(src, c.Origin, c.Size, follower{
-		bundle: func(t tile.Tile, data []byte) error { return b.emit(t.Path(), data) },
-		tile:   func(t tile.Tile, data []byte) error { return b.emit(t.Path(), data) },
+		carried: func(data []byte) error { return b.emit(fileCarried, data) },
+		bundle:  func(t tile.Tile, data []byte) error { return b.emit(t.Path(), data) },
+		tile:    func(t tile.Tile, data []byte) error { return b.emit(t.Path(), data) },
 	})
 	if err != nil {
 		return nil, err
@@ -248,6 +254,7 @@ func (b *builder) report(book *Book, note []byte) (Report, error) {
 	}
 	r := Report{Origin: book.Origin, Network: book.State.Network(), Entries: book.Checkpoint.Size, Root: fmt.Sprintf("%x", book.Checkpoint.Root),
 		LogTime: book.State.LogTime(), Cosigners: cosigners, Kinds: book.Kinds, Balances: map[string]string{}, Files: len(b.sums) + 1}
+	r.After, r.Sealed = book.After.Origin, book.State.Sealed()
 	for _, a := range book.accounts() {
 		if v := book.State.Balance(a); v != 0 {
 			r.Balances[strings.TrimSuffix(a.String(), fmt.Sprintf("#%d", a.Currency()))+" "+book.currency(a).Code()] = ledger.Amount(v)

@@ -1,6 +1,7 @@
 package export
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -17,6 +18,12 @@ type Source interface {
 	Bundle(n uint64, width int) ([]byte, error)
 }
 
+// Heir is a Source of a log that goes on from a sealed one.
+type Heir interface {
+	// Carried is what the sealed log carried over.
+	Carried() ([]byte, error)
+}
+
 // EntryError names the first entry of a log that breaks a rule.
 type EntryError struct {
 	Index uint64
@@ -31,6 +38,9 @@ func (e *EntryError) Unwrap() error { return e.Err }
 // Book is a replayed log: its state and everything that moved money.
 type Book struct {
 	Origin     string
+	After      ledger.Checkpoint // final one of the sealed log before, zero if there is none
+	sealed     []byte            // its note
+	carried    [32]byte          // SHA-256 of what it carried over
 	Checkpoint ledger.Checkpoint
 	State      *ledger.State
 	Kinds      map[string]int // entries per kind
@@ -59,8 +69,9 @@ type Closing struct {
 
 // follower gets what a replay finds, in order.
 type follower struct {
-	tile   func(t tile.Tile, data []byte) error // full tiles of hashes
-	bundle func(t tile.Tile, data []byte) error
+	carried func(data []byte) error              // what a sealed log carried over
+	tile    func(t tile.Tile, data []byte) error // full tiles of hashes
+	bundle  func(t tile.Tile, data []byte) error
 }
 
 // Replay reads the log up to the checkpoint and verifies all of it: form,
@@ -94,6 +105,11 @@ func replay(src Source, origin string, size uint64, f follower) (*Book, *tile.Ed
 		if len(raw) != t.W {
 			return nil, nil, &FileError{t.Path(), fmt.Errorf("%w: %d entries, want %d", ledger.ErrMalformed, len(raw), t.W)}
 		}
+		if n == 0 {
+			if err := b.inherit(src, raw[0], f); err != nil {
+				return nil, nil, err
+			}
+		}
 		if err := b.apply(raw); err != nil {
 			return nil, nil, err
 		}
@@ -114,6 +130,37 @@ func replay(src Source, origin string, size uint64, f follower) (*Book, *tile.Ed
 		}
 	}
 	return b, edge, nil
+}
+
+// inherit takes over what a sealed log carried, if the first entry says so.
+func (b *Book) inherit(src Source, first []byte, f follower) error {
+	e, err := ledger.Parse(first)
+	if err != nil {
+		return &EntryError{0, err}
+	}
+	shard, ok := e.Body().(*ledger.Shard)
+	if !ok {
+		return nil
+	}
+	from, ok := src.(Heir)
+	if !ok {
+		return &FileError{fileCarried, ErrMissing}
+	}
+	carried, err := from.Carried()
+	if err != nil {
+		return err
+	}
+	if b.After, err = shard.SealedBy(); err != nil {
+		return &EntryError{0, err}
+	}
+	b.sealed, b.carried = shard.Sealed, sha256.Sum256(carried)
+	if b.State, err = ledger.Succeed(b.After.Origin, b.Origin, carried); err != nil {
+		return &FileError{fileCarried, err}
+	}
+	if f.carried != nil {
+		return f.carried(carried)
+	}
+	return nil
 }
 
 // apply runs one bundle: signatures are verified in one batch after the rules,
@@ -163,8 +210,12 @@ func (b *Book) note(index uint64, e *ledger.Entry, postings []ledger.Posting) {
 	if b.periods == nil {
 		b.periods = make([]uint32, len(b.State.Currencies()))
 		for i := range b.periods {
-			b.periods[i] = 1
+			b.periods[i] = b.State.NextClose(uint8(i))
 		}
+	}
+	if _, ok := e.Body().(*ledger.Shard); ok {
+		b.opening(index, postings)
+		return
 	}
 	if len(postings) > 0 {
 		b.Moves = append(b.Moves, Move{Index: index, Time: b.State.LogTime(), Kind: e.Kind(), Ref: refOf(e.Body()),
@@ -173,6 +224,21 @@ func (b *Book) note(index uint64, e *ledger.Entry, postings []ledger.Posting) {
 	if c, ok := e.Body().(*ledger.Close); ok {
 		b.Closes = append(b.Closes, Closing{Close: *c, Index: index, Leaf: e.Leaf(), Time: b.State.LogTime()})
 		b.periods[c.Cur] = c.Period + 1
+	}
+}
+
+// opening records what was carried over as one move per currency.
+func (b *Book) opening(index uint64, postings []ledger.Posting) {
+	for cur := range b.periods {
+		m := Move{Index: index, Time: b.State.LogTime(), Kind: ledger.KindShard, Ref: "carried over from " + b.After.Origin, Period: b.periods[cur]}
+		for _, p := range postings {
+			if p.Account.Currency() == uint8(cur) {
+				m.Postings = append(m.Postings, p)
+			}
+		}
+		if len(m.Postings) > 0 {
+			b.Moves = append(b.Moves, m)
+		}
 	}
 }
 

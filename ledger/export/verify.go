@@ -2,6 +2,7 @@ package export
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 const (
 	maxBundle   = tile.Width * (2 + ledger.MaxEntry)
 	maxAccounts = 1 << 20
+	maxCarried  = 4 << 30 // 40 bytes for each of the notes and sessions that may still be shown again
 )
 
 // FileError names the file of an export that is wrong.
@@ -45,37 +47,135 @@ var (
 // inside the export, which then vouches for itself only: Report.Trusted is
 // false.
 func Verify(dir string, policy *ledger.Policy) (Report, error) {
+	r, _, err := verify(dir, policy)
+	return r, err
+}
+
+// VerifyShards judges exports of logs of which each goes on where the one before
+// was sealed: each as Verify does, and that the next begins with the final
+// checkpoint of the one before, cosigned by the quorum, and with exactly what its
+// state carries over. policy is that of the first log; the others have the same
+// key and witnesses. It returns the reports so far, and a *ShardError.
+func VerifyShards(dirs []string, policy *ledger.Policy) (out []Report, err error) {
+	var before *Book
+	for i, dir := range dirs {
+		own := policy
+		if i > 0 && before.State.Sealed() == "" {
+			return out, &ShardError{dirs[i-1], fmt.Errorf("%w: the log is not sealed, so nothing goes on from it", ledger.ErrKind)}
+		}
+		if i > 0 && policy != nil {
+			own = policy.As(before.State.Sealed())
+		}
+		r, book, err := verify(dir, own)
+		if err == nil && i > 0 {
+			err = follows(before, book, policyBefore(out[i-1].Origin, dirs[i-1], policy))
+		}
+		if err != nil {
+			return out, &ShardError{dir, err}
+		}
+		out, before = append(out, r), book
+	}
+	return out, nil
+}
+
+// Carry verifies the export of a sealed log and gives its origin and what it
+// carries over. policy is that of the log that goes on, or of any of them.
+func Carry(dir string, policy *ledger.Policy) (origin string, carried []byte, err error) {
+	own, err := Dir(dir).Policy()
+	if err != nil {
+		return "", nil, err
+	}
+	origin = own.Log.Name()
+	_, book, err := verify(dir, policy.As(origin))
+	if err != nil {
+		return "", nil, err
+	}
+	if carried, err = book.State.Carry(); err != nil {
+		return "", nil, err
+	}
+	return origin, carried, nil
+}
+
+// ShardError names the export that is wrong.
+type ShardError struct {
+	Dir string
+	Err error
+}
+
+func (e *ShardError) Error() string { return fmt.Sprintf("%s: %v", e.Dir, e.Err) }
+
+// Unwrap gives the cause.
+func (e *ShardError) Unwrap() error { return e.Err }
+
+// policyBefore is the policy under which a sealed log's checkpoint must be
+// final.
+func policyBefore(origin, dir string, policy *ledger.Policy) func() (*ledger.Policy, error) {
+	return func() (*ledger.Policy, error) {
+		if policy == nil {
+			return Dir(dir).Policy()
+		}
+		return policy.As(origin), nil
+	}
+}
+
+// follows checks that next begins where before ended.
+func follows(before, next *Book, policy func() (*ledger.Policy, error)) error {
+	if before.State.Sealed() != next.Origin {
+		return &EntryError{0, fmt.Errorf("%w: the log before is sealed in favour of %q, not %q", ledger.ErrState, before.State.Sealed(), next.Origin)}
+	}
+	p, err := policy()
+	if err != nil {
+		return err
+	}
+	c, err := p.OpenFinal(next.sealed)
+	if err == nil && c != before.Checkpoint {
+		err = fmt.Errorf("%w: it begins after entry %d with root %x, the log before ended at %d with %x", ledger.ErrState, c.Size, c.Root[:6], before.Checkpoint.Size, before.Checkpoint.Root[:6])
+	}
+	if err != nil {
+		return &EntryError{0, err}
+	}
+	carried, err := before.State.Carry()
+	if err != nil {
+		return &EntryError{0, err}
+	}
+	if sum := sha256.Sum256(carried); sum != next.carried {
+		return &EntryError{0, fmt.Errorf("%w: it carries %x over, the log before ends with %x", ledger.ErrState, next.carried[:6], sum[:6])}
+	}
+	return nil
+}
+
+func verify(dir string, policy *ledger.Policy) (Report, *Book, error) {
 	if real, err := filepath.EvalSymlinks(dir); err == nil {
 		dir = real // a walk of a folder does not follow a link to it
 	}
 	d := Dir(dir)
 	own, err := d.Policy()
 	if err != nil {
-		return Report{}, err
+		return Report{}, nil, err
 	}
 	checkpoint, err := d.Checkpoint()
 	if err != nil {
-		return Report{}, err
+		return Report{}, nil, err
 	}
 	accounts, err := d.accounts()
 	if err != nil {
-		return Report{}, err
+		return Report{}, nil, err
 	}
 	b := &builder{policy: own, accounts: accounts, put: d.compare}
 	report, err := b.build(d, checkpoint)
 	if err != nil {
-		return Report{}, d.blame(err)
+		return Report{}, nil, d.blame(err)
 	}
 	if err := d.onlyThese(b.sums); err != nil {
-		return Report{}, err
+		return Report{}, nil, err
 	}
 	if policy != nil {
 		if report.Cosigners, err = trusted(policy, checkpoint); err != nil {
-			return Report{}, &FileError{fileCheckpoint, err}
+			return Report{}, nil, &FileError{fileCheckpoint, err}
 		}
 		report.Trusted = true
 	}
-	return report, nil
+	return report, b.book, nil
 }
 
 // trusted opens the checkpoint under the caller's policy.
@@ -110,6 +210,9 @@ func (d Dir) Checkpoint() ([]byte, error) { return d.read(fileCheckpoint, ledger
 func (d Dir) Bundle(n uint64, width int) ([]byte, error) {
 	return d.read(tile.Tile{L: tile.Entries, N: n, W: width}.Path(), maxBundle)
 }
+
+// Carried implements Heir.
+func (d Dir) Carried() ([]byte, error) { return d.read(fileCarried, maxCarried) }
 
 func (d Dir) accounts() ([]BankAccount, error) {
 	text, err := d.read(fileAccounts, maxAccounts)

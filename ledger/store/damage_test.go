@@ -147,7 +147,7 @@ type shot struct {
 // older half is in Badger's tables, and its journal is pruned.
 func film(t *testing.T, tables bool) (shots []shot) {
 	t.Helper()
-	dir, o := filepath.Join(ramDir(t), "log"), small
+	dir, o := filepath.Join(town.RAM(t), "log"), small
 	o.Key = key
 	var mu sync.Mutex // W1 and W2 run at once
 	var acked, signed uint64
@@ -208,17 +208,6 @@ func film(t *testing.T, tables bool) (shots []shot) {
 	}
 	s.Close()
 	return shots
-}
-
-// ramDir is a temporary directory in memory, where the system has one: a sync
-// means nothing to an image.
-func ramDir(t testing.TB) string {
-	dir, err := os.MkdirTemp("/dev/shm", "gridveil-test-")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
 }
 
 // harm makes a damaged image out of a shot; later is a shot of the same run
@@ -304,6 +293,18 @@ func tornTail(r *rand.Rand, now, _ disk) disk {
 	return now.with(name, b)
 }
 
+// bothTails cuts the newer half off database and journal.
+func bothTails(_ *rand.Rand, now, _ disk) disk {
+	for name, c := range now {
+		if strings.HasSuffix(name, ".mem") || strings.HasSuffix(name, ".gvj") {
+			b := c.bytes()
+			clear(b[c.written()/2:])
+			now = now.with(name, b)
+		}
+	}
+	return now
+}
+
 // laterPages puts some of the pages that were written later into the image, as a
 // kernel may that was interrupted. A head slot is written whole, and only after
 // its group.
@@ -386,7 +387,7 @@ func newExaminer(t *testing.T) *examiner {
 	t.Helper()
 	x := &examiner{store.Open, &town.Net{}, small}
 	x.o.Key = key
-	s := open(t, filepath.Join(ramDir(t), "peer"), x.o)
+	s := open(t, filepath.Join(town.RAM(t), "peer"), x.o)
 	if _, _, err := run(t, s, 0, 100); err != nil {
 		t.Fatal(err)
 	}
@@ -542,7 +543,7 @@ func (c *tally) of(outcome string) (n int) {
 
 // each runs f over the list on all processors, with a directory of its own.
 func each(t *testing.T, list []trial, f func(dir string, x trial)) {
-	root, work := ramDir(t), make(chan int)
+	root, work := town.RAM(t), make(chan int)
 	var wg sync.WaitGroup
 	for range 2 * runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
@@ -623,7 +624,9 @@ func (x *examiner) control(t *testing.T, dir string, tr trial) bool {
 // TestABrokenRecoveryIsNoticed runs the same images through stores whose
 // recovery lacks something: each must fail.
 func TestABrokenRecoveryIsNoticed(t *testing.T) {
-	films, hard := [][]shot{film(t, false)}, slices.DeleteFunc(slices.Clone(harms), func(h harm) bool { return h.mild })
+	films := [][]shot{film(t, false)}
+	hard := slices.DeleteFunc(slices.Clone(harms), func(h harm) bool { return h.mild })
+	hard = append(hard, harm{"both tails lost", false, bothTails})
 	for how := range store.Broken {
 		t.Run(how, func(t *testing.T) {
 			x := newExaminer(t)

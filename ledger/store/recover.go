@@ -447,34 +447,49 @@ func (r *recovery) mendJournal() error {
 	return r.fillJournal(agreed)
 }
 
+// errDiffers ends a walk over entries that are not those of the journal.
+var errDiffers = errors.New("journal and database differ")
+
 // agreement walks the journal beside Badger: ok is false if it has a gap or says
 // something else, agreed is the size that it reaches.
 func (r *recovery) agreement() (agreed uint64, ok bool, err error) {
 	if len(r.places) == 0 {
 		return 0, r.edge.Size() == 0, nil
 	}
+	for i, p := range r.places {
+		if p.next > r.edge.Size() || i > 0 && p.first != r.places[i-1].next {
+			return 0, false, nil
+		}
+	}
 	edge, err := r.edgeOf(r.places[0].first)
 	if err != nil {
 		return 0, false, err
 	}
-	for _, p := range r.places {
-		rec, err := r.journal.read(p)
-		if err != nil || rec.first != edge.Size() || rec.next() > r.edge.Size() {
-			return 0, false, nil
+	rec, left := new(record), r.places
+	err = r.Entries(edge.Size(), left[len(left)-1].next, func(at uint64, raw []byte) error {
+		if at == left[0].first {
+			var unread error
+			if rec, unread = r.journal.read(left[0]); unread != nil {
+				return errDiffers
+			}
 		}
-		same := true
-		err = r.Entries(rec.first, rec.next(), func(at uint64, raw []byte) error {
-			same = same && bytes.Equal(raw, rec.entries[at-rec.first])
+		if !bytes.Equal(raw, rec.entries[at-rec.first]) {
+			return errDiffers
+		}
+		edge.Append(ledger.LeafHash(raw), func(tile.Tile, []byte) {})
+		if at+1 < rec.next() {
 			return nil
-		})
-		if err != nil {
-			return 0, false, err
 		}
-		if _, root := r.regrow(edge, rec); !same || root != rec.root {
-			return 0, false, nil
+		left = left[1:]
+		if edge.Root() != rec.root {
+			return errDiffers
 		}
+		return nil
+	})
+	if errors.Is(err, errDiffers) {
+		return 0, false, nil
 	}
-	return edge.Size(), true, nil
+	return edge.Size(), err == nil, err
 }
 
 // journalStart is the entry from which a new journal must hold the log.

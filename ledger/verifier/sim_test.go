@@ -220,7 +220,7 @@ func (s *simTown) convictions() (n int) {
 func TestG4AForkIsEvidenceWithinTwoCheckpoints(t *testing.T) {
 	seeds := uint64(1)
 	if *long {
-		seeds = 100
+		seeds = 40
 	}
 	for kind := range faults {
 		for seed := range seeds {

@@ -24,14 +24,14 @@ import (
 // fakeLog is a log that a test shapes as it likes: it serves tiles of any
 // entries and signs any checkpoint.
 type fakeLog struct {
-	t       *testing.T
+	t       testing.TB
 	town    *town.Town
 	entries [][]byte
 	hashes  *tile.Hashes
 	served  []byte // GET /checkpoint
 }
 
-func newLog(t *testing.T, tw *town.Town, entries [][]byte) *fakeLog {
+func newLog(t testing.TB, tw *town.Town, entries [][]byte) *fakeLog {
 	t.Helper()
 	l := &fakeLog{t: t, town: tw, entries: entries, hashes: new(tile.Hashes)}
 	for _, raw := range entries {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"gridveil/ledger"
 	"gridveil/ledger/store"
@@ -17,6 +18,8 @@ const (
 	maxQueue      = 4096 // entries of one submitter that wait
 	maxSubmitters = 4096 // four times the parties a log may have
 	minQuota      = 16   // entries per group for whoever sends bad signatures
+	suspectShare  = 20   // one of so many parts of the time may go into checking a suspect
+	maxRest       = time.Second
 )
 
 // Result answers one submitted entry.
@@ -57,7 +60,8 @@ func (b *batch) answer(pos int, r Result) {
 type queue struct {
 	name  string
 	jobs  []*job
-	quota int // entries it may have in one group
+	quota int       // entries it may have in one group; below MaxGroup it is a suspect
+	rest  time.Time // a suspect has no turn before
 }
 
 // intake holds the queues of all submitters: one who floods or sends bad
@@ -187,23 +191,33 @@ func (in *intake) open(name string) *queue {
 // and limit bytes, by turns from the submitters, one list for each.
 func (in *intake) gather(ctx context.Context, limit int) ([][]*job, error) {
 	for {
-		if g := in.collect(limit); len(g) > 0 {
+		g, rested := in.collect(limit, time.Now())
+		if len(g) > 0 {
 			return g, nil
 		}
 		select {
 		case <-in.wake:
+		case <-rested:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
 }
 
-func (in *intake) collect(limit int) (group [][]*job) {
+// collect takes what is there. If only suspects wait that had their share of the
+// time, rested tells when the next one has its turn.
+func (in *intake) collect(limit int, now time.Time) (group [][]*job, rested <-chan time.Time) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	room := store.MaxGroup
+	room, pause := store.MaxGroup, time.Duration(-1)
 	for n := len(in.turn); n > 0 && room > 0; n-- {
 		q := in.turn[0]
+		if d := q.rest.Sub(now); d > 0 {
+			if in.turn = append(in.turn[1:], q); pause < 0 || d < pause {
+				pause = d
+			}
+			continue
+		}
 		taken := 0
 		for taken < min(len(q.jobs), q.quota, room) {
 			size := 2 + len(q.jobs[taken].Item.Bytes())
@@ -227,12 +241,25 @@ func (in *intake) collect(limit int) (group [][]*job) {
 			delete(in.queues, q.name) // nothing to remember of it
 		}
 	}
-	return group
+	if len(group) == 0 && pause > 0 {
+		rested = time.After(pause)
+	}
+	return group, rested
+}
+
+// suspect reports whether the sender of a batch is held back.
+func (in *intake) suspect(list []*job) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	q := in.queues[list[0].queue.name]
+	return q != nil && q.quota < store.MaxGroup
 }
 
 // judge cuts the share of a submitter whose batch had bad signatures to the least
-// and doubles it with each batch that has none.
-func (in *intake) judge(list []*job) {
+// and doubles it with each batch that has none. Until it is whole again the
+// submitter rests so long that its checks, the last of which took so long, are a
+// small part of the time.
+func (in *intake) judge(list []*job, took time.Duration) {
 	bad := slices.ContainsFunc(list, func(j *job) bool { return errors.Is(j.Err, ledger.ErrSignature) })
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -240,12 +267,15 @@ func (in *intake) judge(list []*job) {
 	if now := in.queues[q.name]; now != nil {
 		q = now // forgotten and made anew meanwhile
 	}
-	if !bad {
+	if bad {
+		q.quota = minQuota
+		in.queues[q.name] = q
+	} else {
 		q.quota = min(store.MaxGroup, q.quota*2)
-		return
 	}
-	q.quota = minQuota
-	in.queues[q.name] = q
+	if q.quota < store.MaxGroup {
+		q.rest = time.Now().Add(min(suspectShare*took, maxRest))
+	}
 }
 
 // slowed lists the submitters that are held back.

@@ -34,7 +34,7 @@ func (c *Clock) After(d time.Duration) <-chan time.Time {
 	return ch
 }
 
-// Jump sets the clock forward. Waits that have begun keep their length.
+// Jump sets the clock forward, or back if d is negative. Waits that have begun keep their length.
 func (c *Clock) Jump(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

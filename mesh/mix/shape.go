@@ -11,6 +11,11 @@ import (
 // ReturnShare is the share of a leaf's slots that bring a packet back.
 const ReturnShare = 0.7
 
+// muchOwed is when a line is paid in the place of one that is owed less.
+const muchOwed = 3
+
+const relaysOfLoop = 3
+
 // maxOwed bounds what one link may owe or be owed; a link that is down for long gathers no more.
 const maxOwed = 64
 
@@ -66,8 +71,18 @@ func (s *Shape) Sent(drawn Pattern, first packet.NodeKey) {
 	owe(&s.back, drawn.Back, 1)
 }
 
+// AnswerHold is the mean hold at a relay for the i-th packet of an answer, from 0:
+// later ones are held for longer, so that an answer does not come back in a burst.
+func AnswerHold(hop time.Duration, i int) time.Duration { return hop + hop*time.Duration(i)/4 }
+
+// CoverLead is how long before a packet of an answer of n arrives cover begins to
+// leave room for it: a loop's way, and half of the time that n packets take up.
+func CoverLead(hop, slot time.Duration, n int) time.Duration {
+	return relaysOfLoop*hop + time.Duration(float64(n-1)*float64(slot)/(2*ReturnShare))
+}
+
 // Answer notes that a packet of an answer will come back by last. at is when cover
-// should begin to leave room for it: a loop's way before its arrival.
+// should begin to leave room for it: CoverLead before its arrival.
 func (s *Shape) Answer(last packet.NodeKey, at time.Time) {
 	if len(s.answers) < packet.MaxOpenReplies {
 		s.answers = append(s.answers, answerDue{at, last})
@@ -88,15 +103,32 @@ func (s *Shape) Cover(drawn Pattern, firsts []packet.NodeKey, backs func(first p
 	if s.first[p.First] < 0 {
 		p.First = s.creditor(s.first, firsts, p.First)
 	}
-	allowed := backs(p.First)
-	if p.Back == (packet.NodeKey{}) || s.back[p.Back] < 0 || !slices.Contains(allowed, p.Back) {
-		p.Back = s.creditor(s.back, allowed, packet.NodeKey{})
-	}
+	p.Back = s.coverBack(p.Back, backs(p.First))
 	owe(&s.first, drawn.First, 1)
 	owe(&s.first, p.First, -1)
 	owe(&s.back, drawn.Back, 1)
 	owe(&s.back, p.Back, -1)
 	return p
+}
+
+// coverBack gives the relay that a cover packet comes back by, of those that are allowed, where drawn was drawn. How many
+// packets come back is evened out before it is by which line: a burst on one shows as one on all.
+func (s *Shape) coverBack(drawn packet.NodeKey, allowed []packet.NodeKey) packet.NodeKey {
+	total := 0
+	for _, owed := range s.back {
+		total += owed
+	}
+	var none packet.NodeKey
+	switch {
+	case drawn == none && total <= 0, drawn != none && total < 0:
+		return none
+	case !slices.Contains(allowed, drawn):
+		return s.creditor(s.back, allowed, none)
+	}
+	if best := s.creditor(s.back, allowed, drawn); s.back[drawn] < 0 || s.back[best] >= muchOwed {
+		return best
+	}
+	return drawn
 }
 
 // creditor gives the one of nodes that is owed most, or otherwise.

@@ -20,6 +20,15 @@ const (
 	flagFill    = 2 // use every reply block, so that the number of packets says nothing
 )
 
+// A try that arrives when the recipient has forgotten its answer would be handled again. So none is made later than
+// lastRetry after the first, which leaves a packet of class meter its way (P99 6.8 min), nor after retryLags of Lag on a
+// fast clock; recipients there remember for answerLags more.
+const (
+	lastRetry  = packet.AnswerLife - 7*time.Minute
+	retryLags  = 3
+	answerLags = 4
+)
+
 // answer statuses: the first byte of an answer.
 const (
 	answerOK      = 0
@@ -120,7 +129,12 @@ func (o *Onion) call(ctx context.Context, to Recipient, c mesh.Class, s mesh.Ser
 func (o *Onion) tryAll(ctx context.Context, to Recipient, c mesh.Class, timing mix.Timing, cl *call, s mesh.Service, flags uint8, body []byte) ([]byte, error) {
 	var tries []*try
 	defer func() { o.forget(tries) }()
+	began := o.clock.Now()
 	for n := range timing.Tries {
+		if n > 0 && o.clock.Now().Sub(began) > lastRetry+retryLags*o.h.Lag() {
+			o.bump(func(s *Stats) { s.Unacked++ })
+			return nil, fmt.Errorf("%w: no answer in %v, after which a try could be done twice", mesh.ErrUnacked, lastRetry)
+		}
 		t, departs, err := o.send(to, c, timing, cl, s, flags, body)
 		if err != nil {
 			if n > 0 && !errors.Is(err, mesh.ErrTooLarge) {
@@ -303,12 +317,16 @@ func (o *Onion) seal(to Recipient, t *try, q *packet.Request) ([][]byte, error) 
 func (o *Onion) replyBlocks(to Recipient, timing mix.Timing, cl *call, n int, arrival time.Time) (*try, []packet.ReplyBlock, error) {
 	t := &try{call: cl}
 	var blocks []packet.ReplyBlock
-	for range n {
+	for i := range n {
 		var id packet.ReplyID
 		if _, err := io.ReadFull(o.rnd, id[:]); err != nil {
 			return t, nil, fmt.Errorf("draw reply id: %w", err)
 		}
-		r, err := o.wayBack(to, timing, arrival.Add(answerSpare))
+		way := timing
+		if timing.Slots {
+			way.HopMean = mix.AnswerHold(timing.HopMean, i)
+		}
+		r, err := o.wayBack(to, way, arrival.Add(answerSpare))
 		if err != nil {
 			o.forget([]*try{t})
 			return t, nil, err
@@ -331,18 +349,18 @@ func (o *Onion) replyBlocks(to Recipient, timing mix.Timing, cl *call, n int, ar
 		}
 		blocks = append(blocks, *b)
 		if timing.Slots {
-			o.expect(r, timing)
+			o.expect(r, timing, n)
 		}
 	}
 	return t, blocks, nil
 }
 
-// expect lets cover leave room for a packet of an answer.
-func (o *Onion) expect(r *route.Route, timing mix.Timing) {
+// expect lets cover leave room for a packet of an answer of n.
+func (o *Onion) expect(r *route.Route, timing mix.Timing, n int) {
 	relays := r.Relays()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.shape.Answer(relays[len(relays)-1], r.Arrival.Add(-time.Duration(len(relays))*timing.HopMean))
+	o.shape.Answer(relays[len(relays)-1], r.Arrival.Add(-mix.CoverLead(timing.HopMean, o.slotMean, n)))
 }
 
 func (o *Onion) wayBack(to Recipient, timing mix.Timing, depart time.Time) (*route.Route, error) {

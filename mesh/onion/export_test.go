@@ -39,3 +39,59 @@ func (o *Onion) CallBelowFloor(ctx context.Context, to Recipient, s mesh.Service
 	_, _ = o.rnd.Read(cl.id[:]) // crypto/rand never fails
 	return o.tryAll(ctx, to, mesh.Meter, mix.ClassMeter.Timing(o.h.Bundle().Policy), cl, s, 0, body)
 }
+
+// Limits of an onion.
+const (
+	MaxCalls      = maxCalls
+	MaxWaiting    = maxWaiting
+	MaxHandlers   = maxHandlers
+	MaxAnswerSize = maxAnswerSize
+	MaxNeighbours = maxNeighbours
+	SendQueue     = sendQueue
+)
+
+// Full makes a leaf behave as with so many calls open, reply blocks out and packets waiting for slots.
+func (o *Onion) Full(calls, replies, waiting int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.calls = calls
+	clear(o.replies)
+	for i := range replies {
+		o.replies[packet.ReplyID{1, byte(i), byte(i >> 8)}] = &openReply{try: &try{}, until: o.clock.Now().Add(packet.AnswerLife)}
+	}
+	o.slots.drawn = nil
+	for range waiting {
+		o.slots.drawn = append(o.slots.drawn, slot{at: o.clock.Now().Add(packet.AnswerLife), job: &job{}})
+	}
+}
+
+// PlanMeter plans packets of class meter to a recipient, as a call does.
+func (o *Onion) PlanMeter(to Recipient, count int) error {
+	_, err := o.plan(to, mesh.Meter, mix.ClassMeter.Timing(o.h.Bundle().Policy), count)
+	return err
+}
+
+// Busy takes up n of the slots for handlers and gives a function that frees them.
+func (o *Onion) Busy(n int) (free func()) {
+	for range n {
+		o.handling <- struct{}{}
+	}
+	return func() {
+		for range n {
+			<-o.handling
+		}
+	}
+}
+
+// Crowd makes o have n neighbours that it sends to, whose writers are stuck.
+func (o *Onion) Crowd(n int) {
+	o.out.mu.Lock()
+	defer o.out.mu.Unlock()
+	clear(o.out.to)
+	for i := range n {
+		o.out.to[packet.NodeKey{0xff, byte(i), byte(i >> 8)}] = &neighbour{queue: make(chan *packet.Packet, sendQueue)}
+	}
+}
+
+// Push hands a packet to the neighbour with a key.
+func (o *Onion) Push(to packet.NodeKey) bool { return o.out.send(to, new(packet.Packet)) }

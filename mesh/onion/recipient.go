@@ -54,6 +54,7 @@ func (rc *receiver) request(ctx context.Context, wg *sync.WaitGroup, sealed []by
 		return
 	}
 	rc.mu.Lock()
+	rc.Lag = answerLags * o.h.Lag()
 	fresh, body, done := rc.Begin(q.ID, now)
 	rc.mu.Unlock()
 	switch {

@@ -21,10 +21,11 @@ type job struct {
 	flag   packet.Flag
 	hop    time.Duration // mean hold at a relay
 	depart time.Time
-	route  *route.Route // chosen ahead, so that the time of arrival is known
-	user   []byte       // nil until sealed
-	ready  bool         // sealed; before that its slot sends a loop
-	gone   bool         // cancelled; its slot sends a loop
+	route  *route.Route   // chosen ahead, so that the time of arrival is known
+	drawn  packet.NodeKey // the guard that chance chose; the rules may have asked for another
+	user   []byte         // nil until sealed
+	ready  bool           // sealed; before that its slot sends a loop
+	gone   bool           // cancelled; its slot sends a loop
 }
 
 // schedule holds the slots that are drawn, each with the job that goes in it or nil for a loop. Jobs take slots that
@@ -145,6 +146,9 @@ func (o *Onion) wayTo(j *job) (*route.Route, error) {
 	guards, err := o.guards.Usable(o.usable, o.rnd)
 	if err != nil {
 		return nil, err
+	}
+	if len(guards) > 0 {
+		j.drawn = guards[0]
 	}
 	return o.chooser(j.hop).To(packet.NodeKey(j.to), guards, j.depart, o.rnd)
 }
@@ -332,13 +336,12 @@ func (o *Onion) sessionCover(to Recipient, timing mix.Timing, have int) []*job {
 func (o *Onion) tookSlot(j *job) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	guards, err := o.guards.Usable(o.usable, o.rnd)
+	drawn, err := o.shape.Draw([]packet.NodeKey{j.drawn}, o.loopEnds(), o.rnd)
 	if err != nil {
-		return // the slot's loop will fail for the same reason, and say so
+		o.log.Error("no randomness", "err", err)
+		return
 	}
-	if drawn, err := o.shape.Draw(guards, o.loopEnds(), o.rnd); err == nil {
-		o.shape.Sent(drawn, j.route.First())
-	}
+	o.shape.Sent(drawn, j.route.First())
 }
 
 // loopEnds gives the relays that a loop over a guard may come back by; o.mu is held while it is used.

@@ -286,6 +286,18 @@ func TestARetryIsAnsweredOnce(t *testing.T) {
 	}
 }
 
+func TestAnswersAreRememberedLongerOnAFastClock(t *testing.T) {
+	now := time.UnixMilli(1_700_000_000_000)
+	a := Answers{Lag: time.Hour}
+	a.Begin([16]byte{1}, now)
+	if fresh, _, _ := a.Begin([16]byte{1}, now.Add(AnswerLife+time.Hour-1)); fresh {
+		t.Error("a request is forgotten before its time")
+	}
+	if fresh, _, _ := a.Begin([16]byte{1}, now.Add(AnswerLife+time.Hour)); !fresh {
+		t.Error("a request is remembered beyond its time")
+	}
+}
+
 func TestTheAnswerCacheDropsTheOldestFirst(t *testing.T) {
 	now := time.UnixMilli(1_700_000_000_000)
 	var a Answers

@@ -63,10 +63,10 @@ type Aggregator struct {
 	wake      chan struct{} // the settlement loop has something to do
 	started   time.Time
 
+	clerk *party.Clerk
+
 	outside atomic.Pointer[string] // where the log is served to everybody
 	mirrors mirrors
-
-	exporting sync.Mutex // held while an export folder is written
 
 	bookMu sync.RWMutex
 	w      *writer.Writer // nil until the ledger is open
@@ -98,6 +98,7 @@ func New(env *role.Env) (*Aggregator, error) {
 	a := &Aggregator{env: env, entry: entry, origin: ask.LedgerOrigin(env.ID.Bundle.Network, env.Host.Self().Operator),
 		fees:      ev.FeeSheet{Currency: ask.Currency, PerKWhIn: env.Config.Aggregator.FeePerKWh, PerKWhOut: env.Config.Aggregator.FeePerKWh},
 		transport: party.Transport(env.Host), wake: make(chan struct{}, 1), started: env.Clock.Now(), overdue: map[ledger.PartyID]time.Time{}, months: map[uint64]ask.Month{}, revocations: map[[16]byte]*pseudo.Revocation{}}
+	a.clerk = a.newClerk()
 	if a.mints, err = openMints(env); err != nil {
 		return nil, err
 	}

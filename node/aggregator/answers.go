@@ -206,5 +206,5 @@ func (a *Aggregator) commands() {
 	})
 	c.Handle("bids", func(context.Context, json.RawMessage) (any, error) { return a.Bids() })
 	c.Handle("flexibility", func(context.Context, json.RawMessage) (any, error) { return a.Events() })
-	c.Handle("export", func(context.Context, json.RawMessage) (any, error) { return a.Export("") })
+	a.clerk.Commands(c)
 }

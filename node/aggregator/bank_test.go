@@ -118,4 +118,24 @@ func TestBankStatementsEndWhatIsDue(t *testing.T) {
 		}
 		return len(files) > 1
 	})
+
+	k := payee.Clerk()
+	if st := must(k.Status()); !st.Sound() || st.Name != "northgrid" || st.Final == 0 || st.Due == "" {
+		t.Errorf("status of a follower: %+v", st)
+	}
+	if r := must(k.Verify()); r.Kinds["paid"] != 1 || len(r.Cosigners) == 0 {
+		t.Errorf("a follower's replay: %+v", r)
+	}
+	if st := must(k.Statement("southpower", 1, "EUR")); len(st.Lines) == 0 || !st.Closed {
+		t.Errorf("a follower's statement: %+v", st)
+	}
+	proof := must(k.Prove(0))
+	if _, err := proof.Verify(must(s.operators("utility-a").Policy()), ledger.LeafHash(must(payee.Entry(0)))); err != nil {
+		t.Errorf("a follower's proof: %v", err)
+	}
+	dir := filepath.Join(t.TempDir(), "backup")
+	head := must(k.Backup(dir))
+	if got, err := export.CheckBackup(dir, nil); err != nil || got != head || got.Size == 0 {
+		t.Errorf("a follower's backup: %+v, %v", got, err)
+	}
 }

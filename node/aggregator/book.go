@@ -18,6 +18,7 @@ import (
 	"gridveil/ledger/verifier"
 	"gridveil/ledger/writer"
 	"gridveil/mesh"
+	"gridveil/mesh/gossip"
 	"gridveil/mesh/member"
 	"gridveil/node/clock"
 	"gridveil/node/keys"
@@ -31,6 +32,8 @@ import (
 const (
 	lookPeriod   = 5 * time.Second  // for operators that are still missing
 	policyPeriod = time.Minute      // for new cosigners
+	tellEvery    = 10 * time.Second // between two checkpoints that everybody hears of
+	tellAgain    = 12 * time.Hour   // of one that stays the newest: its register lives a day
 	patience     = 10 * time.Minute // for founders that do not come
 	fastSign     = time.Minute      // between checkpoints on an accelerated clock: each costs every cosigner a disk write
 	ownLimit     = 1_000_000_000_000
@@ -273,6 +276,7 @@ func (a *Aggregator) serveBook(ctx context.Context, policy *ledger.Policy) (next
 	g.Go(func() error { return a.work(gctx, w) })
 	g.Go(func() error { return a.watchFinal(gctx, w) })
 	g.Go(func() error { return a.watchEntries(gctx, w) })
+	g.Go(func() error { return a.tellFinal(gctx, w) })
 	g.Go(func() error { return a.exports(gctx) })
 	g.Go(func() error {
 		next = a.watchPolicy(gctx, policy)
@@ -358,6 +362,27 @@ func (a *Aggregator) watchFinal(ctx context.Context, w *writer.Writer) error {
 		}
 		a.nudge()
 	}
+}
+
+// tellFinal publishes each final checkpoint, at most one in tellEvery, so that
+// every node would notice another history.
+func (a *Aggregator) tellFinal(ctx context.Context, w *writer.Writer) error {
+	var told uint64
+	var at time.Time
+	for ctx.Err() == nil {
+		now := a.env.Clock.Now()
+		c, note := w.Final()
+		if c.Size > told || c.Size > 0 && now.Sub(at) >= tellAgain {
+			err := a.env.Host.Publish(gossip.KindCheckpoint, gossip.OriginKey(a.origin), note, now.Add(gossip.KindCheckpoint.MaxLife(0)))
+			if err == nil {
+				told, at = c.Size, now
+			} else if ctx.Err() == nil {
+				a.env.Log.Debug("checkpoint not published", "err", err) // the next one is
+			}
+		}
+		a.pause(ctx, max(tellEvery, a.env.Host.Lag()), nil)
+	}
+	return nil
 }
 
 // found enters the first entry once the founders are here: parties are numbered

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,10 +67,15 @@ func TestWholeDayHoldsAndTellsNobodyWho(t *testing.T) {
 		t.Errorf("invariants that do not hold: %v", broken)
 	}
 	known = append(known, marksOfSessions(t, s, net)...)
+	loads, wh := marksOfLoads(t, s)
+	known = append(known, loads...)
 	for _, who := range slices.Sorted(maps.Keys(mayKnow)) {
 		t.Run(who, func(t *testing.T) { checkView(t, s, who, known) })
 	}
-	t.Run("logs", func(t *testing.T) { wantNoneOf(t, names, book.text()) })
+	t.Run("logs", func(t *testing.T) {
+		wantNoneOf(t, names, book.text())
+		wantNoneOf(t, wh, book.text())
+	})
 	t.Run("export", func(t *testing.T) {
 		v := new(view)
 		v.files(t, filepath.Join(s.Dir, "export"))
@@ -103,6 +110,7 @@ const (
 	kindSession  = "session's name"
 	kindHostKey  = "session key of the host"
 	kindSpk      = "session key of the driver"
+	kindLoad     = "true load"
 )
 
 // mayKnow says of whom a party may know what; everything else it must not hold.
@@ -137,7 +145,7 @@ func (m mark) driver() bool { return strings.HasPrefix(m.of, "driver-") }
 
 // metered says whether a mark is of a home as a customer of its utility.
 func (m mark) metered() bool {
-	return strings.HasPrefix(m.of, "home-") && m.kind != kindSession && m.kind != kindHostKey && m.kind != kindMeter
+	return strings.HasPrefix(m.of, "home-") && m.kind != kindSession && m.kind != kindHostKey && m.kind != kindMeter && m.kind != kindLoad
 }
 
 func checkView(t *testing.T, s *Scene, who string, known marks) {
@@ -225,6 +233,31 @@ func marksOfSessions(t *testing.T, s *Scene, net [8]byte) (out marks) {
 		t.Fatalf("%d marks of sessions: fewer than sessions there were", len(out))
 	}
 	return out
+}
+
+// marksOfLoads reads what masks remember of the true load of their homes: half an
+// hour of it each, and every five minutes as text. Nodes must be stopped.
+func marksOfLoads(t *testing.T, s *Scene) (out marks, text map[string]string) {
+	text = map[string]string{}
+	prefix := store.SpaceBattery.Key([]byte("demand/"))
+	const entry = 6 // minute u16, Wh float32
+	for _, m := range s.Of(member.RoleGateway) {
+		each(t, m.Dir, func(key, value []byte) {
+			if !bytes.HasPrefix(key, prefix) || len(value) < 6*entry {
+				return
+			}
+			out = append(out, mark{kind: kindLoad, of: m.Name, value: bytes.Clone(value[:6*entry])})
+			for i := 0; i+entry <= len(value); i += entry {
+				if wh := math.Float32frombits(binary.BigEndian.Uint32(value[i+2:])); wh > 1 {
+					text[fmt.Sprintf("load of %s, block %d", m.Name, i/entry)] = fmt.Sprintf("%.5f", wh)
+				}
+			}
+		})
+	}
+	if len(out) == 0 {
+		t.Fatal("no mask remembers anything: the scan is blind")
+	}
+	return out, text
 }
 
 // disputedAt says whether a session is the first of the day's plan, which the

@@ -24,6 +24,7 @@ import (
 	"gridveil/node/role"
 	"gridveil/node/store"
 	"gridveil/node/utility"
+	"gridveil/node/vee"
 )
 
 // taken are the readings that a home stored before an instant.
@@ -59,7 +60,8 @@ func (st *street) missing(m *Member, before time.Time) (out []string) {
 				st.t.Errorf("%s: slot %v twice", m.Name, time.UnixMilli(r.Slot).UTC())
 			}
 			held[s] = r.Register
-			if r.Quality == model.QualityQuestionable {
+			// A generated home may draw more than its connection carries for a minute; that says nothing of the way here.
+			if r.Quality == model.QualityQuestionable && r.Flags&^uint32(vee.OverLimit) != 0 {
 				st.t.Errorf("%s at %v: flags %#x", m.Name, time.UnixMilli(r.Slot).UTC(), r.Flags)
 			}
 		}
@@ -133,6 +135,40 @@ func TestRestartsLoseAndDoubleNothing(t *testing.T) {
 	st.restart("headend")
 	st.start("utility-a")
 	st.settled(Start.Add(5 * time.Hour))
+	wantNoNames(t, st.Scene, st.log.text())
+}
+
+// TestParentsThatDieEveryTenMinutesLoseAndDoubleNothing: homes that report each minute have one of their substations
+// taken away every ten minutes, which comes back with the reports that it holds when others have long overtaken it. By
+// default for an hour; with -long for a day.
+func TestParentsThatDieEveryTenMinutesLoseAndDoubleNothing(t *testing.T) {
+	rounds := 6
+	if *long {
+		rounds = 24 * 6
+	}
+	st := newStreet(t, 6, 600, func(st *street) {
+		st.Members = slices.DeleteFunc(st.Members, func(m *Member) bool { return m.Role == member.RoleGateway && m.Name > "home-2" })
+	})
+	for _, m := range st.Of(member.RoleGateway) {
+		if _, err := st.u.Open(utility.NewContract{Gateway: m.Node().Host.Self().Key, Read: time.Minute, Report: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	parents := []string{"ssn-elm", "ssn-oak", "ssn-mill"}
+	begin := st.Clock.Now()
+	down := ""
+	for i := range rounds {
+		if down != "" {
+			st.start(down)
+		}
+		down = parents[i%len(parents)]
+		st.stop(down)
+		st.reached(begin.Add(time.Duration(i+1) * 10 * time.Minute))
+	}
+	st.start(down)
+	count := st.Get("headend").Node().Role.(*headend.Headend).Counters()
+	t.Logf("%d reports at the head-end from %d homes in %v", count.Reports, len(st.Of(member.RoleGateway)), st.Clock.Now().Sub(begin).Round(time.Minute))
+	st.settled(begin.Add(time.Duration(rounds) * 10 * time.Minute))
 	wantNoNames(t, st.Scene, st.log.text())
 }
 

@@ -38,7 +38,7 @@ func NewSite(s *Scene, st *Story) *Site { return &Site{scene: s, story: st, plot
 // Meta is the same on every page.
 func (s *Site) Meta(context.Context) web.Meta {
 	m := web.Meta{Title: "Elm Street neighbourhood", Role: "demo", Now: s.scene.Clock.Now(), Speed: s.scene.Speed,
-		Banners: []web.Banner{{Short: "Demonstration with simulated hardware", Text: "Meters, wallboxes, batteries and roofs are models. Nodes, stores, signatures and the network between them are real. You see every party at once; no party does."}}}
+		Banners: []web.Banner{{Short: "Demonstration with simulated hardware", Text: "Meters, wallboxes, batteries, roofs and the operators' bank are models. Nodes, stores, signatures and the network between them are real. You see every party at once; no party does."}}}
 	if s.scene.Lab {
 		m.Banners = append(m.Banners, web.Banner{Short: "Class lab: too few homes to hide among", Text: fmt.Sprintf("With %d homes, fewer than %d, packets travel without delay and cover. Start with --homes %d or more for the real classes.", s.scene.Homes, floorHomes, floorHomes)})
 	}
@@ -174,6 +174,33 @@ func (s *Site) Left(_ context.Context, id string) (web.Left, bool) {
 	return site.Left(refOf(m), g, now, names, site.Stays(s.houseOf(m))), true
 }
 
+// Mask is how well a home's battery hides its load, as that home's own page has it.
+func (s *Site) Mask(_ context.Context, id string) (web.Mask, bool) {
+	m, g, ok := s.home(id)
+	if !ok || g == nil {
+		return web.Mask{}, ok
+	}
+	return site.MaskPage(s.houseOf(m), g, s.scene.Clock.Now()), true
+}
+
+// OrderBattery takes a command as a home's owner would give it.
+func (s *Site) OrderBattery(_ context.Context, id string, o web.BatteryOrder) error {
+	_, g, ok := s.home(id)
+	if !ok || g == nil {
+		return errors.New("This home is offline. Try again when it runs.")
+	}
+	return site.OrderBattery(g, s.scene.Clock.Now(), o)
+}
+
+// TurnDial chooses cost against privacy as a home's owner would.
+func (s *Site) TurnDial(_ context.Context, id string, stop int) error {
+	_, g, ok := s.home(id)
+	if !ok || g == nil {
+		return errors.New("This home is offline. Try again when it runs.")
+	}
+	return g.SetDial(stop)
+}
+
 // Alarms are what reached the utility of the homes, with the homes' names.
 func (s *Site) Alarms(context.Context) (out []web.AlarmRow) {
 	u, ok := roleOf[*utility.Utility](s.scene.Get("utility-a"))
@@ -222,6 +249,47 @@ func (s *Site) Proof(_ context.Context, w io.Writer, index uint64) error {
 		return errNoProof
 	}
 	return site.WriteProof(w, a, index)
+}
+
+// Find finds an entry by its leaf hash.
+func (s *Site) Find(_ context.Context, leaf string) (uint64, bool) {
+	b, ok := s.book()
+	if !ok {
+		return 0, false
+	}
+	return site.FindLeaf(b, leaf)
+}
+
+// Money is what operators owe each other, paid by the simulated bank.
+func (s *Site) Money(context.Context) web.Money {
+	var v web.Money
+	if a, ok := roleOf[*aggregator.Aggregator](s.scene.Get("evagg")); ok {
+		v = site.MoneyPage(a, 0)
+		site.AddFiles(&v, a)
+	} else if u, ok := roleOf[*utility.Utility](s.scene.Get("utility-a")); ok {
+		v = site.MoneyPage(u.Party(), 0)
+	}
+	v.Simulated = true
+	return v
+}
+
+// PaymentFile reads a payment file.
+func (s *Site) PaymentFile(_ context.Context, name string) ([]byte, bool) {
+	a, ok := roleOf[*aggregator.Aggregator](s.scene.Get("evagg"))
+	if !ok {
+		return nil, false
+	}
+	return site.PaymentFile(a, name)
+}
+
+// Disputes are the cases of the ledger, as the utility of the drivers sees them.
+func (s *Site) Disputes(context.Context) web.Disputes {
+	u, ok := roleOf[*utility.Utility](s.scene.Get("utility-b"))
+	if !ok {
+		return web.Disputes{}
+	}
+	list, err := u.Party().CaseViews()
+	return site.CasesPage(u.Party(), list, err)
 }
 
 // Live gives everything that moves.

@@ -31,7 +31,7 @@ type Registrar struct {
 	clock clock.Clock
 	rnd   io.Reader
 	log   *slog.Logger
-	raise func() // a code was misused: alarm kind 6
+	raise func() // a code was misused: see Misuse
 
 	mu  sync.Mutex
 	reg *member.Registrar
@@ -122,6 +122,10 @@ func (r *Registrar) Enrol(_ context.Context, q member.Request, ch member.Channel
 		}
 	}
 	if d.Raise {
+		if err := r.misused(d.Save == nil); err != nil { // what kills a code changes it, what tries a used one does not
+			return member.Answer{}, fmt.Errorf("keep misuse: %w", err)
+		}
+		r.log.Warn("enrolment code misused", "used", d.Save == nil)
 		r.raise()
 	}
 	if d.Refusal != member.RefusedNot {

@@ -22,6 +22,7 @@ type desk struct {
 	st     *store.Store
 	ca     member.CA
 	bundle *member.Bundle
+	raised int
 }
 
 func (d *desk) Now() time.Time                       { return d.now }
@@ -66,7 +67,7 @@ func openStore(t *testing.T) *store.Store {
 // open makes the registrar anew over the store, as a restart does.
 func (d *desk) open() {
 	d.t.Helper()
-	r, err := New(d.st, &d.ca, func() *member.Bundle { return d.bundle }, "town", d, rand.Reader, slog.New(slog.DiscardHandler), func() {})
+	r, err := New(d.st, &d.ca, func() *member.Bundle { return d.bundle }, "town", d, rand.Reader, slog.New(slog.DiscardHandler), func() { d.raised++ })
 	if err != nil {
 		d.t.Fatal(err)
 	}

@@ -195,7 +195,7 @@ func prepareDemand(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
-	if err := saveLearned(st, midsummer); err != nil {
+	if err := (lesson{Until: midsummer}).save(st); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -19,7 +19,7 @@ func refuseGuests(c *nodecontrol.Server) {
 	if c == nil {
 		return
 	}
-	for _, name := range []string{"guest-link", "sessions", "charge", "stop-charge", "evse-accept", "evse-list", "card-add", "meter-cert"} {
+	for _, name := range []string{"guest-link", "sessions", "month", "charge", "stop-charge", "evse-accept", "evse-list", "card-add", "meter-cert"} {
 		c.Handle(name, func(context.Context, json.RawMessage) (any, error) { return nil, ErrNoWallbox })
 	}
 }
@@ -33,6 +33,7 @@ func refuseGuests(c *nodecontrol.Server) {
 //	evse-list   {}                 -> the wallboxes
 //	card-add    {"token"}          -> {}               an own RFID card
 //	sessions    {}                 -> the list of the Sessions page
+//	month       {"month","signed"} -> the statement of a month
 //	session     {"id"}             -> one of it in full
 //	notes       {}                 -> the purse
 //	notes-now   {}                 -> {}               collect, swap, redeem without delay
@@ -68,6 +69,7 @@ func (h *hosting) handleControl() {
 		}
 		return s, nil
 	})
+	handle(c, "month", func(_ context.Context, in monthAsked) (any, error) { return h.month(in) })
 	handle(c, "notes", func(context.Context, struct{}) (any, error) { return h.purse.Standing(), nil })
 	handle(c, "notes-now", func(context.Context, struct{}) (any, error) { return struct{}{}, h.purse.Hurry() })
 	handle(c, "meter-cert", func(_ context.Context, in struct{ Cert string }) (any, error) { return struct{}{}, h.setCert(in.Cert) })

@@ -142,6 +142,9 @@ func (h *hosting) offerMessage(ctx context.Context, m store.Message, first bool)
 	if h.env.MeshOff() {
 		return nil, mesh.ErrOff // before the journal says that it left
 	}
+	if k.op == ask.Settle && h.env.LedgerForked() {
+		return nil, errForked
+	}
 	if first {
 		if err := h.env.Store.Update(h.leaving(k, m)); err != nil {
 			return nil, err
@@ -149,6 +152,9 @@ func (h *hosting) offerMessage(ctx context.Context, m store.Message, first bool)
 	}
 	return h.ops.Ask(ctx, agg.Key, k.service, k.op, m.Body)
 }
+
+// errForked keeps a record here while the ledger shows two histories.
+var errForked = errors.New("the ledger shows two histories; records wait")
 
 // leaving writes down a message, and the meter's records if they are inside.
 func (h *hosting) leaving(k outKind, m store.Message) func(*store.Tx) error {
@@ -192,8 +198,8 @@ func (h *hosting) land(l landing, f *flight) (over bool) {
 		return false
 	case errors.As(l.err, &no):
 		return h.refused(l.m, k, no.Reason, now)
-	case errors.Is(l.err, mesh.ErrOff) && !errors.Is(l.err, mesh.ErrUnacked):
-		f.tries, f.next = 0, now.Add(h.jitter(k.soon)) // nothing left: it is a first try when the mesh is on again
+	case errors.Is(l.err, errForked), errors.Is(l.err, mesh.ErrOff) && !errors.Is(l.err, mesh.ErrUnacked):
+		f.tries, f.next = 0, now.Add(h.jitter(k.soon)) // nothing left: it is a first try when the mesh is on again, or the ledger one
 		return false
 	case l.err != nil:
 		return false

@@ -19,6 +19,7 @@ import (
 	"gridveil/mesh/route"
 	"gridveil/node/ask"
 	"gridveil/node/config"
+	"gridveil/node/role"
 	"gridveil/node/wallet"
 	"gridveil/node/web"
 	"gridveil/privacy"
@@ -96,7 +97,30 @@ func TestGuestChargesFromRoofGridOrBoth(t *testing.T) {
 			if y, ok := s.w().Session(id); !ok || y.Total != row.Total || len(y.OCMF) < 2 {
 				t.Errorf("the driver sees %+v, the house %+v", y.SessionRow, row)
 			}
+			s.statements(x)
 		})
+	}
+}
+
+// statements compares the month's statements of house and driver with what their
+// pages show of its one session.
+func (s *scene) statements(x web.Session) {
+	s.t.Helper()
+	month := x.End.Local().Format("2006-01")
+	host, err := s.h().month(monthAsked{month, true})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	driver, err := s.w().Month(month, false)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	cents := func(micro int64) string { return fmt.Sprintf("EUR %d.%02d", micro/1_000_000, micro/10_000%100) }
+	if len(host.Sessions) != 1 || cents(host.Paid) != x.Total || float64(host.InMWh)/1e6 != x.KWhIn || len(host.Sessions[0].Readings) != len(x.OCMF) || host.Sessions[0].Readings[0].OCMF != x.OCMF[0].Raw {
+		s.t.Errorf("the house's statement: %+v, its page %+v", host, x.SessionRow)
+	}
+	if len(driver.Sessions) != 1 || driver.Paid != host.Paid || driver.InMWh != host.InMWh || driver.Sessions[0].Readings != nil || driver.Sessions[0].MeterKey != "" {
+		s.t.Errorf("the driver's statement: %+v, the house's %+v", driver, host)
 	}
 }
 
@@ -282,6 +306,35 @@ func TestWhatTheSwitchHeldBackIsPaidOnceItIsOn(t *testing.T) {
 	}
 	s.books(0)
 	off.Store(false)
+	s.ends("paid")
+	s.books(1)
+	s.eventually("receipt in the wallet", func() bool { x, _ := s.w().Session(id); return x.State == "receipted" })
+}
+
+func TestRecordsWaitWhileTheLedgerShowsTwoHistories(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
+	s := newScene(t, sceneOptions{loadW: 500})
+	var asked, settles atomic.Int64
+	s.market.Broken = func(op ask.Op, _ []byte) ([]byte, error, bool) {
+		switch op {
+		case ask.Authorise:
+			asked.Add(1)
+		case ask.Settle:
+			settles.Add(1)
+		}
+		return nil, nil, false
+	}
+	s.home.env.Warn.Raise(role.Warning{Code: role.WarnFork}, s.clock.Now())
+	s.plug(electric())
+	id := s.pay(wallet.Options{Band: 20, WantMWh: 1_000_000, ShowUtility: true})
+	s.ends("signed") // charging goes on
+	until := s.clock.Now().Add(30 * time.Minute)
+	s.eventually("time for some tries", func() bool { return s.clock.Now().After(until) })
+	if asked.Load() == 0 || settles.Load() != 0 || s.newest().State != "signed" {
+		t.Errorf("%d authorisations and %d records left, the session is %s; want the records to wait", asked.Load(), settles.Load(), s.newest().State)
+	}
+	s.books(0)
+	s.home.env.Warn.Clear(role.WarnFork)
 	s.ends("paid")
 	s.books(1)
 	s.eventually("receipt in the wallet", func() bool { x, _ := s.w().Session(id); return x.State == "receipted" })

@@ -28,8 +28,9 @@ type mask struct {
 	// heard gives what grid and aggregator ask at a time; nil: nobody asks.
 	heard func(time.Time) signal.Signals
 	// car is what the wallbox draws now, W; set with bank.
-	car   func() float64
-	fresh chan struct{} // a reading came
+	car    func() float64
+	fresh  chan struct{} // a reading came
+	turned chan struct{} // the dial was
 
 	mu     sync.Mutex
 	ctl    *battery.Controller
@@ -64,7 +65,7 @@ func newMask(ctx context.Context, env *role.Env, spec battery.Spec, prior batter
 			return nil, fmt.Errorf("draw mask seed: %w", err)
 		}
 	}
-	m := &mask{env: env, spec: spec, fresh: make(chan struct{}, 1)}
+	m := &mask{env: env, spec: spec, fresh: make(chan struct{}, 1), turned: make(chan struct{}, 1)}
 	kept, err := m.memory.load(env.Store)
 	if err != nil {
 		return nil, err
@@ -78,7 +79,7 @@ func newMask(ctx context.Context, env *role.Env, spec battery.Spec, prior batter
 	m.orders.winner = parties // of a step that was not seen, nobody
 	if now := env.Clock.Now(); !kept.since.Before(accountBegan(now)) {
 		m.ctl.Resume(kept.state)
-		m.memory.since = kept.since
+		m.memory.since, m.memory.mins = kept.since, kept.mins
 	} else {
 		m.memory.since = accountBegan(now)
 	}
@@ -128,8 +129,11 @@ func (m *mask) decide(o battery.Obs, car battery.Watts) battery.Watts {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	o.EV = m.plan
-	o.EV.Plan = car
+	o.EV.Plan, o.EV.Lo, o.EV.Hi = car, car, car // the wallbox keeps its plan
 	o.Price = price
+	if o.Dt > 0 {
+		m.memory.mins += o.Dt.Minutes()
+	}
 	m.orders.book(o)
 	m.orders.apply(&o, s)
 	c := m.ctl.Step(o)
@@ -182,6 +186,7 @@ func (m *mask) serve(ctx context.Context) error {
 	if m.car != nil {
 		g.Go(func() error { return m.drive(ctx) })
 	}
+	g.Go(func() error { return m.redial(ctx) })
 	return g.Wait()
 }
 
@@ -199,43 +204,69 @@ func (m *mask) learn(ctx context.Context) error {
 }
 
 // relearn makes the kernel again that ran before the node stopped: it follows from
-// the demand up to the night in which it was learned.
+// the demand up to the night in which it was learned, and the dial and prices of then.
 func (m *mask) relearn(ctx context.Context) error {
 	kept, err := new(memory).load(m.env.Store)
-	if err != nil || kept.learned.IsZero() {
+	if err != nil || kept.lesson.Until.IsZero() {
 		return err
 	}
-	return m.install(ctx, kept.demandUpTo(kept.learned))
+	_, err = m.install(ctx, kept.demandUpTo(kept.lesson.Until), battery.Dial{Stop: kept.lesson.Stop, Prices: kept.lesson.Prices})
+	return err
 }
 
-func (m *mask) install(ctx context.Context, history []float64) error {
-	k, err := battery.Lesson(ctx, m.env.Config.Battery.Policy, m.spec, history)
+// install learns a kernel and runs it from the next block on; nil while too little
+// is known of the home, and for policies that learn none.
+func (m *mask) install(ctx context.Context, history []float64, d battery.Dial) (*battery.Learned, error) {
+	k, err := m.lesson(ctx, history, d)
 	if err != nil || k == nil {
-		return err
+		return nil, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ctl.Install(*k)
-	return nil
+	return k, nil
 }
 
+func (m *mask) lesson(ctx context.Context, history []float64, d battery.Dial) (*battery.Learned, error) {
+	if policy := m.env.Config.Battery.Policy; policy != "veil" || d.Stop == 0 {
+		return battery.Lesson(ctx, policy, m.spec, history)
+	}
+	return battery.LessonAt(ctx, m.spec, history, d)
+}
+
+// night closes the account, learns, and rates what was learned.
 func (m *mask) night(ctx context.Context) error {
 	now := m.env.Clock.Now()
 	m.mu.Lock()
 	m.ctl.Day()
-	m.memory.since = accountBegan(now)
-	history := m.ctl.Snapshot()
+	m.memory.since, m.memory.mins = accountBegan(now), 0
 	m.orders.changed = true // the new account is to be written
 	m.memory.note(m.ctl, &m.orders, now)
-	until := m.memory.known()
 	m.mu.Unlock()
 	if err := m.keep(); err != nil {
 		return err
 	}
-	if err := m.install(ctx, history); err != nil || until.IsZero() {
+	return m.teach(ctx, now)
+}
+
+// teach learns a kernel from all that is known, at the dial's stop and the day's
+// prices, and says what each stop would mean.
+func (m *mask) teach(ctx context.Context, now time.Time) error {
+	d, err := m.dial(now)
+	if err != nil {
 		return err
 	}
-	return saveLearned(m.env.Store, until)
+	m.mu.Lock()
+	history, until := m.ctl.Snapshot(), m.memory.known()
+	m.mu.Unlock()
+	k, err := m.install(ctx, history, d)
+	if err != nil || k == nil || until.IsZero() {
+		return err
+	}
+	if err := (lesson{until, d.Stop, d.Prices}).save(m.env.Store); err != nil {
+		return err
+	}
+	return m.weigh(ctx, now, *k, history, d)
 }
 
 // frame takes the newest reading of a real meter.

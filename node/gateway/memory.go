@@ -15,11 +15,13 @@ import (
 
 // The memory of a mask, in its own space of the store: one key for account,
 // running block and commands, one key per day for the demand of its blocks, and
-// one for when a kernel was learned last. A block writes the first two, at most
+// one each for what the kernel was learned from and what it costs. A block writes the first two, at most
 // 10 kB every five minutes; a power cut loses less than a block.
 var (
 	maskKey      = store.SpaceBattery.Key([]byte("mask"))
-	learnedKey   = store.SpaceBattery.Key([]byte("learned"))
+	lessonKey    = store.SpaceBattery.Key([]byte("lesson"))
+	insightKey   = store.SpaceBattery.Key([]byte("insight"))
+	dialKey      = store.SpaceSettings.Key([]byte("battery-dial"))
 	demandPrefix = store.SpaceBattery.Key([]byte("demand/"))
 )
 
@@ -38,6 +40,7 @@ type block struct {
 // memory is what a mask remembers over a restart.
 type memory struct {
 	since time.Time // when the running account began
+	mins  float64   // that it accounts for
 	saved time.Time // block of the last note
 	day   time.Time // of today
 	today []byte    // its blocks, encoded
@@ -46,11 +49,12 @@ type memory struct {
 
 // kept is what is in the store, or on its way into it.
 type kept struct {
-	state   battery.State
-	since   time.Time
-	orders  orders
-	blocks  []block   // oldest first
-	learned time.Time // zero: never
+	state  battery.State
+	since  time.Time
+	mins   float64
+	orders orders
+	blocks []block // oldest first
+	lesson lesson  // newest; zero: none
 
 	day    time.Time
 	demand []byte
@@ -60,6 +64,7 @@ type kept struct {
 type storedMask struct {
 	State  battery.State
 	Since  time.Time
+	Mins   float64
 	Orders orders
 }
 
@@ -73,7 +78,7 @@ func (m *memory) note(c *battery.Controller, o *orders, now time.Time) {
 		m.add(c)
 	}
 	m.saved, o.changed = at, false
-	m.due = &kept{state: c.State(), since: m.since, orders: o.clone(), day: m.day, demand: m.today}
+	m.due = &kept{state: c.State(), since: m.since, mins: m.mins, orders: o.clone(), day: m.day, demand: m.today}
 }
 
 // add takes the block that ended last.
@@ -105,7 +110,7 @@ func (k *kept) write(st *store.Store) error {
 	if k == nil {
 		return nil
 	}
-	b, err := json.Marshal(storedMask{k.state, k.since, k.orders})
+	b, err := json.Marshal(storedMask{k.state, k.since, k.mins, k.orders})
 	if err != nil {
 		return fmt.Errorf("keep the mask's state: %w", err)
 	}
@@ -159,10 +164,10 @@ func (m *memory) load(st *store.Store) (kept, error) {
 		case !errors.Is(err, store.ErrNotFound):
 			return err
 		}
-		k.state, k.since, k.orders = s.State, s.Since, s.Orders
-		if b, err = tx.Get(learnedKey); err == nil {
-			if at, ok := store.GetU64(b); ok {
-				k.learned = time.Unix(int64(at), 0).UTC()
+		k.state, k.since, k.mins, k.orders = s.State, s.Since, s.Mins, s.Orders
+		if b, err = tx.Get(lessonKey); err == nil {
+			if err := json.Unmarshal(b, &k.lesson); err != nil {
+				return err
 			}
 		} else if !errors.Is(err, store.ErrNotFound) {
 			return err
@@ -206,10 +211,21 @@ func (m *memory) known() time.Time {
 	return m.day.Add(time.Duration(binary.BigEndian.Uint16(m.today[n-demandSize:]))*time.Minute + battery.Block)
 }
 
-// saveLearned remembers when a kernel was learned.
-func saveLearned(st *store.Store, at time.Time) error {
-	if err := st.Set(learnedKey, store.U64(uint64(at.Unix()))); err != nil {
-		return fmt.Errorf("keep when the kernel was learned: %w", err)
+// lesson is from what the running kernel was learned, so that it can be made again.
+type lesson struct {
+	Until  time.Time // end of the newest block of demand
+	Stop   int       // of the dial
+	Prices []float64 `json:",omitempty"`
+}
+
+// save remembers a lesson.
+func (l lesson) save(st *store.Store) error {
+	b, err := json.Marshal(l)
+	if err == nil {
+		err = st.Set(lessonKey, b)
+	}
+	if err != nil {
+		return fmt.Errorf("keep what the kernel was learned from: %w", err)
 	}
 	return nil
 }

@@ -46,6 +46,21 @@ type OrderLine struct {
 	Cost    float64   `json:"cost_eur"` // of that energy at the household's price; less than 0 is saved
 }
 
+// Asked says in words what the command asked for.
+func (l OrderLine) Asked() string {
+	switch {
+	case l.By == partyNames[byGrid] && l.Watts <= -1e6:
+		return "limits on feeding in"
+	case l.By == partyNames[byGrid]:
+		return fmt.Sprintf("at most %.0f W of charging from the grid", -l.Watts)
+	case l.Watts > 0:
+		return fmt.Sprintf("give %.0f W", l.Watts)
+	case l.Watts < 0:
+		return fmt.Sprintf("take %.0f W", -l.Watts)
+	}
+	return "rest"
+}
+
 // ownOrder is what the owner asks for.
 type ownOrder struct {
 	Watts battery.Watts
@@ -77,7 +92,7 @@ func (o *orders) apply(x *battery.Obs, s signal.Signals) {
 	var watts [parties]battery.Watts
 	if l := s.Limit; l != nil && (l.ImportMaxW < signal.Unlimited || l.ExportMaxW < signal.Unlimited) {
 		x.Grid = &battery.GridLimit{Import: battery.Watts(l.ImportMaxW), Export: battery.Watts(l.ExportMaxW)}
-		stands[byGrid], watts[byGrid] = true, -battery.Watts(min(l.ImportMaxW, 1e6))
+		stands[byGrid], watts[byGrid] = true, -battery.Watts(min(l.ImportMaxW, 1_000_000))
 	}
 	if set := setPoint(s); len(s.Sets) > 0 && (x.EV.Plan-set >= lacking || set-x.EV.Plan >= lacking) {
 		stands[byAggregator], watts[byAggregator] = true, x.EV.Plan-set
@@ -230,15 +245,20 @@ type BatteryStatus struct {
 	Ordered   *float64    `json:"ordered_w,omitempty"` // by the owner
 	Report    MaskReport  `json:"today"`
 	Log       []OrderLine `json:"commands"` // newest first
+	Dial      int         `json:"dial"`     // 0 private to 4 thrifty
+	Insight   *Insight    `json:"insight,omitempty"`
 }
 
 // MaskReport is the running account, since two at night UTC.
 type MaskReport struct {
+	Mins          float64 `json:"min"` // that the account covers
 	BoundBits     float64 `json:"bound_bits_day"`
 	ExposedMins   float64 `json:"exposed_min"`
 	ExposedWh     float64 `json:"exposed_wh"`
 	CommandedMins float64 `json:"commanded_min"`
 	StaleMins     float64 `json:"stale_min"`
+	ExposedSpans  int     `json:"exposed_intervals"`
+	ExposedBits   float64 `json:"exposed_bits"`
 	LoadWh        float64 `json:"load_wh"`
 	MeterWh       float64 `json:"meter_wh"`
 	Reason        string  `json:"reason,omitempty"`
@@ -250,14 +270,19 @@ func (g *Gateway) BatteryStatus() (s BatteryStatus, ok bool) {
 		return s, false
 	}
 	h, _ := g.inverter()
+	in, stop, known := g.Insight()
 	m := g.mask
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := m.ctl.Today()
 	level, _ := m.ctl.Base()
 	s = BatteryStatus{Driver: m.env.Config.Battery.Driver, Simulated: m.bank == nil || m.bank.simulated(), Policy: r.Policy, Power: float64(h.BattWatts), Stored: float64(h.Stored), Level: float64(level),
-		Report: MaskReport{r.BoundBits, r.ExposedMins, r.ExposedWh, r.CommandedMins, r.StaleMins, r.LoadWh, r.MeterWh, r.Reason}, Log: slices.Clone(m.orders.Log)}
+		Report: MaskReport{m.memory.mins, r.BoundBits, r.ExposedMins, r.ExposedWh, r.CommandedMins, r.StaleMins, r.ExposedSpans, r.ExposedBits, r.LoadWh, r.MeterWh, r.Reason}, Log: slices.Clone(m.orders.Log)}
 	slices.Reverse(s.Log)
+	s.Dial = stop
+	if known {
+		s.Insight = &in
+	}
 	if own := m.orders.Own; own != nil {
 		w, until := float64(own.Watts), own.Until
 		s.Ordered, s.Until = &w, &until
@@ -270,6 +295,7 @@ func (g *Gateway) BatteryStatus() (s BatteryStatus, ok bool) {
 //	battery-status  {}             -> BatteryStatus
 //	battery-order   {"w", "until"} -> {}   the owner's command, W with discharge positive
 //	battery-release {}             -> {}   the mask drives again
+//	battery-dial    {"stop"}       -> {}   cost against privacy, 0 private to 4 thrifty
 func (g *Gateway) batteryCommands() {
 	c := g.env.Control
 	if c == nil {
@@ -288,5 +314,6 @@ func (g *Gateway) batteryCommands() {
 	}) (any, error) {
 		return struct{}{}, g.Order(battery.Watts(in.W), in.Until)
 	})
+	handle(c, "battery-dial", func(_ context.Context, in struct{ Stop int }) (any, error) { return struct{}{}, g.SetDial(in.Stop) })
 	handle(c, "battery-release", func(context.Context, struct{}) (any, error) { return struct{}{}, g.Release() })
 }

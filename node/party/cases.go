@@ -130,10 +130,12 @@ type CaseView struct {
 	Against   []string
 	Partials  []string // operators that gave their part
 	State     string   // in words
-	Index     uint64   // of the dispute entry
-	Statement string   // what the driver says, if known here
-	Answer    string   // only at its requester
-	Vote      string   // only at a seat: what it may still do
+	Need      int      // approvals, and partials, that an opening takes
+	Ended     bool
+	Index     uint64 // of the dispute entry
+	Statement string // what the driver says, if known here
+	Answer    string // only at its requester
+	Vote      string // only at a seat: what it may still do
 }
 
 var kindWords = map[ledger.CaseKind]string{ledger.CaseHold: "hold", ledger.CaseLink: "link", ledger.CaseOpen: "open"}
@@ -173,7 +175,7 @@ func ParseCaseID(text string) (id ledger.CaseID, err error) {
 // View puts a case into words; names are the parties'.
 func (x *CaseRecord) View(names map[ledger.PartyID]string, need uint64) CaseView {
 	v := CaseView{ID: hex.EncodeToString(x.ID[:]), Kind: kindWords[x.Asks], Reason: reasonWords[x.Reason], Requester: names[x.Requester],
-		Utility: names[x.Utility], Sessions: len(x.Refs), Opened: time.UnixMilli(x.Opened).UTC(), Index: x.Index}
+		Utility: names[x.Utility], Sessions: len(x.Refs), Opened: time.UnixMilli(x.Opened).UTC(), Index: x.Index, Need: int(need), Ended: x.Ended != 0}
 	for p, yes := range x.Votes {
 		if yes {
 			v.Approvals = append(v.Approvals, names[p])

@@ -106,6 +106,7 @@ var ErrNoSeat = errors.New("this node holds no opener's seat\nnext: ledger.opene
 func (p *Party) commands() {
 	p.env.Control.Handle("ledger", func(context.Context, json.RawMessage) (any, error) { return p.Ledger(0), nil })
 	p.env.Control.Handle("reconcile", p.Teller().Command)
+	p.Clerk().Commands(p.env.Control)
 	p.env.Control.Handle("cases", func(context.Context, json.RawMessage) (any, error) { return p.CaseViews() })
 	if p.seat == nil {
 		p.env.Control.Handle("vote", func(context.Context, json.RawMessage) (any, error) { return nil, ErrNoSeat })

@@ -115,22 +115,30 @@ func (p *Party) Posted(id [32]byte) (s Posted, ok bool) {
 
 // first finds the oldest entry that waits.
 func (p *Party) first() (o *out, err error) {
+	err = p.eachWaiting(func(x *out) error {
+		o = x
+		return store.ErrStop
+	})
+	return o, err
+}
+
+// eachWaiting calls f with own entries that the log has not decided on, oldest
+// first.
+func (p *Party) eachWaiting(f func(*out) error) error {
 	from, err := p.env.Store.Get(doneKey)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return nil, err
+		return err
 	}
 	n, _ := store.GetU64(from)
-	err = p.env.Store.View(func(tx *store.Tx) error {
+	return p.env.Store.View(func(tx *store.Tx) error {
 		return tx.EachFrom(store.SpaceLedger.Key([]byte("out")), outKey(n+1), func(_, v []byte) error {
 			x := new(out)
 			if err := json.Unmarshal(v, x); err != nil {
 				return fmt.Errorf("stored entry: %w", err)
 			}
-			o = x
-			return store.ErrStop
+			return f(x)
 		})
 	})
-	return o, err
 }
 
 // doneKey holds the number in line of the last entry that was answered.

@@ -86,6 +86,30 @@ func (p *Party) learn(ctx context.Context, v *verifier.Verifier) error {
 	return nil
 }
 
+// Checkpoint judges a checkpoint that was heard from others against our copy of
+// the log; ErrNoLedger without one. Evidence stops our cosigning.
+func (p *Party) Checkpoint(ctx context.Context, note []byte) (*ledger.Evidence, error) {
+	p.mu.Lock()
+	v := p.v
+	p.mu.Unlock()
+	if v == nil {
+		return nil, ErrNoLedger
+	}
+	return v.Observe(ctx, note)
+}
+
+// Convict takes evidence that others found and stops our cosigning if it holds;
+// ErrNoLedger without a copy of the log.
+func (p *Party) Convict(ctx context.Context, e *ledger.Evidence) error {
+	p.mu.Lock()
+	v := p.v
+	p.mu.Unlock()
+	if v == nil {
+		return ErrNoLedger
+	}
+	return v.Convict(ctx, e)
+}
+
 // act hands final entries to whoever asked for them. The cursor follows the
 // deed: after a crash in between the same entry comes again.
 func (p *Party) act(v *verifier.Verifier) error {
@@ -130,9 +154,11 @@ func (p *Party) warn(v *verifier.Verifier) {
 	if s.Evidence != nil && s.Evidence.Kind == ledger.BrokenPledge {
 		title, text = "The ledger broke a receipt", "The aggregator signed a receipt for one entry and put another in its place."
 	}
-	p.env.Warn.Set(s.Evidence != nil, role.Warning{Code: "ledger-fork", Severity: role.Fault, Title: title,
-		Text: text + " This node cosigns no more; charging goes on and records wait.",
-		Next: "Show the evidence at this node's witness door to the other operators, and agree on the last common checkpoint."}, now)
+	if s.Evidence != nil { // node/watch ends it, when another ledger is founded
+		p.env.Warn.Raise(role.Warning{Code: role.WarnFork, Severity: role.Fault, Title: title,
+			Text: text + " This node cosigns no more; charging goes on and records wait.",
+			Next: "Show the evidence at this node's witness door to the other operators, and agree on the last common checkpoint."}, now)
+	}
 	text = ""
 	if s.Objection != nil {
 		text = fmt.Sprintf("Entry %d breaks a rule (%v). This node cosigns nothing from there on.", s.Objection.Index, s.Objection.Code.Err())

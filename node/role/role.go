@@ -44,6 +44,13 @@ type Role interface {
 	Serve(ctx context.Context) error
 }
 
+// WarnFork is the code of the warning that the ledger shows two histories.
+const WarnFork = "ledger-fork"
+
+// LedgerForked says whether the aggregator was caught with two histories of the
+// ledger: what would be settled on it waits, and charging goes on.
+func (e *Env) LedgerForked() bool { return e.Warn.Has(WarnFork) }
+
 // Operator is the 16-byte name of an operator of this network in messages.
 func (e *Env) Operator(name string) [16]byte {
 	return keys.OperatorID(e.ID.Bundle.Network, name)

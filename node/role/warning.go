@@ -57,6 +57,14 @@ func (b *Board) Raise(w Warning, now time.Time) {
 	b.all[w.Code] = w
 }
 
+// Has says whether a warning stands, shown or not.
+func (b *Board) Has(code string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, ok := b.all[code]
+	return ok
+}
+
 // Clear removes a warning that no longer holds.
 func (b *Board) Clear(code string) {
 	b.mu.Lock()

@@ -123,8 +123,10 @@ func CannotHide(h House, d Day) []string {
 	hours := time.Duration(capacity / 2000 * float64(time.Hour)).Round(time.Minute)
 	out = append(out, fmt.Sprintf("Long heavy use: a full battery of %.1f kWh carries 2 kW for %s, then the meter has to follow.", capacity/1000, Span(hours)))
 	if h.Hosts {
-		out = append(out, carSentence(power, d))
+		out = append(out, carSentence(power, d), visitSentence(capacity))
 	}
+	out = append(out, "What is faster than the inverter: for a second to ten an edge shows to somebody who reads this meter's own port, not in the values that are reported.",
+		"That a mask runs: everybody may know it. Twice the capacity would leave about a quarter of what still leaks.")
 	if h.Roof {
 		out = append(out, fmt.Sprintf("The sun: %.1f kWh came from the roof today; what is fed into the grid shows the weather.", d.SunWh/1000))
 	}
@@ -137,6 +139,18 @@ func carSentence(power float64, d Day) string {
 		return s + fmt.Sprintf("; today it drew up to %s. Whose car it was, nobody sees.", Watts(d.CarPeakW))
 	}
 	return s + ". Whose car it is, nobody sees."
+}
+
+// usualVisit is the energy of a typical evening's charge, Wh: the median of
+// recorded sessions at homes.
+const usualVisit = 12_200
+
+// visitSentence sets one car's charge against the battery.
+func visitSentence(capacity float64) string {
+	if capacity < usualVisit {
+		return fmt.Sprintf("That a car came at all: a usual evening's charge of 12.2 kWh is %.1f times this battery, so it shows whatever the mask does.", usualVisit/capacity)
+	}
+	return fmt.Sprintf("That a car came, in part: a usual evening's charge of 12.2 kWh is %.0f %% of this battery, so it shows in some nights and not in others.", 100*usualVisit/capacity)
 }
 
 // Bill adds what the utility computed to the page of a home.

@@ -15,7 +15,7 @@ import (
 )
 
 // book is the ledger part of a role's pages.
-type book struct{ log Log }
+type book struct{ log Operator }
 
 // Ledger is the ledger page.
 func (b book) Ledger(_ context.Context, from uint64) web.Ledger { return LedgerPage(b.log, from) }
@@ -47,7 +47,7 @@ type Verifier struct {
 
 // ForVerifier shows the copy that this node replayed, and its verdict.
 func ForVerifier(env *role.Env, v *verifier.Verifier) *Verifier {
-	return &Verifier{common{env, []string{"overview", "ledger", "mesh"}}, book{v}, v}
+	return &Verifier{common{env, []string{"overview", "money", "ledger", "disputes", "mesh"}}, book{v}, v}
 }
 
 // Ledger is the ledger page.
@@ -58,6 +58,25 @@ func (s *Verifier) Ledger(ctx context.Context, from uint64) web.Ledger {
 // Entry is one entry in full.
 func (s *Verifier) Entry(ctx context.Context, index uint64) (web.Entry, bool) {
 	return s.book.Entry(ctx, index)
+}
+
+// Money is what operators owe each other.
+func (s *Verifier) Money(context.Context) web.Money { return MoneyPage(s.v, 0) }
+
+// Disputes are the cases of the ledger, and what this seat may do.
+func (s *Verifier) Disputes(context.Context) web.Disputes {
+	list, err := s.v.CaseViews()
+	return CasesPage(s.v, list, err)
+}
+
+// Find finds an entry by its leaf hash.
+func (s *Verifier) Find(ctx context.Context, leaf string) (uint64, bool) {
+	return s.book.Find(ctx, leaf)
+}
+
+// Proof writes the .tlog-proof of a final entry.
+func (s *Verifier) Proof(ctx context.Context, w io.Writer, index uint64) error {
+	return s.book.Proof(ctx, w, index)
 }
 
 // Overview says what was replayed.
@@ -139,7 +158,7 @@ type Aggregator struct {
 // ForAggregator shows the ledger that it writes, and where sessions stand, by
 // number: it knows neither drivers nor houses.
 func ForAggregator(env *role.Env, a *aggregator.Aggregator) *Aggregator {
-	return &Aggregator{common{env, []string{"overview", "ledger", "mesh"}}, book{a}, a}
+	return &Aggregator{common{env, []string{"overview", "money", "ledger", "disputes", "mesh"}}, book{a}, a}
 }
 
 // Ledger is the ledger page.
@@ -152,19 +171,32 @@ func (s *Aggregator) Entry(ctx context.Context, index uint64) (web.Entry, bool) 
 	return s.book.Entry(ctx, index)
 }
 
-// Proof writes the .tlog-proof of a final entry.
-func (s *Aggregator) Proof(_ context.Context, w io.Writer, index uint64) error {
-	return WriteProof(w, s.a, index)
+// Money is what operators owe each other, with the payment files.
+func (s *Aggregator) Money(context.Context) web.Money {
+	v := MoneyPage(s.a, 0)
+	AddFiles(&v, s.a)
+	return v
 }
 
-// WriteProof writes the .tlog-proof of a final entry.
-func WriteProof(w io.Writer, a *aggregator.Aggregator, index uint64) error {
-	p, err := a.Proof(index)
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(p.Encode())
-	return err
+// PaymentFile reads one of them.
+func (s *Aggregator) PaymentFile(_ context.Context, name string) ([]byte, bool) {
+	return PaymentFile(s.a, name)
+}
+
+// Disputes are the cases that this aggregator and others filed.
+func (s *Aggregator) Disputes(context.Context) web.Disputes {
+	list, err := s.a.Cases()
+	return CasesPage(s.a, list, err)
+}
+
+// Find finds an entry by its leaf hash.
+func (s *Aggregator) Find(ctx context.Context, leaf string) (uint64, bool) {
+	return s.book.Find(ctx, leaf)
+}
+
+// Proof writes the .tlog-proof of a final entry.
+func (s *Aggregator) Proof(ctx context.Context, w io.Writer, index uint64) error {
+	return s.book.Proof(ctx, w, index)
 }
 
 // Overview counts what is open.

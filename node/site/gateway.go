@@ -2,6 +2,7 @@ package site
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -61,6 +62,30 @@ func (s *Gateway) Left(_ context.Context, home string) (web.Left, bool) {
 		return ""
 	}
 	return Left(s.ref(), s.g, s.env.Clock.Now(), names, Stays(s.house)), true
+}
+
+// Mask is how well the house's battery hides its load.
+func (s *Gateway) Mask(_ context.Context, home string) (web.Mask, bool) {
+	if !s.own(home) {
+		return web.Mask{}, false
+	}
+	return MaskPage(s.house, s.g, s.env.Clock.Now()), true
+}
+
+// OrderBattery takes the owner's command.
+func (s *Gateway) OrderBattery(_ context.Context, home string, o web.BatteryOrder) error {
+	if !s.own(home) {
+		return errors.New("A house commands only its own battery.")
+	}
+	return OrderBattery(s.g, s.env.Clock.Now(), o)
+}
+
+// TurnDial chooses cost against privacy.
+func (s *Gateway) TurnDial(_ context.Context, home string, stop int) error {
+	if !s.own(home) {
+		return errors.New("A house turns only its own dial.")
+	}
+	return s.g.SetDial(stop)
 }
 
 // Sessions are the cars at this house.

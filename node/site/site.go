@@ -6,7 +6,7 @@
 // a remote, so a page appears at once with every remote down. Words are those of
 // a home owner first. Amounts and energies are rounded here, for people only.
 //
-// Start with [For]. The files: words.go (numbers and words), energy.go, left.go,
+// Start with [For]. The files: words.go (numbers and words), energy.go, left.go, mask.go,
 // alarm.go, ledger.go, mesh.go (pages), metrics.go (counters), sight.go (who can see what, and why not more),
 // one file per role.
 package site
@@ -89,10 +89,22 @@ func (common) Session(context.Context, string) (web.Session, bool) {
 func (common) Ledger(context.Context, uint64) web.Ledger       { return web.Ledger{} }
 func (common) Entry(context.Context, uint64) (web.Entry, bool) { return web.Entry{}, false }
 func (common) Alarms(context.Context) []web.AlarmRow           { return nil }
-func (common) Left(context.Context, string) (web.Left, bool)   { return web.Left{}, false }
+func (common) Mask(context.Context, string) (web.Mask, bool)   { return web.Mask{}, false }
+func (common) TurnDial(context.Context, string, int) error {
+	return errors.New("This node has no battery.")
+}
+func (common) OrderBattery(context.Context, string, web.BatteryOrder) error {
+	return errors.New("This node has no battery.")
+}
+func (common) Left(context.Context, string) (web.Left, bool) { return web.Left{}, false }
 func (common) Proof(context.Context, io.Writer, uint64) error {
 	return errors.New("this node keeps no ledger")
 }
+
+func (common) Find(context.Context, string) (uint64, bool)        { return 0, false }
+func (common) Money(context.Context) web.Money                    { return web.Money{} }
+func (common) PaymentFile(context.Context, string) ([]byte, bool) { return nil, false }
+func (common) Disputes(context.Context) web.Disputes              { return web.Disputes{} }
 
 // Party is what a party of the map can see; the own node says it with numbers.
 func (c common) Party(_ context.Context, id string) (web.Party, bool) {

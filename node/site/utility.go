@@ -3,6 +3,7 @@ package site
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 
 	"gridveil/node/model"
@@ -21,7 +22,7 @@ type Utility struct {
 // ForUtility shows contracts by usage point, what the meters reported, bills,
 // alarms, and the ledger as this utility replayed it.
 func ForUtility(env *role.Env, u *utility.Utility) *Utility {
-	return &Utility{common{env, []string{"overview", "energy", "ledger", "alarms", "mesh"}}, book{u.Party()}, u}
+	return &Utility{common{env, []string{"overview", "energy", "money", "ledger", "disputes", "alarms", "mesh"}}, book{u.Party()}, u}
 }
 
 // Homes are the usage points under contract.
@@ -161,6 +162,25 @@ func (s *Utility) Ledger(ctx context.Context, from uint64) web.Ledger {
 // Entry is one entry in full.
 func (s *Utility) Entry(ctx context.Context, index uint64) (web.Entry, bool) {
 	return s.book.Entry(ctx, index)
+}
+
+// Money is what this utility owes and is owed.
+func (s *Utility) Money(context.Context) web.Money { return MoneyPage(s.u.Party(), s.u.Party().ID()) }
+
+// Disputes are the cases of the ledger, and what this seat may do.
+func (s *Utility) Disputes(context.Context) web.Disputes {
+	list, err := s.u.Party().CaseViews()
+	return CasesPage(s.u.Party(), list, err)
+}
+
+// Find finds an entry by its leaf hash.
+func (s *Utility) Find(ctx context.Context, leaf string) (uint64, bool) {
+	return s.book.Find(ctx, leaf)
+}
+
+// Proof writes the .tlog-proof of a final entry.
+func (s *Utility) Proof(ctx context.Context, w io.Writer, index uint64) error {
+	return s.book.Proof(ctx, w, index)
 }
 
 // Live keeps the pages current.

@@ -50,7 +50,8 @@ type Report struct {
 	Served    uint64     `json:"served"`
 	Cosigned  []Cosigned `json:"cosigned"` // of our newest checkpoint, without us
 	Witnesses int        `json:"witnesses"`
-	Final     bool       `json:"final"` // they make the quorum
+	Final     bool       `json:"final"`            // they make the quorum
+	Sealed    string     `json:"sealed,omitempty"` // origin of the log that goes on from this one
 	Entry     *BadEntry  `json:"bad_entry,omitempty"`
 	Evidence  []File     `json:"evidence"`
 	Peers     []Peer     `json:"peers"`
@@ -168,6 +169,7 @@ func (w *Watch) fill(r *Report) error {
 	}
 	w.v.Read(func(m ledger.Machine) {
 		h := m.Hash()
+		r.Sealed = m.(*ledger.Money).State.Sealed()
 		r.State, r.LogTime = hex.EncodeToString(h[:]), m.LogTime().UTC()
 	})
 	list, err := w.v.Held()

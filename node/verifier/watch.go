@@ -21,6 +21,7 @@ import (
 	"github.com/multiformats/go-multiaddr"
 
 	"gridveil/ledger"
+	"gridveil/ledger/export"
 	"gridveil/ledger/store"
 	"gridveil/ledger/verifier"
 	"gridveil/node/clock"
@@ -55,6 +56,9 @@ type WatchConfig struct {
 	// verifiers with their /<sha256(origin)>. The policy's witnesses are looked
 	// at besides.
 	Peers []string
+	// After is the folder with the export of the sealed log that this one goes on
+	// from; empty for a log that began with its genesis.
+	After string
 	// Receipts are promises of the log that it must have kept.
 	Receipts  []Receipt
 	Every     time.Duration // between two looks; zero means a minute
@@ -117,18 +121,22 @@ func OpenWatch(ctx context.Context, cfg WatchConfig) (*Watch, error) {
 	if err != nil {
 		return nil, err
 	}
+	machine, err := cfg.machine()
+	if err != nil {
+		return nil, err
+	}
 	w := &Watch{cfg: cfg}
 	name := w.join(key, at)
 	vcfg := verifier.Config{Dir: filepath.Join(cfg.Dir, watchLedger), Store: store.Options{MemTableBytes: 4 << 20, SegmentBytes: 16 << 20},
-		Machine: ledger.NewMoney(cfg.Policy.Log.Name()), Policy: w.policy, Name: name, Key: key, Transport: cfg.Transport,
+		Machine: machine(), Policy: w.policy, Name: name, Key: key, Transport: cfg.Transport,
 		MaxBehind: century, MaxAhead: century, RenewEvery: renewEvery, Clock: cfg.Clock, Log: cfg.Logger}
 	if w.v, err = verifier.Open(vcfg); errors.Is(err, ledger.ErrDamaged) {
 		cfg.Logger.Warn("copy of the log is damaged and fetched anew", "err", err)
-		vcfg.Machine = ledger.NewMoney(cfg.Policy.Log.Name())
+		vcfg.Machine = machine()
 		if failed := verifier.Repair(ctx, vcfg, at); failed != nil {
 			return nil, fmt.Errorf("%w\nnext: start again when the log can be reached, or name a mirror with --log: the copy is fetched anew then", failed)
 		}
-		vcfg.Machine = ledger.NewMoney(cfg.Policy.Log.Name())
+		vcfg.Machine = machine()
 		w.v, err = verifier.Open(vcfg)
 	}
 	if err != nil {
@@ -138,6 +146,30 @@ func OpenWatch(ctx context.Context, cfg WatchConfig) (*Watch, error) {
 		return nil, errors.Join(err, w.v.Close())
 	}
 	return w, nil
+}
+
+// machine makes the state before the log's first entry.
+func (c *WatchConfig) machine() (func() ledger.Machine, error) {
+	origin := c.Policy.Log.Name()
+	if c.After == "" {
+		return func() ledger.Machine { return ledger.NewMoney(origin) }, nil
+	}
+	prev, carried, err := export.Carry(c.After, c.Policy)
+	if err != nil {
+		return nil, fmt.Errorf("sealed log in %s: %w", c.After, err)
+	}
+	state, err := ledger.Succeed(prev, origin, carried)
+	if err != nil {
+		return nil, fmt.Errorf("sealed log in %s: %w", c.After, err)
+	}
+	begin := state.Snapshot()
+	return func() ledger.Machine {
+		s, err := ledger.Restore(origin, begin)
+		if err != nil {
+			s = state // it was encoded a moment ago
+		}
+		return &ledger.Money{State: s}
+	}, nil
 }
 
 // join makes the policy in which we are a witness too, and gives our name there.

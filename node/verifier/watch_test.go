@@ -317,3 +317,35 @@ func listen(t *testing.T, s *http.Server) string {
 	t.Cleanup(func() { s.Close(); <-done })
 	return l.Addr().String()
 }
+
+// TestALogThatGoesOnIsFollowedFromTheSealedOne gives a watch the export of the
+// sealed log; without it the first entry of the next one means nothing.
+func TestALogThatGoesOnIsFollowedFromTheSealedOne(t *testing.T) {
+	const next = watchtest.Origin + "/2027"
+	dir := filepath.Join(t.TempDir(), "export")
+	sealed, goesOn := watchtest.Sealed(t, 30, next, dir)
+	first := watchtest.Serve(t, sealed)
+	first.Show(30, "uta", "utb")
+	if r := look(t, watch(t, t.TempDir(), first), verifier.Sound); r.Sealed != next {
+		t.Errorf("report %+v", r)
+	}
+	l := watchtest.ServeAs(t, next, goesOn)
+	l.Show(2, "uta", "utb")
+	as := func(after string) func(*verifier.WatchConfig) {
+		return func(cfg *verifier.WatchConfig) { cfg.Policy, cfg.After = cfg.Policy.As(next), after }
+	}
+	data := t.TempDir()
+	w := watch(t, data, l, as(dir))
+	if r := look(t, w, verifier.Sound); r.Entries != 2 || r.Sealed != "" {
+		t.Errorf("report %+v", r)
+	}
+	w.Close()
+	look(t, watch(t, data, l, as(dir)), verifier.Sound) // after a restart
+	if r := look(t, watch(t, t.TempDir(), l, as("")), verifier.Refused); r.Entry.Index != 0 {
+		t.Errorf("without the sealed log: %+v", r)
+	}
+	cfg := verifier.WatchConfig{Dir: t.TempDir(), Log: l.URL, Policy: watchtest.Policy().As("another"), After: dir}
+	if _, err := verifier.OpenWatch(context.Background(), cfg); !errors.Is(err, ledger.ErrDamaged) {
+		t.Errorf("sealed in favour of another: %v", err)
+	}
+}

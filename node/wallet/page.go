@@ -42,6 +42,12 @@ func (w *Wallet) handleControl() {
 		return struct{}{}, w.Stop(in.Session)
 	})
 	handle(c, "sessions", func(context.Context, struct{}) (any, error) { return w.Sessions(), nil })
+	handle(c, "month", func(_ context.Context, in struct {
+		Month  string
+		Signed bool
+	}) (any, error) {
+		return w.Month(in.Month, in.Signed)
+	})
 	handle(c, "session", func(_ context.Context, in struct{ ID string }) (any, error) {
 		s, ok := w.Session(in.ID)
 		if !ok {

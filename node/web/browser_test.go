@@ -66,7 +66,7 @@ func TestPagesInABrowser(t *testing.T) {
 	}{{"wide-light", 1280, "light"}, {"phone-dark", 360, "dark"}, {"wide-dark", 1280, "dark"}, {"phone-light", 360, "light"}} {
 		media := emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: v.scheme}})
 		for i, path := range everyPage {
-			if i > 1 && path != "/mesh" && v.name != "wide-light" && v.name != "phone-dark" {
+			if i > 1 && path != "/mesh" && path != "/privacy" && v.name != "wide-light" && v.name != "phone-dark" {
 				continue // the other two combinations show the same rules
 			}
 			var overflow bool
@@ -94,6 +94,11 @@ func TestPagesInABrowser(t *testing.T) {
 	if err := chromedp.Run(ctx, chromedp.EmulateViewport(1280, 900), chromedp.Navigate(srv.URL+"/mesh?node=home-1"), chromedp.WaitReady("body[data-live=on]"), chromedp.Click("details:has(form) > summary"), chromedp.Click("form[method=post] button"),
 		chromedp.WaitReady("details:has(form):not([open])")); err != nil || switched.Load() != "home-1false" {
 		t.Errorf("the switch on the page: %q %v", switched.Load(), err)
+	}
+	asked.Store(BatteryOrder{Do: "release"})
+	if err := chromedp.Run(ctx, chromedp.Navigate(srv.URL+"/privacy?home=home-1"), chromedp.WaitReady("figure[data-drawn=yes] canvas"), chromedp.Click("details:has(form) > summary"),
+		chromedp.SetValue("#w", "1200"), chromedp.Click("button[value=discharge]"), chromedp.WaitReady("button[value=release]")); err != nil || asked.Load() != (BatteryOrder{"discharge", 1200, time.Hour}) {
+		t.Errorf("the owner's command on the page: %+v %v", asked.Load(), err)
 	}
 	for _, c := range complaints {
 		t.Errorf("console: %s", c)

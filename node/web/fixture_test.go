@@ -120,6 +120,33 @@ func (f fixture) Ledger(context.Context, uint64) Ledger {
 	return Ledger{Origin: "evagg.example/demo", Size: 118, CosignedSize: 118, Quorum: "3 of 3 verifiers", Checkpoint: "evagg.example/demo\n118\nabc=\n\n— evagg sig\n", Older: &older,
 		Cosigners: []Cosigner{{Name: "northgrid.gridveil/utility-a56ed588", Operator: "northgrid", Size: 118, At: noon, OK: true, Text: "replayed and signed"}}, Balances: []Balance{{"utility B", "owed or owes", "EUR -1.81", "-1.810000"}}, Entries: []EntryRow{{17, "cdr", "evagg", "a session of utility B's customer, sealed", true}}}
 }
+func (f fixture) Find(_ context.Context, leaf string) (uint64, bool) { return 17, leaf == "00ff00ff" }
+func (f fixture) Money(context.Context) Money {
+	if f.empty {
+		return Money{}
+	}
+	ended := uint64(90)
+	return Money{Known: true, Simulated: true, Keeps: true, Operator: "northgrid", Facts: []Pair{{"settlement day", "494 901"}, {"close 5 in EUR is due on day", "494 907"}},
+		Balances: []Balance{{"northgrid", "open", "EUR -1.81", "-1.810000"}, {"northgrid", "due", "EUR 6.40", "6.400000"}},
+		Next:     []Payment{{Payer: "southpower", Payee: "northgrid", Amount: "EUR 0.27", Exact: "0.270000"}},
+		Payments: []Payment{{Period: 4, No: 1, Payer: "southpower", Payee: "northgrid", Amount: "EUR 6.40", Exact: "6.400000", State: "due", EndToEnd: "GVABCDEFGHIJKLMNOP-1", Close: 110},
+			{Period: 3, No: 2, Payer: "southpower", Payee: "evagg", Amount: "EUR 0.40", Exact: "0.400000", State: "due", Overdue: true, EndToEnd: "GVABCDEFGHIJKLMNOQ-2", Close: 80},
+			{Period: 2, No: 1, Payer: "southpower", Payee: "evagg", Amount: "EUR 0.40", Exact: "0.400000", State: "failed", EndToEnd: "GVABCDEFGHIJKLMNOR-1", Close: 70, Ended: &ended},
+			{Period: 1, No: 1, Payer: "southpower", Payee: "evagg", Amount: "EUR 0.60", Exact: "0.600000", State: "paid", EndToEnd: "GVABCDEFGHIJKLMNOS-1", Close: 60, Ended: &ended}},
+		Files: []MoneyFile{{"EUR-4-4.xml", "southpower", 4, 1432}}}
+}
+func (f fixture) PaymentFile(_ context.Context, name string) ([]byte, bool) {
+	return []byte("<Document/>"), name == "EUR-4-4.xml"
+}
+func (f fixture) Disputes(context.Context) Disputes {
+	if f.empty {
+		return Disputes{}
+	}
+	return Disputes{Known: true, Need: 3, Notice: "3 days", Limit: "14 days", Cases: []Dispute{
+		{ID: "5d0c5d0c5d0c5d0c5d0c5d0c5d0c5d0c", Kind: "open", Reason: "billing", Requester: "evagg", Utility: "southpower", Sessions: 1, Opened: noon, Notice: noon.Add(72 * time.Hour), Expires: noon.Add(336 * time.Hour),
+			Approvals: []string{"watchdog", "towngrid"}, Against: []string{"consumers"}, State: "waits for approvals, 2 of 3", Index: 40, Vote: "may approve or refuse", Statement: "I charged there, and the meter ran too fast."},
+		{ID: "77aa77aa77aa77aa77aa77aa77aa77aa", Kind: "hold", Reason: "meter", Requester: "evagg", Utility: "southpower", Sessions: 2, Opened: noon, State: "ended; its sessions are settled", Ended: true, Index: 12}}}
+}
 func (f fixture) Entry(_ context.Context, i uint64) (Entry, bool) {
 	return Entry{EntryRow: EntryRow{i, "cdr", "evagg", "a sealed session", true}, At: noon, Leaf: "00ff", Fields: []Pair{{"ref", "abcd"}}, Raw: "47564531"}, i == 17
 }
@@ -136,6 +163,44 @@ func (f fixture) Left(_ context.Context, home string) (Left, bool) {
 	}
 	return l, home == "home-1" || home == "home-2"
 }
+func (f fixture) Mask(ctx context.Context, home string) (Mask, bool) {
+	if f.empty || home == "home-2" {
+		return Mask{}, true
+	}
+	e, _ := f.Energy(ctx, home)
+	m := Mask{Battery: true, Model: true, Policy: "veil: the meter follows a drawn staircase that hardly depends on the house", Times: e.Times, True: e.True, Metered: e.Metered, Shown: .976, MostW: 3000, CanOrder: true,
+		Dial: []DialStop{{"0 private", "9.3 bits a day", "EUR 2.51", "0.42 kWh a day", "0.95 full cycles a day", true}, {"1", "9.7 bits a day", "EUR 2.44", "0.42 kWh a day", "0.95 full cycles a day", false}, {Name: "4 thrifty"}}, DialNote: "Tried out last night.",
+		Leaks: []Pair{{"Proven bound", "9.3 bits a day, for the home as its mask knows it"}}, Account: []Pair{{"Exposed", "14 min, 0.31 kWh beyond the mask"}, {"House", "6.21 kWh, car and roof apart"}, {"Meter", "6.48 kWh"}},
+		CannotDo: []string{"How much you use in all: the meter counts every watt-hour, 6.48 kWh today, and the bill needs it.", "More than 3.00 kW at once: that is all the battery gives."},
+		Commands: []Command{{noon, "you", "take 2000 W", "20 of 31 min, else the grid operator", "0.67 kWh in", "EUR 0.21", false}, {noon.Add(-time.Hour), "grid operator", "at most 0 W of charging from the grid", "11 of 11 min", "0.00 kWh in", "EUR 0.00", true}}}
+	if asked.Load() != nil && asked.Load().(BatteryOrder).Do != "release" {
+		m.Asked = "your command: the battery rests until 13:00 UTC"
+	}
+	return m, true
+}
+
+// asked is what the fixture's battery was asked for last.
+var asked atomic.Value
+
+func (f fixture) OrderBattery(_ context.Context, home string, o BatteryOrder) error {
+	if home != "home-1" {
+		return errors.New("This home has no battery.")
+	}
+	asked.Store(o)
+	return nil
+}
+
+// dialled is the fixture's dial.
+var dialled atomic.Int64
+
+func (f fixture) TurnDial(_ context.Context, home string, stop int) error {
+	if home != "home-1" {
+		return errors.New("This home has no battery.")
+	}
+	dialled.Store(int64(stop))
+	return nil
+}
+
 func (f fixture) Party(_ context.Context, id string) (Party, bool) {
 	return Party{Node: Node{ID: id, Kind: "utility", Name: "utility A", Text: "Bills the homes"}, Sees: []Pair{{"readings", "metered energy"}}, Never: []string{"That a car was there: no message is addressed to it."}, Recent: []Event{{noon, "node", "a bill", ""}}}, id == "uta"
 }

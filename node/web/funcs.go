@@ -24,6 +24,8 @@ func (s *Server) funcs() template.FuncMap {
 		"zero":   func(t time.Time) bool { return t.IsZero() },
 		"bytes":  byteSize,
 		"charts": charts,
+		"masked": func(m Mask) []chart { return charts(Energy{Times: m.Times, True: m.True, Metered: m.Metered}) },
+		"pct":    func(v float64) string { return fmt.Sprintf("%.0f %%", 100*v) },
 		"bits":   func(v float64) string { return fmt.Sprintf("%.1f", v) },
 		"ms":     milliseconds,
 		"lower":  strings.ToLower,

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/csv"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -78,9 +80,19 @@ func (s *Server) session(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) ledger(w http.ResponseWriter, r *http.Request) {
-	from, ok := parseIndex(r.URL.Query().Get("from"))
+	asked := strings.TrimSpace(r.URL.Query().Get("from"))
+	from, ok := parseIndex(asked)
 	if !ok {
 		from = 1<<63 - 1
+	}
+	if !ok && asked != "" {
+		index, found := s.site.Find(r.Context(), strings.ToLower(asked))
+		if !found {
+			s.fail(w, r, http.StatusNotFound, "No such entry", "Give an entry's number, or at least eight digits of its leaf hash; leaf hashes are looked for among the newest entries.")
+			return
+		}
+		http.Redirect(w, r, "/ledger/"+strconv.FormatUint(index, 10), http.StatusSeeOther)
+		return
 	}
 	v := s.site.Ledger(r.Context(), from)
 	s.show(w, r, "ledger", "ledger", "Ledger", v, func() [][]string {
@@ -121,6 +133,46 @@ func (s *Server) proof(w http.ResponseWriter, r *http.Request) {
 	_, _ = b.WriteTo(w) // the reader hung up
 }
 
+func (s *Server) money(w http.ResponseWriter, r *http.Request) {
+	v := s.site.Money(r.Context())
+	s.show(w, r, "money", "money", "Money", v, func() [][]string {
+		out := [][]string{{"close", "payment", "payer", "payee", "amount", "state", "end_to_end_id", "entry"}}
+		for _, p := range v.Payments {
+			ended := ""
+			if p.Ended != nil {
+				ended = strconv.FormatUint(*p.Ended, 10)
+			}
+			out = append(out, []string{strconv.FormatUint(uint64(p.Period), 10), strconv.Itoa(int(p.No)), p.Payer, p.Payee, p.Exact, p.State, p.EndToEnd, ended})
+		}
+		return out
+	})
+}
+
+func (s *Server) paymentFile(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("name")
+	b, ok := s.site.PaymentFile(r.Context(), name)
+	if !ok {
+		s.fail(w, r, http.StatusNotFound, "No such payment file", "Payment files are kept by the aggregator, for closes that are final and operators whose accounts are registered.")
+		return
+	}
+	w.Header().Set("Content-Type", "application/xml")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Disposition", "attachment; filename="+strconv.Quote(name))
+	_, _ = w.Write(b) // the reader hung up
+}
+
+func (s *Server) disputes(w http.ResponseWriter, r *http.Request) {
+	v := s.site.Disputes(r.Context())
+	s.show(w, r, "disputes", "disputes", "Disputes", v, func() [][]string {
+		out := [][]string{{"case", "opened", "kind", "reason", "requester", "utility", "sessions", "approvals", "partials", "state", "entry"}}
+		for _, d := range v.Cases {
+			out = append(out, []string{d.ID, d.Opened.UTC().Format(time.RFC3339), d.Kind, d.Reason, d.Requester, d.Utility, strconv.Itoa(d.Sessions), strings.Join(d.Approvals, " "),
+				strings.Join(d.Partials, " "), d.State, strconv.FormatUint(d.Index, 10)})
+		}
+		return out
+	})
+}
+
 func (s *Server) alarms(w http.ResponseWriter, r *http.Request) {
 	rows := s.site.Alarms(r.Context())
 	s.show(w, r, "alarms", "alarms", "Alarms", rows, func() [][]string {
@@ -136,6 +188,7 @@ func (s *Server) alarms(w http.ResponseWriter, r *http.Request) {
 type privacyPage struct {
 	Homes []HomeRef
 	Left
+	Mask
 }
 
 func (s *Server) privacy(w http.ResponseWriter, r *http.Request) {
@@ -146,13 +199,56 @@ func (s *Server) privacy(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, http.StatusNotFound, "No journal of that home here", "What leaves a house is written down in that house only.")
 		return
 	}
-	s.show(w, r, "privacy", "privacy", "What left this house", privacyPage{homes, v}, func() [][]string {
+	m, _ := s.site.Mask(r.Context(), id) // who may not know it sees the journal alone
+	s.show(w, r, "privacy", "privacy", "What left this house", privacyPage{homes, v, m}, func() [][]string {
 		out := [][]string{{"what", "to", "as", "count", "bytes", "learns", "bits", "last"}}
 		for _, l := range v.Lines {
 			out = append(out, []string{l.What, l.To, l.As, strconv.Itoa(l.Count), strconv.FormatInt(l.Bytes, 10), l.Learns, strconv.FormatFloat(l.Bits, 'f', 1, 64), l.Last.UTC().Format(time.RFC3339)})
 		}
 		return out
 	})
+}
+
+// orderBattery takes the form of the owner's command. ServeHTTP has refused foreign
+// origins.
+func (s *Server) orderBattery(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	home := r.PostFormValue("home")
+	o := BatteryOrder{Do: r.PostFormValue("do")}
+	var err error
+	if o.Do == "charge" || o.Do == "discharge" {
+		o.W, err = strconv.Atoi(r.PostFormValue("w"))
+	}
+	minutes, merr := 0, error(nil)
+	if o.Do != "release" {
+		minutes, merr = strconv.Atoi(r.PostFormValue("minutes"))
+	}
+	if err != nil || merr != nil || minutes < 0 || minutes > 24*60 {
+		s.fail(w, r, http.StatusBadRequest, "Nothing was asked of the battery", "The form wants a power in watts and at most a day. Open the Privacy page and use its buttons.")
+		return
+	}
+	o.For = time.Duration(minutes) * time.Minute
+	if err := s.site.OrderBattery(r.Context(), home, o); err != nil {
+		s.fail(w, r, http.StatusConflict, "Nothing was asked of the battery", err.Error())
+		return
+	}
+	http.Redirect(w, r, "/privacy?"+url.Values{"home": {home}}.Encode(), http.StatusSeeOther)
+}
+
+// turnDial takes the form of the dial. ServeHTTP has refused foreign origins.
+func (s *Server) turnDial(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	home := r.PostFormValue("home")
+	stop, err := strconv.Atoi(r.PostFormValue("stop"))
+	if err != nil {
+		s.fail(w, r, http.StatusBadRequest, "The dial was not turned", "The form wants a stop. Open the Privacy page and use its buttons.")
+		return
+	}
+	if err := s.site.TurnDial(r.Context(), home, stop); err != nil {
+		s.fail(w, r, http.StatusConflict, "The dial was not turned", err.Error())
+		return
+	}
+	http.Redirect(w, r, "/privacy?"+url.Values{"home": {home}}.Encode(), http.StatusSeeOther)
 }
 
 func (s *Server) party(w http.ResponseWriter, r *http.Request) {

@@ -42,7 +42,9 @@ var menu = []struct{ Name, Path, Label, Icon string }{
 	{"overview", "/", "Overview", "home"},
 	{"energy", "/energy", "Energy", "bolt"},
 	{"sessions", "/sessions", "Sessions", "car"},
+	{"money", "/money", "Money", "coin"},
 	{"ledger", "/ledger", "Ledger", "book"},
+	{"disputes", "/disputes", "Disputes", "scale"},
 	{"alarms", "/alarms", "Alarms", "bell"},
 	{"privacy", "/privacy", "Privacy", "eye"},
 	{"mesh", "/mesh", "Mesh", "net"},
@@ -53,7 +55,7 @@ func New(site Site, log *slog.Logger) (*Server, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s, err := newServer(site, log, "overview", "energy", "sessions", "session", "ledger", "entry", "alarms", "privacy", "party", "mesh", "error")
+	s, err := newServer(site, log, "overview", "energy", "sessions", "session", "ledger", "entry", "money", "disputes", "alarms", "privacy", "party", "mesh", "error")
 	if err != nil {
 		return nil, err
 	}
@@ -86,8 +88,13 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("GET /ledger", s.ledger)
 	s.mux.HandleFunc("GET /ledger/{index}", s.entry)
 	s.mux.HandleFunc("GET /ledger/{index}/proof", s.proof)
+	s.mux.HandleFunc("GET /money", s.money)
+	s.mux.HandleFunc("GET /money/files/{name}", s.paymentFile)
+	s.mux.HandleFunc("GET /disputes", s.disputes)
 	s.mux.HandleFunc("GET /alarms", s.alarms)
 	s.mux.HandleFunc("GET /privacy", s.privacy)
+	s.mux.HandleFunc("POST /privacy/battery", s.orderBattery)
+	s.mux.HandleFunc("POST /privacy/dial", s.turnDial)
 	s.mux.HandleFunc("GET /party/{id}", s.party)
 	s.mux.HandleFunc("GET /mesh", s.mesh)
 	s.mux.HandleFunc("POST /mesh", s.switchMesh)

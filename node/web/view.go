@@ -29,6 +29,14 @@ type Site interface {
 	Entry(ctx context.Context, index uint64) (Entry, bool)
 	Alarms(ctx context.Context) []AlarmRow
 	Left(ctx context.Context, home string) (Left, bool)
+	// Mask is how well a home's battery hides its load; ok is false where the viewer
+	// may not know it. A home without battery has an empty one.
+	Mask(ctx context.Context, home string) (Mask, bool)
+	// OrderBattery has a home's battery do what its owner asks. The error is for people.
+	OrderBattery(ctx context.Context, home string, o BatteryOrder) error
+	// TurnDial chooses a home's cost against its privacy, 0 private to 4 thrifty. The
+	// error is for people.
+	TurnDial(ctx context.Context, home string, stop int) error
 	Party(ctx context.Context, id string) (Party, bool)
 	// Members lists the nodes that Mesh may be asked for; a node knows only itself.
 	Members(ctx context.Context) []HomeRef
@@ -44,6 +52,13 @@ type Site interface {
 	Live(ctx context.Context) map[string]string
 	// Proof writes a .tlog-proof of a ledger entry.
 	Proof(ctx context.Context, w io.Writer, index uint64) error
+	// Find gives the entry whose leaf hash begins with hexadecimal digits, among
+	// the newest.
+	Find(ctx context.Context, leaf string) (index uint64, ok bool)
+	Money(ctx context.Context) Money
+	// PaymentFile reads a file that Money lists.
+	PaymentFile(ctx context.Context, name string) ([]byte, bool)
+	Disputes(ctx context.Context) Disputes
 }
 
 // Meta is shown on every page.
@@ -267,6 +282,67 @@ type Entry struct {
 	Raw      string // hex
 }
 
+// Money is the page of what operators owe each other.
+type Money struct {
+	Known     bool   // there is a ledger
+	Simulated bool   // no bank stands behind the payments
+	Operator  string // whose page it is; empty where it is everybody's
+	Facts     []Pair // settlement day, next close
+	Balances  []Balance
+	Next      []Payment // what a close would instruct now
+	Payments  []Payment // of all final closes, newest first
+	Older     int       // payments besides those
+	Files     []MoneyFile
+	Keeps     bool // payment files are kept here
+}
+
+// Payment is one payment of a close. State: due, paid, failed; empty for one that
+// is not instructed yet.
+type Payment struct {
+	Period        uint32
+	No            uint16
+	Payer, Payee  string
+	Amount, Exact string
+	State         string
+	Overdue       bool // due beyond its grace time
+	EndToEnd      string
+	Close         uint64  // entry
+	Ended         *uint64 // entry that confirmed it or put it back
+}
+
+// MoneyFile is a payment file for a payer's bank.
+type MoneyFile struct {
+	Name, Payer string
+	Period      uint32
+	Bytes       int
+}
+
+// Disputes is the page of cases.
+type Disputes struct {
+	Known  bool      // there is a ledger
+	Need   int       // approvals that an opening takes
+	Notice string    // between a dispute and its first partial
+	Limit  string    // after which a case expires
+	Cases  []Dispute // newest first
+}
+
+// Dispute is one case.
+type Dispute struct {
+	ID, Kind, Reason   string
+	Requester, Utility string
+	Sessions           int
+	Opened             time.Time
+	Notice, Expires    time.Time // zero where they do not apply
+	Approvals, Against []string
+	Partials           []string
+	State              string
+	Ended              bool
+	Index              uint64 // entry
+	Statement          string // what the driver says, if known here
+	Answer             string // only at its requester
+	Vote               string // only at a seat: what it may still do
+}
+
 // AlarmRow is one alarm.
 type AlarmRow struct {
 	ID             string
@@ -289,6 +365,49 @@ type Left struct {
 	Messages int
 	Bytes    int64
 	Stays    []string // what never left, in sentences
+}
+
+// Mask is how well a home's battery hides its load: the second half of the Privacy
+// page, strictly for who lives there.
+type Mask struct {
+	Battery  bool // there is one
+	Model    bool // it is simulated
+	Policy   string
+	Reason   string     // why another policy runs than was asked for
+	Times    []int64    // Unix seconds, one a minute or coarser, at most 1500
+	True     []float64  // W, house without car
+	Metered  []float64  // W
+	Shown    float64    // share of the day's account in which the meter showed the mask, 0..1; negative while unknown
+	Leaks    []Pair     // what still leaks, in bits a day
+	Account  []Pair     // exposed minutes and energy
+	Commands []Command  // newest first
+	Asked    string     // what the owner's own command does now, in words; empty without one
+	MostW    int        // that the owner may ask for
+	CannotDo []string   // what this battery cannot hide
+	Dial     []DialStop // private first; what each means is empty until it is known
+	DialNote string
+	CanOrder bool // the viewer is the owner
+}
+
+// DialStop is a position of the dial of cost against privacy.
+type DialStop struct {
+	Name                     string
+	Bits, Money, Loss, Cycle string // a day
+	Chosen                   bool
+}
+
+// Command is one command to a battery.
+type Command struct {
+	From                              time.Time
+	By, Asked, Decided, Energy, Price string
+	Over                              bool
+}
+
+// BatteryOrder is what an owner asks of a battery.
+type BatteryOrder struct {
+	Do  string // charge, discharge, stop or release
+	W   int
+	For time.Duration
 }
 
 // LeftLine is one kind of message to one kind of recipient.

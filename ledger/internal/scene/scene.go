@@ -21,6 +21,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"gridveil/ledger"
+	"gridveil/ledger/internal/tile"
 	"gridveil/privacy"
 	"gridveil/privacy/commit"
 	notes "gridveil/privacy/note"
@@ -65,6 +66,7 @@ type Scene struct {
 	LogKey   ed25519.PrivateKey            // signs checkpoints
 	Receipt  ed25519.PrivateKey            // signs receipts
 	Witness  map[string]ed25519.PrivateKey // cosigners "uta", "utb", "independent"
+	Here     string                        // origin of the log, Origin at first
 
 	rnd    *mathrand.ChaCha8
 	opens  map[[3]uint32]opening // cur, payer, grid -> what a settle opens
@@ -95,7 +97,7 @@ func New(tb testing.TB, seed uint64) *Scene {
 	tb.Helper()
 	var s [32]byte
 	binary.BigEndian.PutUint64(s[:], seed)
-	sc := &Scene{TB: tb, State: ledger.New(Origin), rnd: mathrand.NewChaCha8(s), opens: map[[3]uint32]opening{},
+	sc := &Scene{TB: tb, Here: Origin, State: ledger.New(Origin), rnd: mathrand.NewChaCha8(s), opens: map[[3]uint32]opening{},
 		Keys: map[ledger.PartyID]ed25519.PrivateKey{}, Witness: map[string]ed25519.PrivateKey{}, serial: map[[32]byte]ed25519.PrivateKey{}}
 	for p := Evagg; p <= Late; p++ {
 		sc.Keys[p] = sc.Key()
@@ -187,7 +189,7 @@ func (s *Scene) Entry(st Step) *ledger.Entry {
 	e, err := ledger.NewEntry(st.Author, s.State.NextSeq(st.Author), st.Body)
 	s.must(err)
 	for _, k := range st.Signers {
-		s.must(ledger.SignAs(e, Origin, k.Use, k.Key))
+		s.must(ledger.SignAs(e, s.Here, k.Use, k.Key))
 	}
 	return e
 }
@@ -356,7 +358,7 @@ func (s *Scene) Note(i int) notes.Note {
 // Redeem spends notes to an account.
 func (s *Scene) Redeem(payee ledger.Account, list ...notes.Note) *ledger.Redeem {
 	r := &ledger.Redeem{Payee: payee, Bind: s.Bytes32()}
-	msg := notes.SpendMessage(Origin, uint32(payee), r.Bind)
+	msg := notes.SpendMessage(s.Here, uint32(payee), r.Bind)
 	for _, n := range list {
 		r.Notes = append(r.Notes, notes.Spent{Note: n, Spend: [64]byte(ed25519.Sign(s.serial[n.Serial()], msg))})
 	}
@@ -369,17 +371,43 @@ func (s *Scene) Policy() *ledger.Policy {
 	for _, name := range []string{"uta", "utb", "independent"} {
 		w = append(w, ledger.Witness{Name: name, Key: ledger.WitnessKey(name+".test", Pub(s.Witness[name]))})
 	}
-	return ledger.NewPolicy(ledger.LogKey(Origin, Pub(s.LogKey)), w...)
+	return ledger.NewPolicy(ledger.LogKey(s.Here, Pub(s.LogKey)), w...)
 }
 
 // Checkpoint signs a checkpoint as the log and the named witnesses.
 func (s *Scene) Checkpoint(size uint64, root [32]byte, witnesses ...string) []byte {
 	s.TB.Helper()
-	signers := []note.Signer{ledger.LogSigner(Origin, s.LogKey)}
+	signers := []note.Signer{ledger.LogSigner(s.Here, s.LogKey)}
 	for _, w := range witnesses {
 		signers = append(signers, ledger.Cosigner(w+".test", s.Witness[w], time.UnixMilli(Start)))
 	}
-	msg, err := ledger.SignCheckpoint(ledger.Checkpoint{Origin: Origin, Size: size, Root: root}, signers...)
+	msg, err := ledger.SignCheckpoint(ledger.Checkpoint{Origin: s.Here, Size: size, Root: root}, signers...)
 	s.must(err)
 	return msg
+}
+
+// Final is the checkpoint of the whole log, signed by the log and the named
+// witnesses.
+func (s *Scene) Final(witnesses ...string) []byte {
+	s.TB.Helper()
+	var e tile.Edge
+	for _, raw := range s.Log {
+		e.Append(ledger.LeafHash(raw), func(tile.Tile, []byte) {})
+	}
+	return s.Checkpoint(uint64(len(s.Log)), e.Root(), witnesses...)
+}
+
+// GoOn seals the log and begins the next one under another origin; it returns
+// the sealed log's entries, its final checkpoint and what it carried over.
+func (s *Scene) GoOn(next string) (sealed [][]byte, note, carried []byte) {
+	s.TB.Helper()
+	s.By(Evagg, &ledger.Seal{Next: next})
+	sealed, note = s.Log, s.Final("uta", "utb")
+	carried, err := s.State.Carry()
+	s.must(err)
+	s.State, err = ledger.Succeed(s.Here, next, carried)
+	s.must(err)
+	s.Here, s.Log, s.Postings = next, nil, nil
+	s.By(Evagg, s.State.NewShard(s.State.Params(), note))
+	return sealed, note, carried
 }

@@ -264,3 +264,15 @@ func Copy(tb testing.TB, from, to string) {
 		tb.Fatal(err)
 	}
 }
+
+// RAM is a temporary directory in memory, where the system has one: for tests
+// that write much and take no sync for proof.
+func RAM(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "gridveil-test-")
+	if err != nil {
+		return tb.TempDir()
+	}
+	tb.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"gridveil/ledger"
+	"gridveil/ledger/export"
 	"gridveil/ledger/store"
 	"gridveil/ledger/writer"
 )
@@ -81,6 +82,60 @@ func Entries(tb testing.TB, n, at int) (list [][]byte) {
 	return list
 }
 
+// Sealed is a log of n entries that ends in favour of next, its export in dir,
+// and the first entry of the log that goes on, with one tick more.
+func Sealed(tb testing.TB, n int, next, dir string) (list, goesOn [][]byte) {
+	tb.Helper()
+	must := func(err error) {
+		tb.Helper()
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+	list = Entries(tb, n-1, n)
+	s := ledger.New(Origin)
+	for _, raw := range list {
+		e, err := ledger.Parse(raw)
+		must(err)
+		_, err = s.Apply(e)
+		must(err)
+	}
+	do := func(origin string, body ledger.Body) []byte {
+		e, err := ledger.NewEntry(1, s.NextSeq(1), body)
+		must(err)
+		must(ledger.Sign(e, origin, Key(1)))
+		_, err = s.Apply(e)
+		must(err)
+		return e.Bytes()
+	}
+	list = append(list, do(Origin, &ledger.Seal{Next: next}))
+	l := Serve(tb, list)
+	note := l.Show(n, "uta", "utb")
+	_, err := export.Archive(dir, memory{list, note}, export.Config{Policy: Policy()})
+	must(err)
+	carried, err := s.Carry()
+	must(err)
+	s, err = ledger.Succeed(Origin, next, carried)
+	must(err)
+	goesOn = append(goesOn, do(next, s.NewShard(s.Params(), note)))
+	return list, append(goesOn, do(next, s.NextTick(uint64(s.LogTime().UnixMilli())+1000)))
+}
+
+// memory is a log as an export reads it.
+type memory struct {
+	log  [][]byte
+	note []byte
+}
+
+func (m memory) Checkpoint() ([]byte, error) { return m.note, nil }
+
+func (m memory) Bundle(n uint64, width int) (b []byte, err error) {
+	for _, raw := range m.log[n*256:][:width] {
+		b = ledger.AppendBundle(b, raw)
+	}
+	return b, nil
+}
+
 // WithoutState is a tick after list[:at], signed, that opens a day with a wrong
 // state hash.
 func WithoutState(tb testing.TB, list [][]byte, at int) []byte {
@@ -111,6 +166,7 @@ type Log struct {
 
 	tb testing.TB
 	w  *writer.Writer
+	at string // origin
 
 	mu   sync.Mutex
 	note []byte
@@ -119,7 +175,10 @@ type Log struct {
 
 // Serve serves the entries over HTTP on loopback. No checkpoint is shown before
 // Show.
-func Serve(tb testing.TB, entries [][]byte) *Log {
+func Serve(tb testing.TB, entries [][]byte) *Log { return ServeAs(tb, Origin, entries) }
+
+// ServeAs is Serve for a log of another origin with the same key.
+func ServeAs(tb testing.TB, origin string, entries [][]byte) *Log {
 	tb.Helper()
 	w, err := writer.Open(writer.Config{Dir: tb.TempDir(), Store: store.Options{MemTableBytes: 1 << 20, SegmentBytes: 1 << 20, MinFree: -1}, Machine: &blind{},
 		LogKey: Key(2), ReceiptKey: Key(3), CheckpointEvery: time.Millisecond, Policy: ledger.NewPolicy(ledger.LogKey(Origin, Pub(2)))})
@@ -143,7 +202,7 @@ func Serve(tb testing.TB, entries [][]byte) *Log {
 	}
 	cancel()
 	<-done
-	l := &Log{tb: tb, w: w}
+	l := &Log{tb: tb, w: w, at: origin}
 	s := httptest.NewServer(l)
 	l.URL = s.URL
 	tb.Cleanup(func() { s.Close(); w.Close() })
@@ -189,7 +248,7 @@ func (l *Log) Show(size int, witnesses ...string) []byte {
 	if err != nil {
 		l.tb.Fatal(err)
 	}
-	msg, err := ledger.SignCheckpoint(ledger.Checkpoint{Origin: Origin, Size: uint64(size), Root: root}, signers(witnesses)...)
+	msg, err := ledger.SignCheckpoint(ledger.Checkpoint{Origin: l.at, Size: uint64(size), Root: root}, signers(l.at, witnesses)...)
 	if err != nil {
 		l.tb.Fatal(err)
 	}
@@ -197,8 +256,8 @@ func (l *Log) Show(size int, witnesses ...string) []byte {
 	return msg
 }
 
-func signers(witnesses []string) []note.Signer {
-	out := []note.Signer{ledger.LogSigner(Origin, Key(2))}
+func signers(origin string, witnesses []string) []note.Signer {
+	out := []note.Signer{ledger.LogSigner(origin, Key(2))}
 	for i, name := range Witnesses {
 		for _, w := range witnesses {
 			if w == name {

@@ -1,0 +1,162 @@
+// Package monthly is the statement of a month's sessions: for a host's books, a
+// driver's, or an employer who pays for charging and wants the meter's own
+// signatures.
+//
+// Text, JSON and CSV are three forms of one Statement, so that they cannot
+// differ. Amounts are millionths of EUR and energies mWh, as they were signed;
+// only Text rounds, to cents and Wh. Start with Make.
+package monthly
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"text/tabwriter"
+	"time"
+)
+
+// Statement is a month's sessions of one wallbox or one wallet.
+type Statement struct {
+	Of       string    `json:"of"`    // "host" or "driver"
+	Name     string    `json:"name"`  // of the node
+	Month    string    `json:"month"` // "2026-06"
+	From     time.Time `json:"from"`
+	To       time.Time `json:"to"` // exclusive
+	Currency string    `json:"currency"`
+	Sessions []Session `json:"sessions"` // by end
+	InMWh    int64     `json:"in_mwh"`
+	OutMWh   int64     `json:"out_mwh"`
+	Paid     int64     `json:"paid_micro"`   // by drivers, on their utility's bill
+	Earned   int64     `json:"earned_micro"` // by whose statement it is, in notes; below zero if it owes
+	Unbilled int       `json:"unbilled"`     // ended, and not listed: refused, or not settled yet
+}
+
+// Session is one session that ended in the month.
+type Session struct {
+	ID       string    `json:"session"`
+	Begin    time.Time `json:"begin"`
+	End      time.Time `json:"end"`
+	Case     string    `json:"case"` // pv, grid, mixed, v2g-house, v2g-grid, v2g, gift, own
+	InMWh    int64     `json:"in_mwh"`
+	OutMWh   int64     `json:"out_mwh"`
+	Paid     int64     `json:"paid_micro"`
+	Earned   int64     `json:"earned_micro"`
+	MeterKey string    `json:"meter_key,omitempty"` // public key, hexadecimal
+	Readings []Reading `json:"readings,omitempty"`  // only where they were asked for
+}
+
+// Reading is a record as the meter signed it, byte for byte.
+type Reading struct {
+	OCMF    string `json:"ocmf"`
+	OK      bool   `json:"verifies"`
+	Verdict string `json:"verdict"`
+}
+
+// ErrMonth says that a month is not written as 2026-06.
+var ErrMonth = errors.New("month: want a year and a month such as 2026-06")
+
+// Span is the month in the zone: from its first instant to that of the next.
+func Span(month string, zone *time.Location) (from, to time.Time, err error) {
+	from, err = time.ParseInLocation("2006-01", month, zone)
+	if err != nil {
+		return from, to, fmt.Errorf("%w, got %q", ErrMonth, month)
+	}
+	return from, from.AddDate(0, 1, 0), nil
+}
+
+// Make takes those of list that ended in the month of s, which names owner, month
+// and span, and adds them up. signed says whether readings and keys of meters
+// stay in it; a meter's key tells where a session was.
+func Make(s Statement, list []Session, signed bool) Statement {
+	s.Currency, s.Sessions = "EUR", []Session{}
+	for _, x := range list {
+		if x.End.Before(s.From) || !x.End.Before(s.To) {
+			continue
+		}
+		if !signed {
+			x.Readings, x.MeterKey = nil, ""
+		}
+		s.Sessions = append(s.Sessions, x)
+		s.InMWh, s.OutMWh = s.InMWh+x.InMWh, s.OutMWh+x.OutMWh
+		s.Paid, s.Earned = s.Paid+x.Paid, s.Earned+x.Earned
+	}
+	slices.SortStableFunc(s.Sessions, func(a, b Session) int { return a.End.Compare(b.End) })
+	return s
+}
+
+// JSON is the statement for programs; fields are only ever added.
+func (s Statement) JSON() ([]byte, error) {
+	b, err := json.MarshalIndent(s, "", "  ")
+	return append(b, '\n'), err
+}
+
+// CSV is the statement for spreadsheets: one row per session, and with readings
+// one per reading, the session's own fields in the first of them only.
+func (s Statement) CSV() []byte {
+	var out bytes.Buffer
+	w := csv.NewWriter(&out)
+	rows := [][]string{{"session", "begin", "end", "case", "in_mwh", "out_mwh", "paid_micro", "earned_micro", "currency", "meter_key", "verdict", "ocmf"}}
+	num := func(v int64) string { return strconv.FormatInt(v, 10) }
+	for _, x := range s.Sessions {
+		row := []string{x.ID, x.Begin.UTC().Format(time.RFC3339), x.End.UTC().Format(time.RFC3339), x.Case, num(x.InMWh), num(x.OutMWh), num(x.Paid), num(x.Earned), s.Currency, x.MeterKey, "", ""}
+		for i, r := range x.Readings {
+			if i > 0 {
+				rows = append(rows, row)
+				row = make([]string, len(row))
+				row[0], row[9] = x.ID, x.MeterKey
+			}
+			row[10], row[11] = r.Verdict, r.OCMF
+		}
+		rows = append(rows, row)
+	}
+	_ = w.WriteAll(rows) // a bytes.Buffer takes everything
+	return out.Bytes()
+}
+
+// Text is the statement for people.
+func (s Statement) Text() []byte {
+	var out bytes.Buffer
+	fmt.Fprintf(&out, "Charging statement of %s (%s), %s\n\n", s.Name, s.Of, s.Month)
+	if len(s.Sessions) == 0 {
+		fmt.Fprintln(&out, "No session ended in this month.")
+	} else {
+		w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "session\tbegin\tend\tcase\tcharged\tgiven\tpaid\tearned")
+		for _, x := range s.Sessions {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", x.ID, x.Begin.In(s.From.Location()).Format("2 Jan 15:04"), x.End.In(s.From.Location()).Format("2 Jan 15:04"), x.Case, kWh(x.InMWh), kWh(x.OutMWh), euros(x.Paid), euros(x.Earned))
+		}
+		fmt.Fprintf(w, "total\t\t\t\t%s\t%s\t%s\t%s\n", kWh(s.InMWh), kWh(s.OutMWh), euros(s.Paid), euros(s.Earned))
+		w.Flush() // a bytes.Buffer takes everything
+	}
+	if s.Unbilled > 0 {
+		fmt.Fprintf(&out, "\nEnded and not listed, for they were refused or are not settled yet: %d\n", s.Unbilled)
+	}
+	for _, x := range s.Sessions {
+		if len(x.Readings) == 0 {
+			continue
+		}
+		fmt.Fprintf(&out, "\nSession %s, meter key %s\n", x.ID, x.MeterKey)
+		for _, r := range x.Readings {
+			fmt.Fprintf(&out, "  %s\n  %s\n", r.Verdict, r.OCMF)
+		}
+	}
+	return out.Bytes()
+}
+
+func kWh(mWh int64) string {
+	wh := (mWh + 500) / 1000
+	return fmt.Sprintf("%d.%03d kWh", wh/1000, wh%1000)
+}
+
+func euros(micro int64) string {
+	sign := ""
+	if micro < 0 {
+		sign, micro = "-", -micro
+	}
+	cents := (micro + 5000) / 10_000
+	return fmt.Sprintf("%s%d.%02d EUR", sign, cents/100, cents%100)
+}
