@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -328,4 +329,40 @@ func FuzzPart(f *testing.F) {
 			t.Error("an end that is none")
 		}
 	})
+}
+
+// TestAClusterThatLostItsLogSignsNothing: all machines come back empty, as from a
+// wrong backup, and a witness shows the new leader what it signed before.
+func TestAClusterThatLostItsLogSignsNothing(t *testing.T) {
+	s := transfers(t, 30)
+	f := newFleet(t, s, 3)
+	f.submit(s.Log)
+	f.agree(uint64(len(s.Log)))
+	f.kill()
+	for _, m := range f.members {
+		for _, dir := range []string{m.dir(), m.dir() + "-cluster"} {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	f.mu.Lock()
+	left := len(f.roots)
+	f.mu.Unlock()
+	for _, m := range f.members {
+		m.again()
+	}
+	eventually(t, "a leader stops", func() bool {
+		for _, m := range f.members {
+			if errors.Is(m.up().Status().Err, ledger.ErrDamaged) {
+				return true
+			}
+		}
+		return false
+	})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.roots) != left {
+		t.Error("a checkpoint was signed below what was signed before")
+	}
 }

@@ -116,11 +116,13 @@ func listen(t testing.TB, m *member) net.Listener {
 	return ln
 }
 
+func (m *member) dir() string { return filepath.Join(m.f.tw.Dir, fmt.Sprintf("log-%d", m.no)) }
+
 // open starts a member, for the first time or again.
 func (m *member) open(ln net.Listener) {
 	m.f.t.Helper()
 	w := m.f.tw.WriterConfig()
-	w.Dir = filepath.Join(m.f.tw.Dir, fmt.Sprintf("log-%d", m.no))
+	w.Dir = m.dir()
 	w.Transport, w.CheckpointEvery = m.f, 10*time.Second
 	w.Store.Fail = m.fail
 	w.Store.Key = bytes.Repeat([]byte{7}, 32)
