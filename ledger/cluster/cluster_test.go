@@ -41,7 +41,7 @@ var disruptions = []string{"W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9",
 
 // TestFailoversLoseNoEntryAndMakeNoSecondHistory is the promise of this package.
 func TestFailoversLoseNoEntryAndMakeNoSecondHistory(t *testing.T) {
-	runs, each := 1, 3
+	runs, each := 1, 2
 	if *long {
 		runs, each = 91, len(disruptions)
 	}
