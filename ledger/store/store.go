@@ -217,8 +217,8 @@ func (s *Store) halt(err error) error {
 	return s.head.fatal
 }
 
-// room returns ErrFull when the disk has less than MinFree left.
-func (s *Store) room() error {
+// Room returns ErrFull when the disk has less than MinFree left.
+func (s *Store) Room() error {
 	if s.opt.MinFree < 0 {
 		return nil
 	}

@@ -95,7 +95,7 @@ func (s *Store) ready(list []*Pending) error {
 	if s.fits(list) < len(list) {
 		return fmt.Errorf("ledger store: group of %d entries is above the limit of %d entries or %d bytes", len(list), MaxGroup, s.opt.groupBytes())
 	}
-	return s.room()
+	return s.Room()
 }
 
 // apply runs the entries through the machine. An error means that the machine

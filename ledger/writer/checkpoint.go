@@ -78,7 +78,7 @@ func (w *Writer) resume() (*round, error) {
 
 // open seals the durable log and signs it.
 func (w *Writer) open() (*round, error) {
-	size, root, err := w.store.Seal()
+	size, root, err := w.steps.Seal()
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +162,7 @@ func (w *Writer) settle(r *round) error {
 
 // publish makes a final checkpoint the one that is served (W8, W9).
 func (w *Writer) publish(r *round) error {
-	if err := w.store.Publish(r.checkpoint.Size, r.note); err != nil {
+	if err := w.steps.Publish(r.checkpoint.Size, r.note); err != nil {
 		return err
 	}
 	w.mu.Lock()

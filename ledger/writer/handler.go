@@ -73,6 +73,13 @@ func (w *Writer) postEntries(rw http.ResponseWriter, r *http.Request) {
 		http.Error(rw, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
+	var other *NotLeaderError
+	if err := w.intake.refused(); errors.As(err, &other) {
+		rw.Header().Set(leaderHeader, other.Leader)
+		rw.Header().Set("Retry-After", retryAfter)
+		http.Error(rw, err.Error(), http.StatusMisdirectedRequest)
+		return
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, maxRequestBody))
 	if err != nil {
 		http.Error(rw, "request cannot be read or is above "+strconv.Itoa(maxRequestBody)+" bytes", http.StatusRequestEntityTooLarge)
@@ -103,6 +110,10 @@ func (w *Writer) postEntries(rw http.ResponseWriter, r *http.Request) {
 	rw.WriteHeader(status)
 	rw.Write(EncodeResults(results)) // the client sends again if this fails
 }
+
+// leaderHeader names, with status 421, the member ID of who takes entries now; it
+// is empty while nobody does.
+const leaderHeader = "Gridveil-Leader"
 
 // resultsType marks an answer that ParseResults reads, whatever its status.
 const resultsType = "application/vnd.gridveil.results"

@@ -71,10 +71,27 @@ type intake struct {
 	queues  map[string]*queue
 	turn    []*queue // those with jobs, in the order in which they are served
 	wake    chan struct{}
-	stopped error
+	stopped func() error // nil while entries are taken
 }
 
 func (in *intake) init() { in.queues, in.wake = map[string]*queue{}, make(chan struct{}, 1) }
+
+// accept takes entries again.
+func (in *intake) accept() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.stopped = nil
+}
+
+// refused is why entries are not taken, nil if they are.
+func (in *intake) refused() error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.stopped == nil {
+		return nil
+	}
+	return in.stopped()
+}
 
 // Submit hands in entries and returns a receipt or error for each, in order,
 // once they are durable. Entries of one author must come in the order of their
@@ -130,7 +147,7 @@ func (in *intake) add(name string, jobs []*job) {
 	for _, j := range jobs {
 		switch {
 		case in.stopped != nil:
-			j.answer(Result{Err: in.stopped})
+			j.answer(Result{Err: in.stopped()})
 			continue
 		case q == nil:
 			j.answer(Result{Err: fmt.Errorf("%w: %d others are being served", ledger.ErrBusy, maxSubmitters)})
@@ -274,14 +291,14 @@ func (in *intake) slowed() (names []string) {
 	return names
 }
 
-// refuse answers everything that waits, and whatever comes, with err.
-func (in *intake) refuse(err error) {
+// refuse answers everything that waits, and whatever comes, with a refusal.
+func (in *intake) refuse(refusal func() error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.stopped = err
+	in.stopped = refusal
 	for _, q := range in.turn {
 		for _, j := range q.jobs {
-			j.answer(Result{Err: err})
+			j.answer(Result{Err: refusal()})
 		}
 		q.jobs = nil
 	}

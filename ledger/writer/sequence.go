@@ -25,7 +25,7 @@ func (w *Writer) check(ctx context.Context, groups chan<- [][]*job) error {
 		select {
 		case groups <- g:
 		case <-ctx.Done():
-			fail(g, fmt.Errorf("%w: the writer is stopping", ledger.ErrHalted))
+			fail(g, w.refusal())
 			return ctx.Err()
 		}
 	}
@@ -91,7 +91,7 @@ func (w *Writer) commit(g [][]*job) error {
 			list, jobs = append(list, j.Pending), append(jobs, j)
 		}
 	}
-	first, err := w.store.Take(list)
+	first, err := w.steps.Take(list)
 	if err != nil {
 		fail(g, err)
 		if errors.Is(err, ledger.ErrBusy) {

@@ -18,10 +18,11 @@ import (
 
 // Network limits, on the wall clock.
 const (
-	askTimeout = 20 * time.Second // a verifier may have to replay before it answers
-	stragglers = time.Second      // how long a final checkpoint waits for the rest
-	maxAnswer  = ledger.MaxCheckpoint
-	maxAsks    = 3 // one to learn the size, one to use it, one if it moved meanwhile
+	askTimeout    = 20 * time.Second // a verifier may have to replay before it answers
+	surveyTimeout = 5 * time.Second  // of a new leader: a witness that is away must not delay it
+	stragglers    = time.Second      // how long a final checkpoint waits for the rest
+	maxAnswer     = ledger.MaxCheckpoint
+	maxAsks       = 3 // one to learn the size, one to use it, one if it moved meanwhile
 )
 
 // witness is one cosigner.
@@ -116,6 +117,54 @@ func (w *Writer) ask(ctx context.Context, x *witness, c ledger.Checkpoint, msg [
 	return nil, errors.New("witness changes its size with every request")
 }
 
+// survey asks every witness for the newest checkpoint of this log that it
+// cosigned, before a new leader signs: what it shows under our own signature must
+// be in this store, or the store must not sign. Who does not answer is asked
+// again by add-checkpoint, which is the outer fence.
+func (w *Writer) survey(ctx context.Context) error {
+	asking, cancel := context.WithTimeout(ctx, surveyTimeout)
+	defer cancel()
+	hash := ledger.OriginHash(w.origin)
+	errs := make([]error, len(w.witnesses))
+	var wg sync.WaitGroup // waited for below
+	for i, x := range w.witnesses {
+		if x.URL == "" {
+			continue
+		}
+		wg.Go(func() {
+			msg, err := w.fetch(asking, x.URL+"/"+hex.EncodeToString(hash[:])+"/checkpoint")
+			if err != nil {
+				w.cfg.Log.Debug("witness does not show its checkpoint", "witness", x.Name, "err", err)
+				return
+			}
+			if seen, _, err := ledger.OpenCheckpoint(msg, w.cfg.Policy.Log); err == nil && seen.Origin == w.origin {
+				errs[i] = w.holds(seen)
+				x.size = seen.Size
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// holds halts the store of a leader unless it has what a checkpoint of our own
+// says. Who leads no more is only behind.
+func (w *Writer) holds(seen ledger.Checkpoint) error {
+	size := w.Size()
+	if seen.Size > size {
+		if err := w.cluster.Leads(); err != nil {
+			return err
+		}
+		return w.store.Halt(fmt.Errorf("%w: a witness holds our checkpoint of size %d, this store has %d entries; repair it from that witness",
+			ledger.ErrDamaged, seen.Size, size))
+	}
+	root, err := w.store.RootAt(seen.Size)
+	if err == nil && root != seen.Root {
+		err = w.store.Halt(fmt.Errorf("%w: a witness holds our checkpoint of size %d with another root", ledger.ErrFork, seen.Size))
+	}
+	return err
+}
+
 // ahead is called when a witness claims a larger log than ours. If it can show
 // our own signature on it, this store has lost entries and must not sign any
 // more; else the witness is wrong.
@@ -124,7 +173,10 @@ func (w *Writer) ahead(ctx context.Context, x *witness, c ledger.Checkpoint, siz
 	msg, err := w.fetch(ctx, x.URL+"/"+hex.EncodeToString(hash[:])+"/checkpoint")
 	if err == nil {
 		var seen ledger.Checkpoint
-		if seen, _, err = ledger.OpenCheckpoint(msg, w.cfg.Policy.Log); err == nil && seen.Origin == w.origin && seen.Size > c.Size {
+		seen, _, err = ledger.OpenCheckpoint(msg, w.cfg.Policy.Log)
+		if ours := err == nil && seen.Origin == w.origin && seen.Size > c.Size; ours && w.cluster != nil {
+			return errors.Join(w.holds(seen), fmt.Errorf("witness holds our checkpoint of size %d, above %d", seen.Size, c.Size))
+		} else if ours {
 			return w.store.Halt(fmt.Errorf("%w: a witness holds our checkpoint of size %d, this store has %d entries; repair it from that witness",
 				ledger.ErrDamaged, seen.Size, c.Size))
 		}

@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,8 +60,31 @@ type Config struct {
 	// Submitter names who sent a request, for queues and limits; nil takes the
 	// remote host.
 	Submitter func(*http.Request) string
-	Clock     Clock        // nil means the wall clock
-	Log       *slog.Logger // nil discards
+	// Cluster makes what takes the place of the store's own steps where several
+	// nodes keep one log; ledger/cluster sets it. Nil means one node.
+	Cluster func(*store.Store) Cluster
+	Clock   Clock        // nil means the wall clock
+	Log     *slog.Logger // nil discards
+}
+
+// Steps are the three moments at which something becomes durable: a group before
+// its receipts, a signed state before its checkpoint leaves, and a final
+// checkpoint before it is served. A store.Store is the one of a single node, and
+// says what each promises. An ErrBusy of Take means that the submitter sends the
+// same bytes again.
+type Steps interface {
+	Take(list []*store.Pending) (first uint64, err error)
+	Seal() (size uint64, root ledger.Hash, err error)
+	Publish(size uint64, note []byte) error
+}
+
+// Cluster is several nodes that keep one log, of which one at a time leads.
+type Cluster interface {
+	Steps
+	// Leads returns nil if no other node can have taken the lead before this call.
+	Leads() error
+	// Refusal is what entries are refused with while Serve does not run here.
+	Refusal() error
 }
 
 // Defaults.
@@ -73,6 +98,8 @@ type Writer struct {
 	cfg     Config
 	origin  string
 	store   *store.Store
+	steps   Steps
+	cluster Cluster // nil: one node
 	signer  note.Signer
 	intake  intake
 	own     chan struct{} // held while the own party's next number is in use
@@ -106,6 +133,11 @@ func Open(cfg Config) (*Writer, error) {
 	w := &Writer{cfg: cfg, origin: cfg.Policy.Log.Name(), store: st, own: make(chan struct{}, 1)}
 	w.signer = ledger.LogSigner(w.origin, cfg.LogKey)
 	w.intake.init()
+	w.steps = st
+	if cfg.Cluster != nil {
+		w.cluster = cfg.Cluster(st)
+		w.steps, w.intake.stopped = w.cluster, w.cluster.Refusal
+	}
 	for _, x := range cfg.Policy.Witnesses {
 		w.witnesses = append(w.witnesses, &witness{Witness: x, status: WitnessStatus{Name: x.Name}})
 	}
@@ -158,7 +190,7 @@ func remoteHost(r *http.Request) string {
 // calls final.
 func (w *Writer) loadFinal() error {
 	size, msg := w.store.Published()
-	if msg == nil {
+	if c, now := w.Final(); msg == nil || size < c.Size || bytes.Equal(msg, now) {
 		return nil
 	}
 	c, cosigners, err := w.cfg.Policy.Open(msg)
@@ -166,15 +198,33 @@ func (w *Writer) loadFinal() error {
 		return fmt.Errorf("published checkpoint of size %d: %w", size, err)
 	}
 	if w.cfg.Policy.Final(cosigners) {
+		w.mu.Lock()
 		w.final = final{c, msg, cosigners}
+		w.mu.Unlock()
 	}
 	return nil
 }
 
+// Refresh takes up what another writer of a cluster made durable in this store:
+// who waits for growth or a final checkpoint is woken.
+func (w *Writer) Refresh() error {
+	err := w.loadFinal()
+	w.grown.fire()
+	w.settled.fire()
+	return err
+}
+
 // Serve sequences entries, ticks and signs checkpoints until ctx ends, and
 // returns nil then. Any other return is fatal: close the writer and open it
-// again.
+// again. In a cluster Serve runs while this node leads, once in each term, and
+// only what Status then calls Err is fatal.
 func (w *Writer) Serve(ctx context.Context) error {
+	if w.cluster != nil {
+		if err := w.survey(ctx); err != nil {
+			return err
+		}
+		w.intake.accept()
+	}
 	g, ctx := errgroup.WithContext(ctx) // waited for below
 	groups := make(chan [][]*job)
 	g.Go(func() error { return w.check(ctx, groups) })
@@ -182,7 +232,7 @@ func (w *Writer) Serve(ctx context.Context) error {
 	g.Go(func() error { return w.ticks(ctx) })
 	g.Go(func() error { return w.checkpoints(ctx) })
 	err := g.Wait()
-	w.intake.refuse(fmt.Errorf("%w: the writer has stopped", ledger.ErrHalted))
+	w.intake.refuse(w.refusal)
 	if fatal := w.store.Err(); fatal != nil {
 		return fatal
 	}
@@ -190,6 +240,14 @@ func (w *Writer) Serve(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// refusal is what entries get that come too late.
+func (w *Writer) refusal() error {
+	if w.cluster != nil {
+		return w.cluster.Refusal()
+	}
+	return fmt.Errorf("%w: the writer has stopped", ledger.ErrHalted)
 }
 
 // Close closes the store. Serve must have returned.
@@ -317,3 +375,19 @@ func (s *signal) fire() {
 		s.ch = nil
 	}
 }
+
+// NotLeaderError says that another node of a cluster takes entries now. Nothing,
+// or nothing certain, has happened: send the same bytes there. It is an ErrBusy.
+type NotLeaderError struct {
+	Leader string // the member ID of who leads, empty if nobody does or it is unknown
+}
+
+func (e *NotLeaderError) Error() string {
+	if e.Leader == "" {
+		return fmt.Sprintf("%v: no node of the ledger's cluster leads yet", ledger.ErrBusy)
+	}
+	return fmt.Sprintf("%v: node %s leads the ledger", ledger.ErrBusy, strings.ToValidUTF8(e.Leader[:min(8, len(e.Leader))], "?"))
+}
+
+// Unwrap gives ErrBusy.
+func (e *NotLeaderError) Unwrap() error { return ledger.ErrBusy }

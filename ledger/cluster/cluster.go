@@ -1,0 +1,440 @@
+package cluster
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"gridveil/ledger"
+	"gridveil/ledger/store"
+	"gridveil/ledger/writer"
+)
+
+// MaxMembers is the most voters of a cluster: a sixth makes every group slower and
+// saves from no more losses than five do.
+const MaxMembers = 5
+
+// Member is one machine of a cluster.
+type Member struct {
+	ID      string // its public key, 64 hex digits: see ID
+	Address string // host and port that the others connect to
+}
+
+// ID names a member by its Ed25519 public key.
+func ID(pub ed25519.PublicKey) string { return hex.EncodeToString(pub) }
+
+// Config describes one member. Writer, Dir, Key, Address and Members are needed.
+type Config struct {
+	// Writer is the log as for one node. All members have the same LogKey,
+	// ReceiptKey and Policy; each has its own Dir. Store.Key seals the raft log too.
+	Writer writer.Config
+	// Dir holds the raft log; it must not be inside Writer.Dir.
+	Dir string
+	// Key is this member's own key, which the others know by its ID.
+	Key ed25519.PrivateKey
+	// Address is where the others reach this member. Listener takes their
+	// connections; nil listens on Address.
+	Address  string
+	Listener net.Listener
+	// Members found the cluster: the same three or five on each of them. A member
+	// that is not among them joins: it waits until the leader adds it.
+	Members []Member
+	// ElectionTimeout is how long a leader may be silent before the others elect
+	// another, which takes about as long again; zero means 2 s, the least is 50 ms.
+	ElectionTimeout time.Duration
+	// Dial connects to an address; nil means a net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Limits of the raft log: what a member that was away may catch up with from it;
+// beyond that it fetches entries.
+const (
+	trailingLogs      = 256
+	snapshotThreshold = 256
+	snapshotEvery     = 20 * time.Second
+	maxAppend         = 16 // proposals of one message, at most 4 MiB each
+	commitEvery       = 20 * time.Millisecond
+)
+
+// Node is one running member. Its methods may be called from any goroutine.
+type Node struct {
+	cfg   Config
+	self  raft.ServerID
+	log   *slog.Logger
+	store *store.Store
+	w     *writer.Writer
+	raft  atomic.Pointer[raft.Raft]
+	disk  *disk
+	trans *raft.NetworkTransport
+	link  *link
+	hand  hand
+
+	applied chan struct{} // something became durable here
+	broken  chan struct{} // closed when the store has stopped
+	once    sync.Once
+}
+
+// Open opens the log of this member and takes part in the cluster; it may
+// fetch what the store lacks and then waits for the others. See writer.Open for
+// its errors.
+func Open(cfg Config) (*Node, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, self: raft.ServerID(ID(cfg.Key.Public().(ed25519.PublicKey))), log: cfg.Writer.Log,
+		applied: make(chan struct{}, 1), broken: make(chan struct{})}
+	n.cfg.Writer.Cluster = func(st *store.Store) writer.Cluster {
+		n.store = st
+		return steps{n}
+	}
+	var err error
+	if n.w, err = writer.Open(n.cfg.Writer); err != nil {
+		return nil, err
+	}
+	if err := n.open(); err != nil {
+		return nil, errors.Join(err, n.shut())
+	}
+	return n, nil
+}
+
+func (c *Config) check() error {
+	switch {
+	case c.Dir == "" || c.Address == "":
+		return errors.New("ledger cluster: Config needs Dir and Address")
+	case len(c.Key) != ed25519.PrivateKeySize:
+		return errors.New("ledger cluster: Config needs Key")
+	case len(c.Members) != 3 && len(c.Members) != MaxMembers:
+		return fmt.Errorf("ledger cluster: %d members are listed, want 3 or %d", len(c.Members), MaxMembers)
+	case c.ElectionTimeout != 0 && c.ElectionTimeout < 50*time.Millisecond:
+		return fmt.Errorf("ledger cluster: ElectionTimeout is %v, want at least 50ms", c.ElectionTimeout)
+	}
+	seen := map[string]bool{}
+	for _, m := range c.Members {
+		if err := m.check(); err != nil {
+			return err
+		}
+		if seen[m.ID] || seen[m.Address] {
+			return fmt.Errorf("ledger cluster: member %s is listed twice", m.short())
+		}
+		seen[m.ID], seen[m.Address] = true, true
+	}
+	if c.ElectionTimeout == 0 {
+		c.ElectionTimeout = 2 * time.Second
+	}
+	if c.Dial == nil {
+		c.Dial = (&net.Dialer{}).DialContext
+	}
+	if c.Writer.Log == nil {
+		c.Writer.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+func (m Member) check() error {
+	if b, err := hex.DecodeString(m.ID); err != nil || len(b) != ed25519.PublicKeySize || m.ID != strings.ToLower(m.ID) {
+		return fmt.Errorf("ledger cluster: member ID %q is no public key of 64 hex digits", m.ID)
+	}
+	if _, _, err := net.SplitHostPort(m.Address); err != nil {
+		return fmt.Errorf("ledger cluster: address of member %s: want host:port: %w", m.short(), err)
+	}
+	return nil
+}
+
+func (m Member) short() string { return m.ID[:min(8, len(m.ID))] }
+
+// open starts raft; NewRaft brings the store as far as the newest snapshot says.
+func (n *Node) open() error {
+	if err := os.MkdirAll(n.cfg.Dir, 0o700); err != nil {
+		return fmt.Errorf("create directory of the cluster: %w", err)
+	}
+	ln := n.cfg.Listener
+	var err error
+	if ln == nil {
+		if ln, err = net.Listen("tcp", n.cfg.Address); err != nil {
+			return fmt.Errorf("listen for the cluster: %w", err)
+		}
+	}
+	if n.link, err = newLink(n, ln); err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Warn, Output: lines{n.log}, DisableTime: true})
+	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: n.link, MaxPool: 3, Logger: log,
+		Timeout: 10 * n.cfg.ElectionTimeout})
+	if n.disk, err = openDisk(n.cfg.Dir, n.cfg.Writer.Store.Key, log); err != nil {
+		return err
+	}
+	marks, err := raft.NewFileSnapshotStoreWithLogger(n.cfg.Dir, 1, log)
+	if err != nil {
+		return fmt.Errorf("open cluster snapshots: %w", err)
+	}
+	rc := n.raftConfig(log)
+	if err := n.found(rc, marks); err != nil {
+		return err
+	}
+	r, err := raft.NewRaft(rc, fsm{n}, n.disk, n.disk, marks, n.trans)
+	if err != nil {
+		return fmt.Errorf("start cluster member: %w", err)
+	}
+	n.raft.Store(r)
+	return nil
+}
+
+func (n *Node) raftConfig(log hclog.Logger) *raft.Config {
+	rc := raft.DefaultConfig()
+	rc.LocalID, rc.Logger = n.self, log
+	half := n.cfg.ElectionTimeout / 2 // raft waits between one and two of its timeouts
+	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = half, half, half
+	rc.CommitTimeout = commitEvery
+	rc.MaxAppendEntries = maxAppend
+	rc.TrailingLogs, rc.SnapshotThreshold, rc.SnapshotInterval = trailingLogs, snapshotThreshold, snapshotEvery
+	rc.NoLegacyTelemetry = true
+	return rc
+}
+
+// found writes the first configuration, the same on each founding member.
+func (n *Node) found(rc *raft.Config, marks raft.SnapshotStore) error {
+	has, err := raft.HasExistingState(n.disk, n.disk, marks)
+	if err != nil {
+		return fmt.Errorf("read the raft log: %w", err)
+	}
+	if has || !slices.ContainsFunc(n.cfg.Members, func(m Member) bool { return raft.ServerID(m.ID) == n.self }) {
+		return nil
+	}
+	var servers []raft.Server
+	for _, m := range n.cfg.Members {
+		servers = append(servers, raft.Server{ID: raft.ServerID(m.ID), Address: raft.ServerAddress(m.Address)})
+	}
+	if err := raft.BootstrapCluster(rc, n.disk, n.disk, marks, n.trans, raft.Configuration{Servers: servers}); err != nil {
+		return fmt.Errorf("found the cluster: %w", err)
+	}
+	return nil
+}
+
+// Writer is the log of this member: reads work on every member, entries are taken
+// by the leader.
+func (n *Node) Writer() *writer.Writer { return n.w }
+
+// Serve runs the log while this member leads and follows while it does not, until
+// ctx ends, and returns nil then. Any other return is fatal: close the node and
+// open it again.
+func (n *Node) Serve(ctx context.Context) error {
+	r := n.raft.Load()
+	stop := func() {}
+	defer func() { stop() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.broken:
+			return n.store.Err()
+		case <-n.applied:
+			if err := n.w.Refresh(); err != nil {
+				return n.fatal(err)
+			}
+		case leads := <-r.LeaderCh():
+			stop() // the term before, if any
+			stop = func() {}
+			if leads {
+				stop = n.begin(ctx)
+			}
+		}
+	}
+}
+
+// begin runs the writer for one term.
+func (n *Node) begin(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { // ended by stop
+		defer close(done)
+		n.term(ctx)
+	}()
+	return func() { cancel(); <-done }
+}
+
+// retryTerm is the pause before a leader tries again, on the wall clock.
+const retryTerm = 50 * time.Millisecond
+
+// term waits until everything that was agreed on before is applied, lets a
+// majority know what this member signed, and runs the writer.
+func (n *Node) term(ctx context.Context) {
+	for ctx.Err() == nil && n.store.Err() == nil {
+		err := n.raft.Load().Barrier(0).Error()
+		if err == nil {
+			err = n.seal(n.store.Signed())
+		}
+		if err == nil {
+			n.log.Info("this member leads the ledger")
+			err = n.w.Serve(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			n.log.Warn("leading the ledger interrupted", "err", err)
+		}
+		if n.store.Err() != nil {
+			n.fatal(err)
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryTerm):
+		}
+	}
+}
+
+// fatal stops the store and this member.
+func (n *Node) fatal(err error) error {
+	err = n.store.Halt(err)
+	n.once.Do(func() { close(n.broken) })
+	return err
+}
+
+// wake tells Serve that something became durable.
+func (n *Node) wake() {
+	select {
+	case n.applied <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+// Close leaves the lead to another member if this one has it, and closes the
+// files. Serve must have returned.
+func (n *Node) Close() error {
+	if r := n.raft.Load(); r.State() == raft.Leader && n.store.Err() == nil {
+		if err := r.LeadershipTransfer().Error(); err != nil {
+			n.log.Warn("the lead was not handed over", "err", err)
+		}
+	}
+	return n.shut()
+}
+
+// shut stops at once.
+func (n *Node) shut() error {
+	var errs []error
+	if r := n.raft.Load(); r != nil {
+		errs = append(errs, r.Shutdown().Error())
+	}
+	if n.trans != nil {
+		n.trans.CloseStreams()
+		errs = append(errs, n.trans.Close())
+	}
+	if n.link != nil {
+		n.link.Close() // once more does nothing
+		n.link.wg.Wait()
+	}
+	if n.disk != nil {
+		errs = append(errs, n.disk.Close())
+	}
+	return errors.Join(append(errs, n.w.Close())...)
+}
+
+// members lists the voters as far as this member knows, else those of its Config.
+func (n *Node) members() []Member {
+	var out []Member
+	if r := n.raft.Load(); r != nil {
+		if f := r.GetConfiguration(); f.Error() == nil {
+			for _, s := range f.Configuration().Servers {
+				out = append(out, Member{string(s.ID), string(s.Address)})
+			}
+		}
+	}
+	if len(out) == 0 {
+		return n.cfg.Members
+	}
+	return out
+}
+
+// member reports whether a key is that of a member, now or in the Config: a
+// machine that was away may meet one that was added meanwhile, and the reverse.
+func (n *Node) member(id raft.ServerID) bool {
+	is := func(m Member) bool { return raft.ServerID(m.ID) == id }
+	return slices.ContainsFunc(n.members(), is) || slices.ContainsFunc(n.cfg.Members, is)
+}
+
+// at reports whether the member with a key is to be found at an address.
+func (n *Node) at(id raft.ServerID, addr raft.ServerAddress) bool {
+	is := func(m Member) bool { return m == Member{string(id), string(addr)} }
+	return slices.ContainsFunc(n.members(), is) || slices.ContainsFunc(n.cfg.Members, is)
+}
+
+// Status is what an operator sees of a cluster from one of its members.
+type Status struct {
+	Self    string // ID
+	Leader  string // ID, empty while there is none
+	State   string // Leader, Follower, Candidate or Shutdown
+	Term    uint64 // grows with every election
+	Members []Member
+	Size    uint64 // durable here
+	Signed  uint64
+	Err     error // why this member stopped
+}
+
+// Status describes the cluster as this member sees it.
+func (n *Node) Status() Status {
+	r := n.raft.Load()
+	s := Status{Self: string(n.self), State: r.State().String(), Term: r.CurrentTerm(), Members: n.members(), Err: n.store.Err()}
+	_, leader := r.LeaderWithID()
+	s.Leader = string(leader)
+	s.Size, _ = n.store.Size()
+	s.Signed, _ = n.store.Signed()
+	return s
+}
+
+// Add lets another machine take part; only the leader can. It is to be started
+// before with a Config in which it is not a founding member. It returns
+// ErrLimit above MaxMembers and a writer.NotLeaderError.
+func (n *Node) Add(m Member) error {
+	if err := m.check(); err != nil {
+		return err
+	}
+	others := slices.DeleteFunc(slices.Clone(n.members()), func(x Member) bool { return x.ID == m.ID })
+	if len(others) >= MaxMembers {
+		return fmt.Errorf("%w: a cluster has at most %d members; remove one before", ledger.ErrLimit, MaxMembers)
+	}
+	return n.changed(n.raft.Load().AddVoter(raft.ServerID(m.ID), raft.ServerAddress(m.Address), 0, n.cfg.ElectionTimeout))
+}
+
+// Remove takes a machine out; only the leader can. It returns ErrLimit when fewer
+// than three would be left, and a writer.NotLeaderError.
+func (n *Node) Remove(id string) error {
+	const least = 3
+	list := n.members()
+	if !slices.ContainsFunc(list, func(m Member) bool { return m.ID == id }) {
+		return fmt.Errorf("ledger cluster: %s is no member", Member{ID: id}.short())
+	}
+	if len(list) <= least {
+		return fmt.Errorf("%w: a cluster has at least %d members; add one before", ledger.ErrLimit, least)
+	}
+	return n.changed(n.raft.Load().RemoveServer(raft.ServerID(id), 0, n.cfg.ElectionTimeout))
+}
+
+func (n *Node) changed(f raft.Future) error {
+	switch err := f.Error(); {
+	case err == nil:
+		return nil
+	case errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipLost):
+		return n.refusal()
+	default:
+		return fmt.Errorf("change the cluster: %w", err)
+	}
+}
+
+// lines passes on what raft reports.
+type lines struct{ log *slog.Logger }
+
+func (l lines) Write(b []byte) (int, error) {
+	l.log.Debug("cluster reported", "text", strings.TrimSpace(string(b)))
+	return len(b), nil
+}

@@ -1,0 +1,92 @@
+package cluster
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"gridveil/ledger"
+	"gridveil/ledger/store"
+)
+
+// Kinds of proposals.
+const (
+	kindGroup   = 1 // entries to apply at a size
+	kindSeal    = 2 // a state that may be signed
+	kindPublish = 3 // a final checkpoint
+	kindMark    = 4 // where a snapshot stands; not in the raft log
+)
+
+const magic = "GVCL"
+
+// maxProposal is a full group with its frames and the fields before it.
+const maxProposal = ledger.MaxRequest + 2*store.MaxGroup + 64
+
+// proposal is what the members agree on, one raft entry each.
+type proposal struct {
+	kind    byte
+	size    uint64      // of the log before a group, or of the state
+	root    ledger.Hash // at that size
+	entries [][]byte    // of a group
+	signed  uint64      // of a mark
+	sroot   ledger.Hash // at the signed size
+	note    []byte      // of a final checkpoint
+}
+
+// encode is "GVCL" kind:u8 size:u64 root[32], then the framed entries of a group,
+// the note of a publication, or signed:u64 root[32] and the note of a mark.
+func (p *proposal) encode() []byte {
+	b := append([]byte(magic), p.kind)           // 0
+	b = binary.BigEndian.AppendUint64(b, p.size) // 5
+	b = append(b, p.root[:]...)                  // 13
+	switch p.kind {
+	case kindGroup:
+		for _, e := range p.entries { // 45
+			b = ledger.AppendBundle(b, e)
+		}
+	case kindMark:
+		b = binary.BigEndian.AppendUint64(b, p.signed) // 45
+		b = append(b, p.sroot[:]...)                   // 53
+	}
+	return append(b, p.note...) // 45, or 85 of a mark
+}
+
+// parseProposal reads exactly what encode writes; it returns ErrMalformed.
+func parseProposal(b []byte) (*proposal, error) {
+	const fixed, markFixed = 45, 85
+	bad := fmt.Errorf("%w: proposal of %d bytes", ledger.ErrMalformed, len(b))
+	if len(b) < fixed || len(b) > maxProposal || string(b[:4]) != magic {
+		return nil, bad
+	}
+	p := &proposal{kind: b[4], size: binary.BigEndian.Uint64(b[5:]), root: ledger.Hash(b[13:45])}
+	if p.size > 1<<62 {
+		return nil, bad
+	}
+	rest := b[fixed:]
+	switch p.kind {
+	case kindGroup:
+		var err error
+		if p.entries, err = ledger.ParseBundle(rest, store.MaxGroup); err != nil || len(p.entries) == 0 {
+			return nil, bad
+		}
+	case kindSeal:
+		if len(rest) != 0 {
+			return nil, bad
+		}
+	case kindPublish:
+		if len(rest) == 0 || len(rest) > ledger.MaxCheckpoint {
+			return nil, bad
+		}
+		p.note = rest
+	case kindMark:
+		if len(b) < markFixed || len(b) > markFixed+ledger.MaxCheckpoint {
+			return nil, bad
+		}
+		p.signed, p.sroot, p.note = binary.BigEndian.Uint64(b[45:]), ledger.Hash(b[53:85]), b[markFixed:]
+		if p.signed > p.size {
+			return nil, bad
+		}
+	default:
+		return nil, bad
+	}
+	return p, nil
+}
