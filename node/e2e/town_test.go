@@ -182,21 +182,25 @@ func (w *town) firstOf(operator string) string {
 	return ""
 }
 
-// connected waits until everybody sees whom it needs: a leaf three substations,
-// the others each other.
+// connected waits until everybody sees whom it needs: a home three substations, a
+// wallet those that are not its issuer's, the others each other.
 func (w *town) connected() {
-	substations := 0
+	substations, own := 0, map[string]int{}
 	for _, c := range w.cast {
 		if c.role == "ssn" {
 			substations++
+			own[c.operator]++
 		}
 	}
 	for _, c := range w.cast {
 		eventually(w.t, 30*time.Second, func() string {
 			s := w.p(c.name).status()
 			want := substations
-			if c.role == "ssn" {
+			switch c.role {
+			case "ssn":
 				want--
+			case "wallet":
+				want -= own[c.operator]
 			}
 			if s.Peers["ssn"] < want {
 				return fmt.Sprintf("%s sees %v, want %d substations", c.name, s.Peers, want)

@@ -8,7 +8,6 @@ import (
 
 	"github.com/hdevalence/ed25519consensus"
 	voi "github.com/oasisprotocol/curve25519-voi/primitives/ed25519"
-	"github.com/oasisprotocol/curve25519-voi/primitives/ed25519/extra/cache"
 )
 
 // by signs n messages with so many keys.
@@ -41,16 +40,6 @@ func voiBatch(list []signed) bool {
 	return b.VerifyBatchOnly(nil)
 }
 
-func cachedBatch(c *cache.Verifier) func(list []signed) bool {
-	return func(list []signed) bool {
-		b := voi.NewBatchVerifierWithCapacity(len(list))
-		for _, s := range list {
-			c.AddWithOptions(b, s.pub, s.msg, s.sig, zip215)
-		}
-		return b.VerifyBatchOnly(nil)
-	}
-}
-
 // BenchmarkBatch compares batch verifiers that take turns: the least time of
 // ed25519consensus over the least of theirs.
 func BenchmarkBatch(b *testing.B) {
@@ -60,7 +49,6 @@ func BenchmarkBatch(b *testing.B) {
 			b.Run(fmt.Sprintf("n=%d/keys=%d", n, keys), func(b *testing.B) {
 				list := by(n, keys)
 				ways := map[string]func([]signed) bool{"consensus": consensusBatch, "voi": voiBatch, "ours": func(l []signed) bool { return batch(0, len(l), pick(l)) },
-					"cached": cachedBatch(cache.NewVerifier(cache.NewLRUCache(4096))),
 					"std": func(l []signed) bool {
 						for _, s := range l {
 							if !ed25519.Verify(s.pub, s.msg, s.sig) {

@@ -8,11 +8,9 @@ package sigbatch
 import (
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/sha512"
 
-	"github.com/oasisprotocol/curve25519-voi/curve"
-	"github.com/oasisprotocol/curve25519-voi/curve/scalar"
 	voi "github.com/oasisprotocol/curve25519-voi/primitives/ed25519"
+	"github.com/oasisprotocol/curve25519-voi/primitives/ed25519/extra/cache"
 )
 
 // alone is the batch size at which single verification is as cheap as another
@@ -50,87 +48,24 @@ func bisect(from, to int, item func(int) (pub, msg, sig []byte), bad []int) []in
 	return bisect(mid, to, item, bisect(from, mid, item, bad))
 }
 
-// sum collects the terms of one batch equation:
-//
-//	8 (-[Σ z_i s_i] B + Σ [z_i] R_i + Σ_A [Σ z_i h_i] A) = 0
-//
-// with z_i random, 128 bits, and h_i = SHA-512(R_i, A, message). Signatures of
-// one key share its term, so a batch of few signers costs about half of one of
-// many. Source: ZIP-215; design/ledger.md, D1.
-type sum struct {
-	scalars []*scalar.Scalar
-	points  []*curve.EdwardsPoint
-	base    *scalar.Scalar              // of B
-	keys    map[[32]byte]*scalar.Scalar // of each A
-}
+// keptKeys is how many signers' keys are kept expanded: about those of the
+// parties that a log can have (design/ledger.md, 5). A public key is all that is
+// kept.
+const keptKeys = 1024
+
+// known holds the keys of signers with the tables that make a batch cheaper.
+var known = cache.NewVerifier(cache.NewLRUCache(keptKeys))
 
 func batch(from, to int, item func(int) (pub, msg, sig []byte)) bool {
-	n := to - from
-	random := make([]byte, 16*n)
-	rand.Read(random) // never fails
-	s := &sum{make([]*scalar.Scalar, 0, n+8), make([]*curve.EdwardsPoint, 0, n+8), scalar.New(), map[[32]byte]*scalar.Scalar{}}
-	s.scalars, s.points = append(s.scalars, s.base), append(s.points, curve.ED25519_BASEPOINT_POINT)
-	for i := range n {
-		pub, msg, sig := item(from + i)
-		if len(pub) != ed25519.PublicKeySize || len(sig) != ed25519.SignatureSize || !s.add([16]byte(random[16*i:]), [32]byte(pub), msg, sig) {
+	b := voi.NewBatchVerifierWithCapacity(to - from)
+	for i := from; i < to; i++ {
+		pub, msg, sig := item(i)
+		if len(pub) != ed25519.PublicKeySize {
 			return false
 		}
+		known.AddWithOptions(b, pub, msg, sig, rule)
 	}
-	s.base.Neg(s.base)
-	var zero curve.EdwardsPoint
-	return zero.MultiscalarMulVartime(s.scalars, s.points).IsSmallOrder()
-}
-
-// add adds one signature with weight z. It is false if the signature cannot be
-// valid.
-func (s *sum) add(z16 [16]byte, pub [32]byte, msg, sig []byte) bool {
-	if !scalar.ScMinimalVartime(sig[32:]) {
-		return false
-	}
-	R, ok := point([32]byte(sig))
-	if !ok {
-		return false
-	}
-	var wide [32]byte
-	copy(wide[:], z16[:])
-	z, S, h := scalar.New(), scalar.New(), scalar.New()
-	var digest [64]byte
-	hash := sha512.New()
-	hash.Write(sig[:32])
-	hash.Write(pub[:])
-	hash.Write(msg)
-	hash.Sum(digest[:0])
-	if _, err := z.SetBits(wide[:]); err != nil {
-		return false
-	}
-	if _, err := S.SetBits(sig[32:]); err != nil {
-		return false
-	}
-	if _, err := h.SetBytesModOrderWide(digest[:]); err != nil {
-		return false
-	}
-	key := s.keys[pub]
-	if key == nil {
-		A, ok := point(pub)
-		if !ok {
-			return false
-		}
-		key = scalar.New()
-		s.keys[pub] = key
-		s.scalars, s.points = append(s.scalars, key), append(s.points, A)
-	}
-	key.Add(key, h.Mul(h, z))
-	s.base.Add(s.base, S.Mul(S, z))
-	s.scalars, s.points = append(s.scalars, z), append(s.points, R)
-	return true
-}
-
-// point decodes a point as ZIP-215 does: the y coordinate need not be canonical.
-func point(b [32]byte) (*curve.EdwardsPoint, bool) {
-	y := curve.CompressedEdwardsY(b)
-	p := new(curve.EdwardsPoint)
-	_, err := p.SetCompressedY(&y)
-	return p, err == nil
+	return b.VerifyBatchOnly(rand.Reader)
 }
 
 // One checks a single signature under the same rule.
