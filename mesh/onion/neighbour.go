@@ -1,6 +1,7 @@
 package onion
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -26,6 +27,7 @@ const (
 	openTimeout   = 10 * time.Second
 	idleNeighbour = 10 * time.Minute // then the stream is closed and its goroutine ends
 	overRate      = 64               // packets above its rate on one stream, then a neighbour is kept out of a home that relays
+	readAhead     = 4 * packet.Size  // per stream that packets come in on; a read costs more than a copy
 	maxNeighbours = 2560             // an SSN's connections and some; a packet may name any next node
 )
 
@@ -192,9 +194,10 @@ func (o *Onion) serveStream(from mesh.Member, s network.Stream) {
 	key := packet.NodeKey(from.Key)
 	o.relay.join(key)
 	defer o.relay.leave(key)
+	in := bufio.NewReaderSize(s, readAhead)
 	for over := 0; ; {
 		p := packets.Get().(*packet.Packet) // the pool holds nothing else
-		if _, err := io.ReadFull(s, p[:]); err != nil {
+		if _, err := io.ReadFull(in, p[:]); err != nil {
 			return
 		}
 		o.h.Carried(0, packet.Size)
