@@ -3,7 +3,6 @@ package mix
 import (
 	"errors"
 	"io"
-	"slices"
 	"time"
 
 	"gridveil/mesh/packet"
@@ -50,7 +49,14 @@ type Fair struct {
 type intake struct {
 	queue  []*packet.Packet
 	tokens time.Duration // time worth of packets, so that the arithmetic is exact
+	full   time.Duration // most tokens
 	at     time.Time
+	gone   bool // disconnected; kept until its packets are taken and the bucket is full again
+}
+
+// fill gives the bucket what the time since the last packet brought.
+func (n *intake) fill(now time.Time) {
+	n.tokens, n.at = min(n.full, n.tokens+max(0, now.Sub(n.at))), now
 }
 
 // NewFair makes an intake without neighbours for at most so many packets: RelayQueue or LeafQueue.
@@ -66,7 +72,8 @@ func (f *Fair) Offer(from packet.NodeKey, rate Rate, p *packet.Packet, now time.
 		n = &intake{tokens: full, at: now}
 		f.neighbours[from] = n
 	}
-	n.tokens, n.at = min(full, n.tokens+max(0, now.Sub(n.at))), now
+	n.full, n.gone = full, false
+	n.fill(now)
 	if n.tokens < cost {
 		return ErrRate
 	}
@@ -118,16 +125,19 @@ func (f *Fair) Take() (from packet.NodeKey, p *packet.Packet, ok bool) {
 	return from, p, true
 }
 
-// Remove forgets a neighbour that disconnected, with what it had queued. Its
-// bucket goes too; reconnecting is limited by the connection budget.
-func (f *Fair) Remove(from packet.NodeKey) {
-	n := f.neighbours[from]
-	if n == nil {
-		return
+// Leave forgets neighbours that disconnected, once what they had queued is taken and their buckets are full again,
+// half a minute for a leaf: reconnecting loses no packets, and buys nobody more.
+func (f *Fair) Leave(from packet.NodeKey, now time.Time) {
+	if n := f.neighbours[from]; n != nil {
+		n.gone = true
 	}
-	f.total -= len(n.queue)
-	delete(f.neighbours, from)
-	f.turn = slices.DeleteFunc(f.turn, func(k packet.NodeKey) bool { return k == from })
+	for key, n := range f.neighbours {
+		if n.gone && len(n.queue) == 0 {
+			if n.fill(now); n.tokens == n.full {
+				delete(f.neighbours, key)
+			}
+		}
+	}
 }
 
 // Len is the number of packets queued.

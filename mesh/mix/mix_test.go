@@ -337,6 +337,43 @@ func TestAFloodFillsOnlyTheFloodersQueue(t *testing.T) {
 	}
 }
 
+func TestReconnectingBuysNoPackets(t *testing.T) {
+	f, rnd, who := NewFair(RelayQueue), seeded(11), packet.NodeKey{1}
+	taken := func(now time.Time) (n int) {
+		for f.Offer(who, LeafRate, new(packet.Packet), now, rnd) == nil {
+			n++
+		}
+		return n
+	}
+	if n := taken(start); n != LeafRate.Burst {
+		t.Fatalf("%d packets at first, want the burst of %d", n, LeafRate.Burst)
+	}
+	for range 10 {
+		f.Leave(who, start)
+		if n := taken(start); n != 0 {
+			t.Errorf("%d more packets after a reconnection", n)
+		}
+	}
+	if n := taken(start.Add(time.Second)); n != LeafRate.PerSecond {
+		t.Errorf("%d packets a second later, want %d", n, LeafRate.PerSecond)
+	}
+	if n, want := f.Len(), LeafRate.Burst+LeafRate.PerSecond; n != want {
+		t.Errorf("%d packets are queued, want %d: none is lost with its stream", n, want)
+	}
+	f.Leave(who, start.Add(time.Second))
+	f.Leave(packet.NodeKey{2}, start.Add(time.Minute))
+	if len(f.neighbours) != 1 {
+		t.Error("a neighbour whose packets wait is forgotten")
+	}
+	for f.Len() > 0 {
+		f.Take()
+	}
+	f.Leave(packet.NodeKey{2}, start.Add(time.Minute))
+	if len(f.neighbours) != 0 {
+		t.Errorf("%d neighbours are remembered after their buckets are full", len(f.neighbours))
+	}
+}
+
 func TestNeighboursTakeTurns(t *testing.T) {
 	f, rnd := NewFair(RelayQueue), seeded(10)
 	for range 3 {
@@ -346,7 +383,7 @@ func TestNeighboursTakeTurns(t *testing.T) {
 			}
 		}
 	}
-	f.Remove(packet.NodeKey{2})
+	f.Leave(packet.NodeKey{2}, start) // its packets keep their turns
 	var order []byte
 	for {
 		from, p, ok := f.Take()
@@ -358,7 +395,7 @@ func TestNeighboursTakeTurns(t *testing.T) {
 		}
 		order = append(order, from[0])
 	}
-	if want := []byte{1, 3, 1, 3, 1, 3}; !slices.Equal(order, want) || f.Len() != 0 {
+	if want := []byte{1, 2, 3, 1, 2, 3, 1, 2, 3}; !slices.Equal(order, want) || f.Len() != 0 {
 		t.Errorf("order %v, want %v", order, want)
 	}
 }

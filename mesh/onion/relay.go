@@ -92,7 +92,7 @@ func (r *relay) leave(n packet.NodeKey) {
 	defer r.mu.Unlock()
 	if r.joined[n]--; r.joined[n] == 0 {
 		delete(r.joined, n)
-		r.fair.Remove(n)
+		r.fair.Leave(n, r.o.clock.Now())
 	}
 }
 
