@@ -111,6 +111,13 @@ func (f fixture) Session(_ context.Context, id string) (Session, bool) {
 	}
 	return Session{}, false
 }
+func (f fixture) Guests(_ context.Context, home string) (Guests, bool) {
+	g := Guests{Home: HomeRef{home, "Home"}, Closed: "No guests can charge here: this home has no wallbox."}
+	if !f.empty && home == "home-1" {
+		g = Guests{Home: g.Home, Link: "http://192.168.178.20:8480/g/AQEg-wABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f", Terms: []Pair{{"Energy from the roof or battery", "EUR 0.18 per kWh"}}}
+	}
+	return g, home == "home-1" || home == "home-2"
+}
 func (f fixture) Ledger(context.Context, uint64) Ledger {
 	l := Ledger{Origin: "evagg.example/demo", Quorum: "no verifier yet"}
 	if f.empty {

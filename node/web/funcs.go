@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"gridveil/ev/guest"
 )
 
 // funcs are the templates' helpers: formatting only.
@@ -23,6 +25,7 @@ func (s *Server) funcs() template.FuncMap {
 		"iso":    func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"zero":   func(t time.Time) bool { return t.IsZero() },
 		"bytes":  byteSize,
+		"qr":     qrCode,
 		"charts": charts,
 		"masked": func(m Mask) []chart { return charts(Energy{Times: m.Times, True: m.True, Metered: m.Metered}) },
 		"pct":    func(v float64) string { return fmt.Sprintf("%.0f %%", 100*v) },
@@ -48,6 +51,12 @@ func (s *Server) funcs() template.FuncMap {
 		"div":   func(a int, b float64) float64 { return float64(a) / b },
 		"width": func(list []Interval) int { return max(leastBars, len(list)) * barStep },
 	}
+}
+
+// qrCode draws a link; the text beside it says the same.
+func qrCode(link string) (template.HTML, error) {
+	svg, err := guest.QRSVG(link)
+	return template.HTML(svg), err // a path of squares: nothing of the link stands in it
 }
 
 func watts(w float64) string {
