@@ -274,7 +274,7 @@ func (s *Server) party(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, http.StatusNotFound, "No such party", "Parties are the nodes on the overview's map.")
 		return
 	}
-	s.show(w, r, "party", "overview", "What "+v.Node.Name+" can see", v, nil)
+	s.show(w, r, "party", "overview", v.Node.Name+": what it can see", v, nil)
 }
 
 func writeCSV(w http.ResponseWriter, name string, rows [][]string) {
