@@ -85,10 +85,10 @@ func earnest(b *testing.B, s *scene.Scene) *town.Town {
 	return tw
 }
 
-// BenchmarkSubmit measures the whole pipeline (parse, check, apply, journal and
+// BenchmarkPipeline measures the whole pipeline (parse, check, apply, journal and
 // Badger synced, receipt signed) in processor time per entry against verifying
 // alone.
-func BenchmarkSubmit(b *testing.B) {
+func BenchmarkPipeline(b *testing.B) {
 	for _, kind := range []string{"transfer", "cdr"} {
 		b.Run(kind, func(b *testing.B) {
 			s := logs(b, kind)

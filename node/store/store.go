@@ -32,6 +32,9 @@ type Options struct {
 	// the time, which costs 40 wake-ups a second. Otherwise the store merges its
 	// few tables when enough was written and sleeps in between.
 	Large bool
+	// Replica is for a store of a cluster: it changes by Apply, and by Update while
+	// it leads; see Lead.
+	Replica bool
 	// Log receives Badger's warnings; nil discards them.
 	Log *slog.Logger
 }
@@ -56,9 +59,11 @@ type Store struct {
 	db   *badger.DB
 	seal sealer
 
-	headMu sync.Mutex // orders commits; guards slots and last
+	headMu sync.Mutex // orders commits; guards slots, last and the position
 	slots  *slots
 	last   head
+	at     Position // of a replica
+	placed bool     // at is known
 
 	mu      sync.Mutex // guards everything below
 	pending []*group   // oldest first; [0] is being committed while leading
@@ -66,7 +71,9 @@ type Store struct {
 	written int  // bytes since the last look at the tables
 	merging bool // a merge runs
 	merge   sync.WaitGroup
-	stopped error        // why no commit may follow
+	stopped error // why no update may follow
+	broken  error // why a replica applies nothing any more
+	propose func(at Position, data []byte) error
 	damage  *DamageError // set while DEGRADED
 	closed  bool
 }
@@ -95,6 +102,9 @@ func Open(dir string, key MasterKey, o Options) (*Store, error) {
 		if errors.As(err, &s.damage) {
 			return s, err
 		}
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := s.loadPosition(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
