@@ -186,7 +186,7 @@ func TakeChain(dir string, file []byte) error {
 			return nil
 		}
 	}
-	return WriteFile(filepath.Join(dir, CertificateFile), file)
+	return durable.WriteFile(filepath.Join(dir, CertificateFile), file)
 }
 
 // SaveBundle replaces the network bundle by a newer one. Wherever a crash falls,
