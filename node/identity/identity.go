@@ -9,6 +9,7 @@
 //	certificate.pem    the node's certificate chain, leaf first
 //	contacts           multiaddrs that the node was enrolled through, one a line
 //	ca.key             the operator's CA key, on nodes that certify others
+//	cluster.key        this machine's key among those that are one aggregator
 package identity
 
 import (
@@ -36,6 +37,7 @@ const (
 	CertificateFile = "certificate.pem"
 	ContactsFile    = "contacts"
 	CAFile          = "ca.key"
+	MachineFile     = "cluster.key"
 )
 
 // ErrNotEnrolled means that the node has a key but no certificate yet.
@@ -54,7 +56,16 @@ type Identity struct {
 
 // Key loads the node's key, or makes one.
 func Key(dir string, rnd io.Reader) (ed25519.PrivateKey, error) {
-	path := filepath.Join(dir, KeyFile)
+	return loadOrDraw(filepath.Join(dir, KeyFile), rnd)
+}
+
+// MachineKey loads this machine's key in a cluster, or makes one. It is not copied
+// with the rest of the directory: each machine has its own.
+func MachineKey(dir string, rnd io.Reader) (ed25519.PrivateKey, error) {
+	return loadOrDraw(filepath.Join(dir, MachineFile), rnd)
+}
+
+func loadOrDraw(path string, rnd io.Reader) (ed25519.PrivateKey, error) {
 	key, err := readKey(path)
 	if !errors.Is(err, os.ErrNotExist) {
 		return key, err
@@ -146,6 +157,36 @@ func Contacts(dir string) []string { return readLines(filepath.Join(dir, Contact
 // SaveChain replaces the certificate after a renewal.
 func SaveChain(dir string, chain [][]byte) error {
 	return durable.WriteFile(filepath.Join(dir, CertificateFile), encodeChain(chain))
+}
+
+// ReadChain gives the installed certificate as it stands on disk.
+func ReadChain(dir string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, CertificateFile)) }
+
+// TakeChain installs a certificate that another machine with the same node key
+// got, if it ends later than the installed one.
+func TakeChain(dir string, file []byte) error {
+	end := func(file []byte) (time.Time, error) {
+		chain, err := parseChain(file)
+		if err != nil {
+			return time.Time{}, err
+		}
+		leaf, err := x509.ParseCertificate(chain[0])
+		if err != nil {
+			return time.Time{}, err
+		}
+		return leaf.NotAfter, nil
+	}
+	theirs, err := end(file)
+	if err != nil {
+		return fmt.Errorf("certificate of the cluster: %w", err)
+	}
+	own, err := ReadChain(dir)
+	if err == nil {
+		if at, bad := end(own); bad == nil && !theirs.After(at) {
+			return nil
+		}
+	}
+	return durable.WriteFile(filepath.Join(dir, CertificateFile), file)
 }
 
 // SaveBundle replaces the network bundle by a newer one. Wherever a crash falls,

@@ -144,7 +144,7 @@ func (s *Store) commitNext(own *group) {
 	err := s.stopped
 	s.mu.Unlock()
 	if err == nil {
-		commit := s.commit
+		commit := s.alone
 		if s.opt.Replica {
 			commit = s.decide
 		}

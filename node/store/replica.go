@@ -44,8 +44,7 @@ func (p Position) next(data []byte) Position {
 
 func (p Position) write() write { return write{value: append(U64(p.N), p.Digest[:]...)} }
 
-// loadPosition reads how far the replica is. A store that runs alone forgets it:
-// what it writes from here on, no other store has.
+// loadPosition reads how far the replica is.
 func (s *Store) loadPosition() error {
 	b, err := s.Get(positionKey)
 	switch {
@@ -53,14 +52,29 @@ func (s *Store) loadPosition() error {
 		return nil
 	case err != nil:
 		return err
-	case !s.opt.Replica:
-		return s.commit(layer{string(positionKey): {gone: true}})
 	case len(b) != 40:
 		return fmt.Errorf("%w: position of the replica", ErrDamaged)
 	}
 	s.headMu.Lock()
 	defer s.headMu.Unlock()
 	s.at, s.placed = Position{binary.BigEndian.Uint64(b), [32]byte(b[8:])}, true
+	return nil
+}
+
+// alone commits a group of a store that is no replica now. If it was one, it
+// forgets its position: what it writes from here on, no other store has.
+func (s *Store) alone(writes layer) error {
+	if _, ok := s.Position(); !ok {
+		return s.commit(writes)
+	}
+	writes = maps.Clone(writes)
+	writes[string(positionKey)] = write{gone: true}
+	if err := s.commit(writes); err != nil {
+		return err
+	}
+	s.headMu.Lock()
+	defer s.headMu.Unlock()
+	s.placed = false
 	return nil
 }
 

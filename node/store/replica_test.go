@@ -120,14 +120,19 @@ func TestALeaderThatIsRefusedStopsAndHasWrittenNothing(t *testing.T) {
 
 func TestAPositionSurvivesARestartButNotALonelyRun(t *testing.T) {
 	dir := t.TempDir()
-	for round, replica := range []bool{true, true, false, true} {
+	for round, replica := range []bool{true, true, false, false, true} {
 		s, err := Open(dir, testKey, Options{Replica: replica})
 		if err != nil {
 			t.Fatal(err)
 		}
 		p, ok := s.Position()
-		if want := round == 1; ok != want || ok && p.Digest != [32]byte{7} {
+		if want := round > 0 && round < 4; ok != want || ok && p.Digest != [32]byte{7} {
 			t.Errorf("round %d: position %v, known %v", round, p, ok)
+		}
+		if round == 3 {
+			if err := s.Set(faultKey(1), nil); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if round == 0 {
 			if err := s.Found([32]byte{7}); err != nil {
