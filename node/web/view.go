@@ -455,6 +455,7 @@ type Mesh struct {
 	MorePeers int         // connected besides those
 	Packets   Packets
 	Relaying  Relaying // for other homes; only a gateway's
+	Decoys    Decoys   // of a leaf
 	Traffic   MeshTraffic
 	Routes    []Pair    // health of the ways, in words
 	Waiting   []Waiting // nothing waits where it is empty
@@ -494,6 +495,13 @@ func (p Packets) Share(n uint64) int {
 		return 0
 	}
 	return int((n*100 + all/2) / all)
+}
+
+// Decoys are bursts that look like a car asking to charge.
+type Decoys struct {
+	Shown bool   // this is a gateway or wallet, and its network is no trial
+	On    bool   // its owner set mesh.decoys
+	Sent  uint64 // since the node started, answered ones
 }
 
 // Relaying is how a home passes on packets of others.
