@@ -263,9 +263,9 @@ func (m *machine) page(rw http.ResponseWriter, r *http.Request) {
 func (m *machine) control() *control.Server {
 	s := control.NewServer(m.c.Dir)
 	m.commands(s)
-	s.Handle("status", func(context.Context, json.RawMessage) (any, error) {
+	s.Handle("status", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		return Status{Role: m.c.Role, Name: m.c.Name, Now: m.o.Clock.Now(), Uptime: time.Since(m.started).Round(time.Second).String(), Peers: map[string]int{},
-			Cluster: m.String(), Warnings: []role.Warning{}}, nil
+			Cluster: m.String(), Warnings: m.warnings(ctx)}, nil
 	})
 	s.Handle("doctor", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		m.mu.RLock()
@@ -281,6 +281,16 @@ func (m *machine) control() *control.Server {
 		return nil, describeDamage(m.st.Check(ctx), nil)
 	})
 	return s
+}
+
+// warnings are the standing problems that a machine sees while it stands by.
+func (m *machine) warnings(ctx context.Context) []role.Warning {
+	s := m.status(ctx)
+	if s.Quorate() {
+		return []role.Warning{}
+	}
+	return []role.Warning{{Code: "cluster-stopped", Severity: role.Fault, Title: "No machine of the cluster leads",
+		Text: "Sessions and records wait at the homes, and nothing enters the ledger.", Next: s.Next, Since: m.o.Clock.Now()}}
 }
 
 // store is the open store.
