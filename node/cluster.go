@@ -29,6 +29,7 @@ import (
 	"gridveil/node/keys"
 	"gridveil/node/party"
 	"gridveil/node/role"
+	"gridveil/node/site"
 	"gridveil/node/store"
 	"gridveil/privacy"
 )
@@ -401,10 +402,6 @@ func (m *machine) status(ctx context.Context) ClusterStatus {
 	st := m.cluster.Status()
 	out := ClusterStatus{Leader: st.Leader, Term: st.Term}
 	list := m.cluster.Survey(ctx)
-	var entries, changes uint64
-	for _, s := range list {
-		entries, changes = max(entries, s.Size), max(changes, s.Beside)
-	}
 	for _, s := range list {
 		x := ClusterMember{Key: s.ID, Address: s.Address, This: s.ID == m.self, Answers: s.Answers, Entries: s.Size, Changes: s.Beside, Leads: s.Answers && s.Leads}
 		if !s.Heard.IsZero() {
@@ -412,30 +409,13 @@ func (m *machine) status(ctx context.Context) ClusterStatus {
 			x.Heard = &at
 		}
 		if s.Answers {
-			x.Behind = entries - s.Size + changes - s.Beside
+			x.Behind = cluster.Behind(list, s)
 		}
-		x.Standing = words(x, s.InStep)
+		x.Standing = site.MachineWords(s, x.Behind)
 		out.Members = append(out.Members, x)
 	}
 	out.Next = out.advice(m.self)
 	return out
-}
-
-// words say how a machine does.
-func words(x ClusterMember, inStep bool) string {
-	switch {
-	case !x.Answers && x.Heard == nil:
-		return "does not answer, and never did since this machine started"
-	case !x.Answers:
-		return fmt.Sprintf("does not answer; it did %v ago", time.Since(*x.Heard).Round(time.Second))
-	case x.Leads:
-		return "leads"
-	case !inStep:
-		return "takes over what the others have"
-	case x.Behind > 0:
-		return fmt.Sprintf("stands by, %d behind", x.Behind)
-	}
-	return "stands by, has everything"
 }
 
 // advice is what an operator should do.

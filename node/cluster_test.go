@@ -4,6 +4,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"gridveil/ledger/cluster"
+	"gridveil/node/site"
 )
 
 // three are the machines of a cluster as one of them sees them.
@@ -35,7 +38,12 @@ func TestAClusterSaysInWordsHowItIs(t *testing.T) {
 			s := three()
 			tc.change(&s)
 			for i := range s.Members {
-				s.Members[i].Standing = words(s.Members[i], true)
+				m := &s.Members[i]
+				x := cluster.Standing{Answers: m.Answers, Leads: m.Leads, InStep: true}
+				if m.Heard != nil {
+					x.Heard = *m.Heard
+				}
+				m.Standing = site.MachineWords(x, m.Behind)
 			}
 			s.Next = s.advice(tc.self)
 			f := judgeCluster(s)
