@@ -167,11 +167,13 @@ func (e *Entry) signed(originHash Hash) []byte {
 	return append(b, e.raw[:e.head]...)
 }
 
-// OriginHash is SHA-256 of the log's origin, which every signature covers so
-// that an entry of one log is worth nothing in another.
+// OriginHash is SHA-256 of a log's origin. Every signature of an entry covers that
+// of the ledger's first log, so that an entry of one ledger is worth nothing in
+// another.
 func OriginHash(origin string) Hash { return sha256.Sum256([]byte(origin)) }
 
-// Sign adds a signature of each entry key, keeping those already there, so an
+// Sign adds a signature of each entry key for the ledger whose first log has this
+// origin (State.Ledger), keeping those already there, so an
 // entry can travel from party to party. It returns ErrSigners if there would be
 // more than MaxSigs.
 func Sign(e *Entry, origin string, keys ...ed25519.PrivateKey) error {

@@ -25,6 +25,7 @@ import (
 	"strings"
 	"time"
 
+	"gridveil/ledger/durable"
 	"gridveil/mesh/member"
 )
 
@@ -136,7 +137,7 @@ func Install(dir string, bundle, sig []byte, chain [][]byte, contacts []string) 
 		{ContactsFile, []byte(strings.Join(contacts, "\n") + "\n")},
 		{CertificateFile, encodeChain(chain)},
 	} {
-		if err := WriteFile(filepath.Join(dir, f.name), f.data); err != nil {
+		if err := durable.WriteFile(filepath.Join(dir, f.name), f.data); err != nil {
 			return err
 		}
 	}
@@ -155,7 +156,7 @@ func Contacts(dir string) []string { return readLines(filepath.Join(dir, Contact
 
 // SaveChain replaces the certificate after a renewal.
 func SaveChain(dir string, chain [][]byte) error {
-	return WriteFile(filepath.Join(dir, CertificateFile), encodeChain(chain))
+	return durable.WriteFile(filepath.Join(dir, CertificateFile), encodeChain(chain))
 }
 
 // ReadChain gives the installed certificate as it stands on disk.
@@ -185,7 +186,7 @@ func TakeChain(dir string, file []byte) error {
 			return nil
 		}
 	}
-	return WriteFile(filepath.Join(dir, CertificateFile), file)
+	return durable.WriteFile(filepath.Join(dir, CertificateFile), file)
 }
 
 // SaveBundle replaces the network bundle by a newer one. Wherever a crash falls,
@@ -200,46 +201,14 @@ func SaveBundle(dir string, raw, sig []byte) error {
 	}
 	// Lines over other bytes do not count, so both bundles verify with both sets of lines.
 	if both := slices.Concat(sig, old); len(both) <= member.MaxBundleSig {
-		if err := WriteFile(filepath.Join(dir, SignatureFile), both); err != nil {
+		if err := durable.WriteFile(filepath.Join(dir, SignatureFile), both); err != nil {
 			return err
 		}
 	}
-	if err := WriteFile(filepath.Join(dir, BundleFile), raw); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, BundleFile), raw); err != nil {
 		return err
 	}
-	return WriteFile(filepath.Join(dir, SignatureFile), sig)
-}
-
-// WriteFile writes data so that after a crash either the old or the new file is
-// there; mode 0600.
-func WriteFile(path string, data []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
-	}
-	defer os.Remove(tmp.Name())
-	if _, err = tmp.Write(data); err == nil {
-		err = tmp.Sync()
-	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.WriteFile(filepath.Join(dir, SignatureFile), sig)
 }
 
 func readBundle(dir string) (*member.Bundle, []byte, error) {
@@ -304,7 +273,7 @@ func writeKey(path string, key ed25519.PrivateKey) error {
 	if err != nil {
 		return err
 	}
-	return WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	return durable.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
 func encodeChain(chain [][]byte) []byte {
