@@ -264,6 +264,7 @@ type Ledger struct {
 	Balances      []Balance
 	SumMicro      int64
 	Facts         []Pair
+	Machines      []Pair     // of an aggregator on several: address, and how it does
 	Entries       []EntryRow // newest first from the asked index
 	Older, Newer  *uint64
 	Equivocations int
