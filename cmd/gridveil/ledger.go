@@ -45,7 +45,7 @@ func ledgerCommand() *cobra.Command {
 		},
 	}
 	exportCmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	return group("ledger", "The network's ledger", ledgerStatus(), show, ledgerVerify(), ledgerProof(), ledgerStatement(), ledgerReconcile(), repairCommand(), ledgerBackup(), ledgerRestore(), exportCmd)
+	return group("ledger", "The network's ledger", ledgerStatus(), show, ledgerVerify(), ledgerProof(), ledgerStatement(), ledgerReconcile(), repairCommand(), ledgerBackup(), ledgerRestore(), ledgerSeal(), exportCmd)
 }
 
 func repairCommand() *cobra.Command {

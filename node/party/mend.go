@@ -99,9 +99,9 @@ func (m *Mender) command(ctx context.Context, from string) error {
 }
 
 // Mend repairs the log of cfg, which must be closed, for which cause is why it
-// must be. peers are URL prefixes of copies; the one with the largest is asked
+// must be; empty makes the state before its first entry. peers are URL prefixes of copies; the one with the largest is asked
 // first. It returns nil once the log is whole and no sooner, or when ctx ends.
-func (m *Mender) Mend(ctx context.Context, cfg verifier.Config, cause error, peers []string) error {
+func (m *Mender) Mend(ctx context.Context, cfg verifier.Config, empty func() (ledger.Machine, error), cause error, peers []string) error {
 	w := role.Warning{Code: "ledger-damaged", Severity: role.Fault, Title: "This node's copy of the ledger is damaged",
 		Text: "What it held cannot be trusted: " + cause.Error() + ". Nothing is signed until the copy is whole.",
 		Next: "Nothing, if others can be reached: the copy is refilled from them. Else name one: gridveil ledger repair --from PEER."}
@@ -110,7 +110,7 @@ func (m *Mender) Mend(ctx context.Context, cfg verifier.Config, cause error, pee
 	defer m.setPending(false)
 	for {
 		for _, p := range m.largestFirst(ctx, cfg, peers) {
-			if m.try(ctx, cfg, p) == nil {
+			if m.try(ctx, cfg, empty, p) == nil {
 				m.Warn.Clear(w.Code)
 				return nil
 			}
@@ -119,7 +119,7 @@ func (m *Mender) Mend(ctx context.Context, cfg verifier.Config, cause error, pee
 		case call := <-m.calls:
 			prefix, err := m.prefix(cfg, call.from)
 			if err == nil {
-				err = m.try(ctx, cfg, prefix)
+				err = m.try(ctx, cfg, empty, prefix)
 			}
 			call.done <- err
 			if err == nil {
@@ -140,8 +140,10 @@ func (m *Mender) setPending(b bool) {
 }
 
 // try repairs from one peer.
-func (m *Mender) try(ctx context.Context, cfg verifier.Config, peer string) error {
-	cfg.Machine = ledger.NewMoney(cfg.Policy.Log.Name())
+func (m *Mender) try(ctx context.Context, cfg verifier.Config, empty func() (ledger.Machine, error), peer string) (err error) {
+	if cfg.Machine, err = empty(); err != nil {
+		return err
+	}
 	cfg.Transport = m.route(peer)
 	if err := verifier.Repair(ctx, cfg, peer); err != nil {
 		m.Log.Warn("ledger not repaired from this peer", "err", err)
@@ -173,7 +175,7 @@ func (m *Mender) prefix(cfg verifier.Config, from string) (string, error) {
 		return "", fmt.Errorf("%q is neither a URL nor a peer ID; `gridveil members` lists them", from)
 	}
 	if log, ok := m.Dir.One(member.RoleAggregator, ""); ok && log.Member.Peer == id {
-		return URL(log.Member, LogDoor), nil
+		return CopyURL(URL(log.Member, LogDoor), cfg.Policy.Log.Name()), nil
 	}
 	return CopyURL("http://"+id.String()+"."+WitnessDoor, cfg.Policy.Log.Name()), nil
 }
