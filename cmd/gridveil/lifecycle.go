@@ -108,7 +108,7 @@ func runCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return node.Run(c.Context(), data(c), node.Options{Log: logger(c.ErrOrStderr(), cfg.Log.Level)}, func(n *node.Node) {
+			return node.Run(c.Context(), data(c), node.Options{Log: logger(c.ErrOrStderr(), cfg.Log.Level)}, func(n fmt.Stringer) {
 				fmt.Fprintln(c.OutOrStdout(), n)
 			})
 		},
@@ -157,12 +157,24 @@ func statusCommand() *cobra.Command {
 
 func printStatus(w io.Writer, s node.Status) error {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintf(t, "role\t%s of %s\n", s.Role, s.Operator)
+	fmt.Fprintf(t, "role\t%s", s.Role)
+	if s.Operator != "" {
+		fmt.Fprintf(t, " of %s", s.Operator)
+	}
+	fmt.Fprintln(t)
 	if s.Zone != "" {
 		fmt.Fprintf(t, "zone\t%s\n", s.Zone)
 	}
-	fmt.Fprintf(t, "key\t%s\n", s.Key)
+	if s.Key != "" {
+		fmt.Fprintf(t, "key\t%s\n", s.Key)
+	}
+	if s.Cluster != "" {
+		fmt.Fprintf(t, "cluster\tthis machine %s\n", s.Cluster)
+	}
 	fmt.Fprintf(t, "up\t%s\n", s.Uptime)
+	if s.Onion == nil { // a machine that stands by
+		return t.Flush()
+	}
 	var peers []string
 	for role, n := range s.Peers {
 		peers = append(peers, fmt.Sprintf("%d %s", n, role))

@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"gridveil/ledger"
+	"gridveil/ledger/durable"
 )
 
 const (
@@ -265,7 +266,7 @@ func (j *journal) begin(n int64) error {
 		return fmt.Errorf("create journal segment: %w", err)
 	}
 	j.f, j.seg, j.end = f, j.seg+1, 0
-	if err := errors.Join(preallocate(f, max(j.segBytes, n)), f.Sync(), syncDir(j.dir)); err != nil {
+	if err := errors.Join(preallocate(f, max(j.segBytes, n)), f.Sync(), durable.SyncDir(j.dir)); err != nil {
 		return fmt.Errorf("create journal segment: %w", err)
 	}
 	return j.prune()
@@ -302,7 +303,7 @@ func (j *journal) append(r *record) error {
 	if _, err := j.f.WriteAt(b, j.end); err != nil {
 		return fmt.Errorf("write journal: %w", err)
 	}
-	if err := dataSync(j.f); err != nil {
+	if err := durable.SyncData(j.f); err != nil {
 		return fmt.Errorf("sync journal: %w", err)
 	}
 	j.end += int64(len(b))
@@ -322,7 +323,7 @@ func (j *journal) clear() error {
 		j.seg = max(j.seg, seg)
 	}
 	j.used = nil
-	return syncDir(j.dir)
+	return durable.SyncDir(j.dir)
 }
 
 func (j *journal) close() error {

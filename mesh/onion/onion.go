@@ -121,7 +121,8 @@ type Onion struct {
 	shape    mix.Shape
 	slotMean time.Duration
 	replies  map[packet.ReplyID]*openReply
-	answers  packet.Assembler // of answers to us
+	late     map[packet.ReplyID]time.Time // of answered calls, until when they may still come back; at most MaxOpenReplies
+	answers  packet.Assembler             // of answers to us
 	calls    int
 	stats    stats
 	handlers map[mesh.Service]HandlerFunc
@@ -152,7 +153,7 @@ func New(h *mesh.Host, c Config) (*Onion, error) {
 		delivered: make(chan *packet.Packet, deliverQueue), handling: make(chan struct{}, maxHandlers),
 		dir: route.NewDirectory(policy.Epoch()), known: map[packet.NodeKey]bool{}, kept: map[packet.NodeKey]bool{},
 		lastUp: map[packet.NodeKey]time.Time{}, began: h.Clock().Now(), slotMean: policy.Slot(),
-		replies: map[packet.ReplyID]*openReply{}, handlers: map[mesh.Service]HandlerFunc{}, wake: make(chan struct{}, 1),
+		replies: map[packet.ReplyID]*openReply{}, late: map[packet.ReplyID]time.Time{}, handlers: map[mesh.Service]HandlerFunc{}, wake: make(chan struct{}, 1),
 		republish: make(chan struct{}, 1)}
 	if err := o.loadOff(); err != nil {
 		return nil, err

@@ -355,7 +355,7 @@ func (o *Onion) loopEnds() func(packet.NodeKey) []packet.NodeKey {
 func (o *Onion) sendCover() {
 	p, first, loop, err := o.buildCover()
 	if err != nil {
-		o.count(DropUnbuildable, 1) // too few relays: nothing can be sent, which everybody can see anyway
+		o.bump(func(s *Stats) { s.SlotsEmpty++ }) // too few relays, which everybody can see anyway
 		return
 	}
 	o.push(first, p, func(s *Stats) {

@@ -18,6 +18,9 @@ import (
 // errBorder says that the log is done and the next shard is to be opened.
 var errBorder = errors.New("the ledger goes on in its next shard")
 
+// errInCluster says that only one machine can cross a border.
+var errInCluster = errors.New("a ledger that several machines keep is not sealed and has one shard\nnext: run the aggregator on one machine for it (`gridveil ledger cluster` says how to end a cluster)")
+
 // baseOf is how many entries the sealed shards before a log have.
 func baseOf(w *writer.Writer) (n uint64) {
 	w.Read(func(m ledger.Machine) { n = m.(*ledger.Money).State.Base() })
@@ -151,6 +154,9 @@ func (a *Aggregator) seal(ctx context.Context, in json.RawMessage) (any, error) 
 // Seal only plans without an origin; with the planned one it seals the log and
 // waits a minute for the next one to begin. Calling it again waits again.
 func (a *Aggregator) Seal(ctx context.Context, next string) (plan SealPlan, err error) {
+	if a.env.Cluster != nil {
+		return plan, errInCluster
+	}
 	w := a.book()
 	if w == nil || w.Size() == 0 {
 		return plan, fmt.Errorf("%w\nnext: try again when `gridveil ledger status` shows entries", errNoBook)

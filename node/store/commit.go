@@ -77,6 +77,8 @@ func (s *Store) writable() error {
 		return ErrClosed
 	case s.stopped != nil:
 		return s.stopped
+	case s.opt.Replica && s.propose == nil:
+		return ErrFollows
 	case s.damage != nil:
 		return fmt.Errorf("%w: %w", ErrDegraded, s.damage)
 	}
@@ -143,7 +145,11 @@ func (s *Store) commitNext(own *group) {
 	err := s.stopped
 	s.mu.Unlock()
 	if err == nil {
-		err = s.commit(own.writes)
+		commit := s.alone
+		if s.opt.Replica {
+			commit = s.decide
+		}
+		err = commit(own.writes)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -152,7 +158,7 @@ func (s *Store) commitNext(own *group) {
 	}
 	own.err = s.stopped
 	s.pending = s.pending[1:]
-	if err == nil {
+	if err == nil && !s.opt.Replica { // Apply has counted it
 		s.mergeWhenDue(own.bytes)
 	}
 	close(own.done)

@@ -21,11 +21,11 @@ import (
 	"github.com/multiformats/go-multiaddr"
 
 	"gridveil/ledger"
+	"gridveil/ledger/durable"
 	"gridveil/ledger/export"
 	"gridveil/ledger/store"
 	"gridveil/ledger/verifier"
 	"gridveil/node/clock"
-	"gridveil/node/identity"
 	"gridveil/node/party"
 )
 
@@ -106,6 +106,7 @@ func OpenWatch(ctx context.Context, cfg WatchConfig) (*Watch, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.Wall{}
 	}
+	at = shardURL(ctx, cfg, at)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -146,6 +147,26 @@ func OpenWatch(ctx context.Context, cfg WatchConfig) (*Watch, error) {
 		return nil, errors.Join(err, w.v.Close())
 	}
 	return w, nil
+}
+
+// shardURL is where the log of the policy is served: a ledger that went on in
+// another log shows that one at its root, and each under the hash of its origin.
+func shardURL(ctx context.Context, cfg WatchConfig, at string) string {
+	ctx, cancel := context.WithTimeout(ctx, peerDeadline)
+	defer cancel()
+	own := party.CopyURL(at, cfg.Policy.Log.Name())
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, own+"/checkpoint", nil)
+	if err != nil {
+		return at
+	}
+	resp, err := (&http.Client{Transport: cfg.Transport}).Do(req)
+	if err != nil {
+		return at
+	}
+	if err := resp.Body.Close(); err != nil || resp.StatusCode != http.StatusOK {
+		return at
+	}
+	return own
 }
 
 // machine makes the state before the log's first entry.
@@ -196,7 +217,7 @@ func ownKey(path string) (ed25519.PrivateKey, error) {
 		if err != nil {
 			return nil, err
 		}
-		return key, identity.WriteFile(path, []byte(hex.EncodeToString(key.Seed())+"\n"))
+		return key, durable.WriteFile(path, []byte(hex.EncodeToString(key.Seed())+"\n"))
 	}
 	if err != nil {
 		return nil, err
@@ -351,7 +372,7 @@ func (w *Watch) save(r Report) error {
 	if err != nil {
 		return err
 	}
-	return identity.WriteFile(filepath.Join(w.cfg.Dir, watchReport), append(b, '\n'))
+	return durable.WriteFile(filepath.Join(w.cfg.Dir, watchReport), append(b, '\n'))
 }
 
 // lookAround looks at the policy's witnesses and the given peers.

@@ -25,6 +25,9 @@ type Site interface {
 	Energy(ctx context.Context, home string) (Energy, bool)
 	Sessions(ctx context.Context) []SessionRow
 	Session(ctx context.Context, id string) (Session, bool)
+	// Guests is how strangers' cars may charge at a home; ok is false where the viewer
+	// is not its host.
+	Guests(ctx context.Context, home string) (Guests, bool)
 	Ledger(ctx context.Context, from uint64) Ledger
 	Entry(ctx context.Context, index uint64) (Entry, bool)
 	Alarms(ctx context.Context) []AlarmRow
@@ -234,6 +237,14 @@ type Pair struct{ Name, Value string }
 
 // Knows says what one party learned.
 type Knows struct{ Party, Learned, NotLearned, Because string }
+
+// Guests is the page that a host shows to a driver.
+type Guests struct {
+	Home   HomeRef
+	Link   string // what the driver's wallet opens; empty while no guest can charge
+	Closed string // why, and what to do
+	Terms  []Pair // prices and rules
+}
 
 // Ledger is the ledger page.
 type Ledger struct {
