@@ -36,7 +36,21 @@ type Machine interface {
 
 // Money is the settlement ledger as a Machine. State may be replaced by
 // Restore, so keep the Money, not the State.
-type Money struct{ State *State }
+type Money struct {
+	State *State
+	// First judges the first entry of a shard beyond the rules: whether the end
+	// that it goes on from is the one that was replayed here. Nil asks nobody.
+	First func(*Shard) error
+}
+
+// Sealed is the origin of the log that goes on from m's, empty while m's own one
+// does, or if it is of a kind that is never sealed.
+func Sealed(m Machine) string {
+	if money, ok := m.(*Money); ok {
+		return money.State.Sealed()
+	}
+	return ""
+}
 
 // NewMoney is the empty settlement ledger of one origin.
 func NewMoney(origin string) *Money { return &Money{State: New(origin)} }
@@ -64,6 +78,11 @@ func (m *Money) Apply(it Item) error {
 	e, ok := it.(*Entry)
 	if !ok {
 		return fmt.Errorf("%w: %T is no entry of this ledger", ErrKind, it)
+	}
+	if b, first := e.Body().(*Shard); first && m.First != nil {
+		if err := m.First(b); err != nil {
+			return err
+		}
 	}
 	_, err := m.State.Apply(e)
 	return err

@@ -30,6 +30,9 @@ type Policy struct {
 	Witnesses []Witness
 	Groups    []Group
 	Quorum    string // name of a witness or group, "none" if the log alone suffices
+	// Shards are origins of other logs of the same ledger, under the same key:
+	// checkpoints of theirs are opened too. The text form leaves them out.
+	Shards []string
 }
 
 // Witness is a cosigner that the policy knows.
@@ -218,9 +221,13 @@ func (p *Policy) String() string {
 	return b.String()
 }
 
-// Keys lists the log's key and then the witnesses' in the order of the policy.
+// Keys lists the log's key, that key under the origins of Shards, and then the
+// witnesses' in the order of the policy.
 func (p *Policy) Keys() []VerifierKey {
 	keys := []VerifierKey{p.Log}
+	for _, origin := range p.Shards {
+		keys = append(keys, LogKey(origin, p.Log.pub))
+	}
 	for _, w := range p.Witnesses {
 		keys = append(keys, w.Key)
 	}
@@ -246,20 +253,20 @@ func (p *Policy) Final(cosigners []string) bool {
 }
 
 // Open verifies a checkpoint note under the policy: the log must have signed
-// it, its origin must be the log's name, and cosigners names the witnesses
+// it, its origin must be the log's name or one of Shards, and cosigners names the witnesses
 // whose signatures are there. Whether they suffice, Final tells.
 func (p *Policy) Open(msg []byte) (c Checkpoint, cosigners []string, err error) {
 	c, n, err := OpenCheckpoint(msg, p.Keys()...)
 	if err != nil {
 		return Checkpoint{}, nil, err
 	}
-	if c.Origin != p.Log.Name() {
+	if c.Origin != p.Log.Name() && !slices.Contains(p.Shards, c.Origin) {
 		return Checkpoint{}, nil, refuse(ErrSignature, "checkpoint is of the log %q, the policy is for %q", c.Origin, p.Log.Name())
 	}
 	signed := func(k VerifierKey) bool {
 		return slices.ContainsFunc(n.Sigs, func(s note.Signature) bool { return s.Name == k.Name() && s.Hash == k.KeyHash() })
 	}
-	if !signed(p.Log) {
+	if !signed(LogKey(c.Origin, p.Log.pub)) {
 		return Checkpoint{}, nil, refuse(ErrSignature, "the log has not signed the checkpoint")
 	}
 	for _, w := range p.Witnesses {
@@ -284,7 +291,7 @@ func (p *Policy) OpenFinal(msg []byte) (Checkpoint, error) {
 // goes on after this one was sealed. The URL of the log is left out.
 func (p *Policy) As(origin string) *Policy {
 	q := *p
-	q.Log, q.LogURL = LogKey(origin, p.Log.pub), ""
+	q.Log, q.LogURL, q.Shards = LogKey(origin, p.Log.pub), "", nil
 	return &q
 }
 

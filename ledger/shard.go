@@ -80,6 +80,9 @@ func (s *State) Sealed() string { return s.next }
 // body of an entry, such as that of a tariff, counts from the first of them.
 func (s *State) Base() uint64 { return s.heir.base }
 
+// OpenCases is how many cases have not ended.
+func (s *State) OpenCases() int { return s.openCases }
+
 // Carry is what the log that goes on begins with: the state without the ids of
 // recent entries, which were of this log's receipts. It returns ErrKind unless
 // the log is sealed.

@@ -8,6 +8,7 @@ import (
 
 	"gridveil/ledger"
 	"gridveil/ledger/internal/scene"
+	"gridveil/ledger/internal/tile"
 )
 
 // tally sums up what the entries of a scene moved, without the rules.
@@ -276,4 +277,60 @@ func TestWhatWasSignedBeforeABorderHoldsAfterIt(t *testing.T) {
 	if _, err := scene.Submit(old, e.Bytes()); err == nil {
 		t.Error("the sealed log takes it too")
 	}
+}
+
+// FuzzSuccessor reads what nodes without a copy are shown of a border, and checks
+// that only the true one holds.
+func FuzzSuccessor(f *testing.F) {
+	s := scene.New(f, 9).Begin()
+	s.Transfers(3)
+	policy := s.Policy()
+	sealed, note, _ := s.GoOn(scene.Origin + "/2027")
+	var tree tile.Hashes
+	for _, raw := range sealed {
+		tree.Append(ledger.LeafHash(raw))
+	}
+	path, err := ledger.ProveInclusion(uint64(len(sealed)), uint64(len(sealed)-1), &tree)
+	if err != nil {
+		f.Fatal(err)
+	}
+	good := &ledger.Successor{Seal: sealed[len(sealed)-1], SealPath: path, Shard: s.Log[0], Head: s.Final("uta", "utb")}
+	if next, final, err := good.Check(policy); err != nil || next != s.Here || !final {
+		f.Fatalf("%q, %v, %v", next, final, err)
+	}
+	weak := *good
+	weak.Head = s.Final("uta")
+	if _, final, err := weak.Check(policy); err != nil || final {
+		f.Fatalf("without the quorum: %v, %v", final, err)
+	}
+	for name, x := range map[string]ledger.Successor{
+		"another last entry": {Seal: sealed[0], SealPath: path, Shard: good.Shard, Head: good.Head},
+		"no path":            {Seal: good.Seal, Shard: good.Shard, Head: good.Head},
+		"no shard":           {Seal: good.Seal, SealPath: path, Shard: good.Seal, Head: good.Head},
+		"the sealed head":    {Seal: good.Seal, SealPath: path, Shard: good.Shard, Head: note},
+	} {
+		if _, _, err := x.Check(policy); err == nil {
+			f.Errorf("%s holds", name)
+		}
+	}
+	if _, _, err := good.Check(policy.As("other")); err == nil {
+		f.Error("it holds for another ledger")
+	}
+	f.Add(good.Encode())
+	f.Add(weak.Encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		x, err := ledger.ParseSuccessor(b)
+		if err != nil {
+			if !errors.Is(err, ledger.ErrMalformed) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if !bytes.Equal(x.Encode(), b) {
+			t.Fatal("a successor has two encodings")
+		}
+		if next, _, err := x.Check(policy); err == nil && next != scene.Origin+"/2027" {
+			t.Fatalf("the ledger goes on as %q", next)
+		}
+	})
 }

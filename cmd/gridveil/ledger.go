@@ -45,7 +45,7 @@ func ledgerCommand() *cobra.Command {
 		},
 	}
 	exportCmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	return group("ledger", "The network's ledger", ledgerStatus(), show, ledgerVerify(), ledgerProof(), ledgerStatement(), ledgerReconcile(), repairCommand(), ledgerBackup(), ledgerRestore(), exportCmd, clusterCommand())
+	return group("ledger", "The network's ledger", ledgerStatus(), show, ledgerVerify(), ledgerProof(), ledgerStatement(), ledgerReconcile(), repairCommand(), ledgerBackup(), ledgerRestore(), ledgerSeal(), exportCmd, clusterCommand())
 }
 
 func repairCommand() *cobra.Command {

@@ -54,6 +54,9 @@ func printLedgerStatus(w io.Writer, s party.LedgerStatus) {
 	if !s.LogTime.IsZero() {
 		fmt.Fprintf(t, "log time\t%s, settlement day %d\n", s.LogTime.Local().Format("2 Jan 15:04:05"), s.Day)
 	}
+	for _, x := range s.Shards {
+		fmt.Fprintf(t, "shard %d\t%s: %s\n", x.No, x.Origin, x.Text())
+	}
 	fmt.Fprintf(t, "quorum\t%s\n", s.Quorum)
 	for _, c := range s.Cosigners {
 		state := "has not signed the newest checkpoint"

@@ -331,7 +331,7 @@ func Prove(dir string, index uint64) (*ledger.Proof, error) {
 		return nil, &FileError{fileCheckpoint, err}
 	}
 	if index >= c.Size {
-		return nil, fmt.Errorf("entry %d is not in a log of %d entries", index, c.Size)
+		return nil, fmt.Errorf("%w: entry %d is not in a log of %d entries", ledger.ErrMalformed, index, c.Size)
 	}
 	hashes, err := ledger.ProveInclusion(c.Size, index, tile.Reader(c.Size, c.Root, func(t tile.Tile) ([]byte, error) {
 		return d.read(t.Path(), tile.Size)
@@ -357,7 +357,7 @@ func (d Dir) Entry(index uint64) ([]byte, error) {
 		return nil, &FileError{fileCheckpoint, err}
 	}
 	if index >= c.Size {
-		return nil, fmt.Errorf("entry %d is not in a log of %d entries", index, c.Size)
+		return nil, fmt.Errorf("%w: entry %d is not in a log of %d entries", ledger.ErrMalformed, index, c.Size)
 	}
 	n := index / tile.Width
 	data, err := d.Bundle(n, int(min(c.Size-n*tile.Width, tile.Width)))

@@ -163,11 +163,13 @@ func (v *Verifier) catchUp(ctx context.Context, c ledger.Checkpoint, msg []byte)
 }
 
 // fresh checks the newest tick against our clock. A log that states no time is
-// not asked for it.
+// not asked for it, nor is one that is sealed: nothing can follow, so nothing is
+// kept back, and its cosigners may come late.
 func (v *Verifier) fresh() error {
 	var at time.Time
-	v.store.Read(func(m ledger.Machine) { at = m.LogTime() })
-	if at.IsZero() {
+	sealed := false
+	v.store.Read(func(m ledger.Machine) { at, sealed = m.LogTime(), ledger.Sealed(m) != "" })
+	if at.IsZero() || sealed {
 		return nil
 	}
 	d := v.cfg.Clock.Now().Sub(at)

@@ -115,6 +115,9 @@ func (w *Writer) answer(jobs []*job, next uint64) {
 			next++
 		case errors.As(j.Err, &exists):
 			index = exists.Index
+		case errors.Is(j.Err, ledger.ErrWindow) && w.sealed():
+			j.answer(Result{Err: fmt.Errorf("%w: the log is sealed; the one that goes on takes the same bytes", ledger.ErrBusy)})
+			continue
 		default:
 			j.answer(Result{Err: j.Err})
 			continue
@@ -164,7 +167,15 @@ func (w *Writer) Tick(ctx context.Context) error {
 }
 
 // stale reports whether a tick is due.
-func (w *Writer) stale() bool { return w.cfg.Tick != nil && w.Size() > 0 && w.untilTick() <= 0 }
+func (w *Writer) stale() bool {
+	return w.cfg.Tick != nil && w.Size() > 0 && w.untilTick() <= 0 && !w.sealed()
+}
+
+// sealed reports whether nothing can follow in this log, not even a tick.
+func (w *Writer) sealed() (yes bool) {
+	w.Read(func(m ledger.Machine) { yes = ledger.Sealed(m) != "" })
+	return yes
+}
 
 // untilTick is the time until the log time is TickEvery behind.
 func (w *Writer) untilTick() (d time.Duration) {
@@ -194,7 +205,7 @@ func (w *Writer) postTick(ctx context.Context) error {
 }
 
 // traffic reports whether entries came since the newest tick.
-func (w *Writer) traffic() bool { return w.Size() > w.ticked.Load() }
+func (w *Writer) traffic() bool { return w.Size() > w.ticked.Load() && !w.sealed() }
 
 // freshen ticks if the log time is behind and the own number is free.
 func (w *Writer) freshen(ctx context.Context) error {

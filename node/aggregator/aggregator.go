@@ -52,7 +52,8 @@ var uses = []keys.Use{keys.Record, keys.Box, keys.Entry, keys.Receipt, keys.Log}
 // goroutine.
 type Aggregator struct {
 	env       *role.Env
-	origin    string
+	origin    string // of the ledger's first log: entries are signed under it in every shard
+	shards    *party.Shards
 	entry     ed25519.PrivateKey
 	fees      ev.FeeSheet
 	transport *http.Transport
@@ -99,6 +100,9 @@ func New(env *role.Env) (*Aggregator, error) {
 		fees:      ev.FeeSheet{Currency: ask.Currency, PerKWhIn: env.Config.Aggregator.FeePerKWh, PerKWhOut: env.Config.Aggregator.FeePerKWh},
 		transport: party.Transport(env.Host), wake: make(chan struct{}, 1), started: env.Clock.Now(), overdue: map[ledger.PartyID]time.Time{}, months: map[uint64]ask.Month{}, revocations: map[[16]byte]*pseudo.Revocation{}}
 	a.clerk = a.newClerk()
+	if a.shards, err = party.OpenShards(env, a.origin); err != nil {
+		return nil, err
+	}
 	if a.mints, err = openMints(env); err != nil {
 		return nil, err
 	}
@@ -140,6 +144,7 @@ func (a *Aggregator) Serve(ctx context.Context) error {
 	g.Go(func() error { return a.mints.serve(ctx, a.nudge) })
 	g.Go(func() error { return a.keepDesk(ctx) })
 	g.Go(func() error { return a.keepBook(ctx) })
+	g.Go(func() error { return a.shards.Keep(ctx) })
 	return g.Wait()
 }
 

@@ -118,18 +118,14 @@ func (a *Aggregator) booked(body []byte) ([]byte, error) {
 
 // proven is an entry with its proof, once it is final.
 func (a *Aggregator) proven(index uint64) ([]byte, error) {
-	w := a.book()
-	if w == nil {
-		return nil, &ask.NotYetError{After: again}
-	}
-	proof, err := w.Proof(index)
-	if errors.Is(err, ledger.ErrMalformed) {
+	proof, err := a.Proof(index)
+	if errors.Is(err, ledger.ErrMalformed) || errors.Is(err, ledger.ErrBusy) || errors.Is(err, errNoBook) {
 		return nil, &ask.NotYetError{After: again} // not final yet
 	}
 	if err != nil {
 		return nil, err
 	}
-	entry, err := w.Entry(index)
+	entry, err := a.Entry(index)
 	if err != nil {
 		return nil, err
 	}
@@ -168,6 +164,7 @@ func (a *Aggregator) commands() {
 	c := a.env.Control
 	c.Handle("ledger", func(context.Context, json.RawMessage) (any, error) { return a.Ledger(0), nil })
 	c.Handle("reconcile", a.Teller().Command)
+	c.Handle("ledger-seal", a.seal)
 	c.Handle("cases", func(context.Context, json.RawMessage) (any, error) { return a.Cases() })
 	c.Handle("dispute", func(_ context.Context, in json.RawMessage) (any, error) {
 		var q struct {

@@ -166,6 +166,11 @@ func (a *Aggregator) keepBook(ctx context.Context) error {
 			err = a.mendBook(ctx, policy, err)
 			continue
 		}
+		if errors.Is(err, errBorder) {
+			err = nil
+			a.shards.Settle()
+			continue
+		}
 		policy = next
 	}
 	if ctx.Err() != nil {
@@ -262,6 +267,7 @@ func (a *Aggregator) late() bool {
 // serveBook opens the ledger under a policy and serves it until ctx ends or the
 // policy changes; it returns the next one.
 func (a *Aggregator) serveBook(ctx context.Context, policy *ledger.Policy) (next *ledger.Policy, err error) {
+	policy = a.policyNow(policy)
 	w, err := a.openBook(policy)
 	if err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
@@ -269,7 +275,7 @@ func (a *Aggregator) serveBook(ctx context.Context, policy *ledger.Policy) (next
 	a.bookMu.Lock()
 	a.w, a.policy = w, policy
 	a.bookMu.Unlock()
-	a.door.Open(w.Handler())
+	a.door.Open(a.shards.Handler(w.Origin(), w.Handler()))
 	g, gctx := errgroup.WithContext(ctx)
 	gctx, stop := context.WithCancel(gctx)
 	defer stop()
@@ -319,11 +325,12 @@ func (a *Aggregator) mendBook(ctx context.Context, policy *ledger.Policy, cause 
 	var peers []string
 	for _, w := range policy.Witnesses {
 		if w.URL != "" {
-			peers = append(peers, party.CopyURL(w.URL, a.origin))
+			peers = append(peers, party.CopyURL(w.URL, a.shards.Open().Origin))
 		}
 	}
-	cfg := verifier.Config{Dir: a.env.Config.Path("ledger"), Store: opt, Policy: policy, Clock: a.env.Clock, Log: a.env.Log}
-	return a.mender.Mend(ctx, cfg, cause, peers)
+	no := a.shards.Open().No
+	cfg := verifier.Config{Dir: a.shards.Dir(no), Store: opt, Policy: a.policyNow(policy), Clock: a.env.Clock, Log: a.env.Log}
+	return a.mender.Mend(ctx, cfg, func() (ledger.Machine, error) { return a.shards.Machine(no) }, cause, peers)
 }
 
 func (a *Aggregator) openBook(policy *ledger.Policy) (*writer.Writer, error) {
@@ -340,7 +347,15 @@ func (a *Aggregator) openBook(policy *ledger.Policy) (*writer.Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := writer.Config{Dir: a.env.Config.Path("ledger"), Store: opt, Machine: ledger.NewMoney(a.origin), LogKey: log, ReceiptKey: receipt,
+	shard := a.shards.Open()
+	if a.env.Cluster != nil && shard.No > 1 {
+		return nil, errInCluster
+	}
+	machine, err := a.shards.Machine(shard.No)
+	if err != nil {
+		return nil, err
+	}
+	cfg := writer.Config{Dir: a.shards.Dir(shard.No), Store: opt, Machine: machine, LogKey: log, ReceiptKey: receipt,
 		Policy: policy, Transport: a.transport, Tick: writer.MoneyTick(a.origin, a.entry), Clock: a.env.Clock, Log: a.env.Log}
 	if _, real := a.env.Clock.(clock.Wall); !real {
 		cfg.CheckpointEvery = fastSign
@@ -368,7 +383,7 @@ func (a *Aggregator) watchPolicy(ctx context.Context, policy *ledger.Policy) *le
 			continue
 		}
 		next, err := party.KnownPolicy(a.env.Store, a.env.Dir)
-		if err == nil && next.String() != policy.String() {
+		if err == nil && a.policyNow(next).String() != policy.String() {
 			return next
 		}
 	}
@@ -390,17 +405,20 @@ func (a *Aggregator) watchFinal(ctx context.Context, w *writer.Writer) error {
 // every node would notice another history.
 func (a *Aggregator) tellFinal(ctx context.Context, w *writer.Writer) error {
 	var told uint64
-	var at time.Time
+	var at, shown time.Time
 	for ctx.Err() == nil {
 		now := a.env.Clock.Now()
 		c, note := w.Final()
 		if c.Size > told || c.Size > 0 && now.Sub(at) >= tellAgain {
-			err := a.env.Host.Publish(gossip.KindCheckpoint, gossip.OriginKey(a.origin), note, now.Add(gossip.KindCheckpoint.MaxLife(0)))
+			err := a.env.Host.Publish(gossip.KindCheckpoint, gossip.OriginKey(w.Origin()), note, now.Add(gossip.KindCheckpoint.MaxLife(0)))
 			if err == nil {
 				told, at = c.Size, now
 			} else if ctx.Err() == nil {
 				a.env.Log.Debug("checkpoint not published", "err", err) // the next one is
 			}
+		}
+		if c.Size > 0 {
+			shown = a.tellBorders(shown)
 		}
 		a.pause(ctx, max(tellEvery, a.env.Host.Lag()), nil)
 	}

@@ -169,12 +169,11 @@ func (a *Aggregator) pursueOne(ctx context.Context, w *writer.Writer, x *lawsuit
 		}
 		return err
 	}
-	final, _ := w.Final()
 	if c.Ended != 0 {
 		x.Finished = true
 		return a.keepSuit(x)
 	}
-	if c.Index >= final.Size {
+	if c.Index >= finalEnd(w) {
 		return nil
 	}
 	if x.Asked {
@@ -279,8 +278,15 @@ func (a *Aggregator) watchEntries(ctx context.Context, w *writer.Writer) error {
 		return fmt.Errorf("place in the ledger: %w", err)
 	}
 	from, _ := store.GetU64(b)
+	base := baseOf(w)
+	if from > base && from == finalEnd(w) {
+		if err := a.cross(w); err != nil { // the process ended right before
+			return err
+		}
+	}
 	book := a.caseBook()
-	err = w.Watch(ctx, from, func(index uint64, raw []byte) error {
+	err = w.Watch(ctx, max(from, base)-base, func(own uint64, raw []byte) error {
+		index := base + own
 		e, err := ledger.Parse(raw)
 		if err != nil {
 			return err
@@ -293,6 +299,11 @@ func (a *Aggregator) watchEntries(ctx context.Context, w *writer.Writer) error {
 		switch b := e.Body().(type) {
 		case *ledger.Transfer:
 			err = a.takeTransfer(b)
+		case *ledger.Seal:
+			if err := a.env.Store.Set(watchedKey, store.U64(index+1)); err != nil {
+				return err
+			}
+			return a.cross(w)
 		case *ledger.Dispute, *ledger.Approve, *ledger.Partial, *ledger.Result, *ledger.End:
 		default:
 			if index%rememberEvery != 0 {

@@ -155,13 +155,13 @@ func (a *Aggregator) finalMonths(now time.Time) (out []ask.Month) {
 	if w == nil {
 		return nil
 	}
-	final, _ := w.Final()
+	final := finalEnd(w)
 	epoch := note.Epoch(now.AddDate(0, 1, 1-now.Day()))
 	for range months {
 		var index uint64
 		known := false
 		a.Read(func(s *ledger.State) { _, index, _, _, known = s.Denoms(0, epoch) })
-		if known && index < final.Size {
+		if known && index < final {
 			if m, err := a.monthAt(index); err == nil {
 				out = append(out, m)
 			}
@@ -187,11 +187,7 @@ func (a *Aggregator) monthAt(index uint64) (ask.Month, error) {
 	if known {
 		return m, nil
 	}
-	w := a.book()
-	if w == nil {
-		return ask.Month{}, errNoBook
-	}
-	raw, err := w.Entry(index)
+	raw, err := a.Entry(index)
 	if err != nil {
 		return ask.Month{}, err
 	}
@@ -302,11 +298,11 @@ func (a *Aggregator) mintFor(currency uint16, epoch uint32) *note.Mint {
 	if w == nil || currency != ask.Currency {
 		return nil
 	}
-	final, _ := w.Final()
+	final := finalEnd(w)
 	open := false
 	a.Read(func(s *ledger.State) {
 		d, index, _, _, known := s.Denoms(0, epoch)
-		open = known && index < final.Size && uint64(s.LogTime().UnixMilli()) <= d.IssueTo
+		open = known && index < final && uint64(s.LogTime().UnixMilli()) <= d.IssueTo
 	})
 	if !open {
 		return nil

@@ -145,7 +145,7 @@ func (a *Aggregator) judge(w *writer.Writer, e *ledger.Entry, r writer.Result) (
 	var conflict *ledger.SeqConflictError
 	switch {
 	case r.Err == nil:
-		return outcome{index: r.Receipt.Index}, nil
+		return outcome{index: baseOf(w) + r.Receipt.Index}, nil
 	case errors.As(r.Err, &conflict):
 		raw, err := w.Entry(conflict.Index)
 		if err != nil {
@@ -156,14 +156,14 @@ func (a *Aggregator) judge(w *writer.Writer, e *ledger.Entry, r writer.Result) (
 			return outcome{}, err
 		}
 		if _, err := party.Merge(e, other); err == nil {
-			return outcome{index: conflict.Index}, nil // the same entry, with the payer's signature
+			return outcome{index: baseOf(w) + conflict.Index}, nil // the same entry, with the payer's signature
 		}
 		return outcome{err: r.Err}, a.renew(e)
 	case errors.Is(r.Err, ledger.ErrSeqGap), errors.Is(r.Err, ledger.ErrBusy), errors.Is(r.Err, ledger.ErrHalted),
 		errors.Is(r.Err, context.Canceled), errors.Is(r.Err, context.DeadlineExceeded):
 		return outcome{err: r.Err}, nil
 	case errors.Is(r.Err, ledger.ErrSeqOld):
-		index, ok, err := find(w, e)
+		index, ok, err := a.find(w, e)
 		if err != nil || ok {
 			return outcome{index: index}, err
 		}
@@ -173,10 +173,11 @@ func (a *Aggregator) judge(w *writer.Writer, e *ledger.Entry, r writer.Result) (
 }
 
 // find looks for an entry of ours that is too old for the ledger to compare. It
-// reads the log backwards: this happens once, to bytes that waited very long.
-func find(w *writer.Writer, e *ledger.Entry) (index uint64, ok bool, err error) {
-	for i := w.Size(); i > 0; i-- {
-		raw, err := w.Entry(i - 1)
+// reads all shards backwards: this happens once, to bytes that waited very long,
+// or whose answer was lost right before a border.
+func (a *Aggregator) find(w *writer.Writer, e *ledger.Entry) (index uint64, ok bool, err error) {
+	for i := baseOf(w) + w.Size(); i > 0; i-- {
+		raw, err := a.Entry(i - 1)
 		if err != nil {
 			return 0, false, err
 		}

@@ -163,7 +163,7 @@ func (a *Aggregator) lookAtMirror(ctx context.Context, client *http.Client, m *m
 	switch {
 	case err != nil:
 		m.err = err
-	case c.Origin != a.origin || root != c.Root:
+	case c.Origin != w.Origin() || root != c.Root:
 		m.err = fmt.Errorf("%w: the mirror has another root at size %d", ledger.ErrFork, c.Size)
 	default:
 		m.size, m.err = c.Size, nil

@@ -291,6 +291,11 @@ func (s *scene) asks(from string, to member.Key, service mesh.Service, op ask.Op
 	s.t.Helper()
 	var out []byte
 	var err error
+	defer func() {
+		if s.t.Failed() {
+			s.t.Logf("the last answer: %v", err)
+		}
+	}()
 	s.eventually(fmt.Sprintf("an answer to operation %d", op), func() bool {
 		ctx, cancel := context.WithTimeout(s.ctx, 10*time.Second)
 		defer cancel()

@@ -50,7 +50,7 @@ func (a *Aggregator) shares(open [32]byte) (out []session.Share, err error) {
 	if err != nil {
 		return nil, err
 	}
-	final, _ := w.Final()
+	final := finalEnd(w)
 	for _, e := range list {
 		if !slices.ContainsFunc(e.Parts, func(p eventPart) bool { return p.Open == open }) || e.State == eventOver {
 			continue
@@ -62,7 +62,7 @@ func (a *Aggregator) shares(open [32]byte) (out []session.Share, err error) {
 		if i < 0 || e.Lines[i].PaidMicro == 0 {
 			continue
 		}
-		if e.PayIndex >= final.Size {
+		if e.PayIndex >= final {
 			return nil, session.ErrNotYet
 		}
 		x, err := a.proveShare(e, i)
@@ -78,12 +78,11 @@ func (a *Aggregator) shares(open [32]byte) (out []session.Share, err error) {
 func (a *Aggregator) proveShare(e *event, i int) (session.Share, error) {
 	l, tree := e.Lines[i], e.tree()
 	_, salt := a.shareNames(e)
-	w := a.book()
-	proof, err := w.Proof(e.PayIndex)
+	proof, err := a.Proof(e.PayIndex)
 	if err != nil {
 		return session.Share{}, fmt.Errorf("prove a payment of shares: %w", err)
 	}
-	entry, err := w.Entry(e.PayIndex)
+	entry, err := a.Entry(e.PayIndex)
 	if err != nil {
 		return session.Share{}, err
 	}

@@ -16,7 +16,8 @@ func (a *Aggregator) copy() (party.Copy, bool) {
 	a.bookMu.RLock()
 	policy := a.policy
 	a.bookMu.RUnlock()
-	c := party.Copy{Read: a.Read, Entry: w.Entry, Size: w.Size(), Policy: policy}
+	base := baseOf(w)
+	c := party.Copy{Read: a.Read, Entry: a.Entry, Base: base, Size: base + w.Size(), Policy: policy, Shards: a.shards}
 	c.Final, c.Note = w.Final()
 	return c, true
 }
@@ -42,13 +43,17 @@ func (a *Aggregator) LedgerEntry(index uint64) (web.Entry, bool) {
 	return c.Full(index)
 }
 
-// Proof is the .tlog-proof of a final entry.
+// Proof is the .tlog-proof of a final entry, counted over all shards; the proof
+// counts in its own log.
 func (a *Aggregator) Proof(index uint64) (*ledger.Proof, error) {
 	w := a.book()
 	if w == nil {
 		return nil, errNoBook
 	}
-	return w.Proof(index)
+	if base := baseOf(w); index >= base {
+		return w.Proof(index - base)
+	}
+	return a.shards.Proof(index)
 }
 
 // Notes sums up the notes of all months, millionths: signed, seen again (redeemed
@@ -77,11 +82,14 @@ func (a *Aggregator) Counts() (c settle.Counts) {
 	return c
 }
 
-// Entry reads one durable entry.
+// Entry reads one durable entry, counted over all shards.
 func (a *Aggregator) Entry(index uint64) ([]byte, error) {
 	w := a.book()
 	if w == nil {
 		return nil, errNoBook
 	}
-	return w.Entry(index)
+	if base := baseOf(w); index >= base {
+		return w.Entry(index - base)
+	}
+	return a.shards.Entry(index)
 }

@@ -57,7 +57,11 @@ func isFatal(err error) bool {
 // that fails is tried again and does not keep the others.
 func (a *Aggregator) round(ctx context.Context, w *writer.Writer) error {
 	if w.Size() == 0 {
-		if err := a.found(ctx, w); err != nil {
+		begin := a.found
+		if a.shards.Open().No > 1 {
+			begin = a.beginShard
+		}
+		if err := begin(ctx, w); err != nil {
 			return err
 		}
 	}
@@ -167,8 +171,7 @@ func (a *Aggregator) finish(_ context.Context, w *writer.Writer) error {
 	if err := a.refreshDesk(); err != nil {
 		return err
 	}
-	c, _ := w.Final()
-	return a.withDesk(func(d *settle.Desk) error { return d.Final(a.env.Clock.Now(), c.Size) })
+	return a.withDesk(func(d *settle.Desk) error { return d.Final(a.env.Clock.Now(), finalEnd(w)) })
 }
 
 // view is what the desk reads of the ledger. Each look is at a durable state;

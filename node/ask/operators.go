@@ -123,8 +123,15 @@ func WitnessName(m mesh.Member) string {
 
 // Policy says when a checkpoint of the network's ledger is final: the log's key,
 // every utility and verifier that publishes a cosigning key, and their default
-// quorum.
-func (o Operators) Policy() (*ledger.Policy, error) { return Policy(o.Env.Dir) }
+// quorum. It opens checkpoints of every shard that is known here.
+func (o Operators) Policy() (*ledger.Policy, error) {
+	p, err := Policy(o.Env.Dir)
+	if err != nil {
+		return nil, err
+	}
+	p.Shards, err = Shards(o.Env.Store, p)
+	return p, err
+}
 
 // Policy is Operators.Policy for a directory.
 func Policy(d keys.Directory) (*ledger.Policy, error) {

@@ -147,7 +147,7 @@ func (c Copy) Expected() (out []export.Expected, err error) {
 	leaves := map[uint64]ledger.Hash{}
 	final := out[:0]
 	for _, p := range out {
-		if p.Close >= c.Final.Size {
+		if p.Close >= c.finalEnd() {
 			continue // its payment file is not written before that
 		}
 		leaf, known := leaves[p.Close]
@@ -172,7 +172,7 @@ func (c Copy) Closings() (out []export.Closing, err error) {
 	c.Read(func(s *ledger.State) {
 		for i := range s.Currencies() {
 			for _, p := range s.Payments(uint8(i)) {
-				if p.Close != last && p.Close < c.Final.Size {
+				if p.Close != last && p.Close < c.finalEnd() {
 					indexes = append(indexes, p.Close)
 				}
 				last = p.Close

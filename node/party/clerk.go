@@ -44,6 +44,7 @@ type LedgerStatus struct {
 	LogTime        time.Time      `json:"log_time"`
 	Day            uint32         `json:"settlement_day"`
 	Quorum         string         `json:"quorum"`
+	Shards         []ShardLine    `json:"shards"` // the logs of this ledger, the growing one last
 	Cosigners      []CosignerLine `json:"cosigners"`
 	Party          uint32         `json:"party"` // 0: not registered
 	Name           string         `json:"name"`
@@ -72,7 +73,7 @@ func (k *Clerk) Status() (v LedgerStatus, err error) {
 	}
 	page := web.Ledger{}
 	c.cosigners(&page, k.Now())
-	v = LedgerStatus{Size: c.Size, Final: c.Final.Size, Root: fmt.Sprintf("%x", c.Final.Root), Quorum: page.Quorum, Cosigners: []CosignerLine{},
+	v = LedgerStatus{Size: c.Size, Final: c.finalEnd(), Shards: c.shardLines(), Root: fmt.Sprintf("%x", c.Final.Root), Quorum: page.Quorum, Cosigners: []CosignerLine{},
 		Party: uint32(k.Me()), Contradictions: c.Forked}
 	for _, x := range page.Cosigners {
 		line := CosignerLine{Name: x.Name, OK: x.OK}
@@ -113,7 +114,7 @@ const bundleSize = 256
 // Bundle implements export.Source.
 func (c Copy) Bundle(n uint64, width int) (b []byte, err error) {
 	for i := range uint64(width) {
-		raw, err := c.Entry(n*bundleSize + i)
+		raw, err := c.Entry(c.Base + n*bundleSize + i)
 		if err != nil {
 			return nil, err
 		}
@@ -256,7 +257,7 @@ func (k *Clerk) Backup(dir string) (h export.BackupHead, err error) {
 		return h, err
 	}
 	var tail [][]byte
-	for i := c.Final.Size; i < c.Size; i++ {
+	for i := c.finalEnd(); i < c.Size; i++ {
 		raw, err := c.Entry(i)
 		if err != nil {
 			return h, err
@@ -307,18 +308,23 @@ func (k *Clerk) Commands(s *control.Server) {
 	})
 }
 
-// Proof is the .tlog-proof of a final entry, from our copy.
+// Proof is the .tlog-proof of a final entry, counted over all shards, from our
+// copy; the proof counts in its own log.
 func (p *Party) Proof(index uint64) (*ledger.Proof, error) {
 	p.mu.Lock()
-	v, c, note := p.v, p.final, p.note
+	v, c, note, shards := p.v, p.final, p.note, p.shards
 	p.mu.Unlock()
-	switch {
-	case v == nil:
+	if v == nil {
 		return nil, ErrNoLedger
-	case index >= c.Size:
-		return nil, fmt.Errorf("entry %d is not final: the newest checkpoint with a quorum has %d entries", index, c.Size)
 	}
-	return v.Prove(index, c, note)
+	base := shards.Open().Base
+	switch {
+	case index < base:
+		return shards.Proof(index)
+	case index >= base+c.Size:
+		return nil, fmt.Errorf("entry %d is not final: the newest checkpoint with a quorum ends before entry %d", index, base+c.Size)
+	}
+	return v.Prove(index-base, c, note)
 }
 
 // waiting counts own entries that the ledger has not decided on.

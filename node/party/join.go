@@ -230,11 +230,12 @@ func (p *Party) wish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s, ok := p.Status()
-	if !ok {
+	if _, ok := p.Status(); !ok {
 		return ErrNoLedger
 	}
-	b, err := w.Bytes(s.Origin, p.key)
+	home := ""
+	p.Read(func(s *ledger.State) { home = s.Ledger() })
+	b, err := w.Bytes(home, p.key)
 	if err != nil {
 		return err
 	}
@@ -284,10 +285,12 @@ func (p *Party) takeSign(from mesh.Member, b []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := agrees(e.Body(), w, v.Status().Origin); err != nil {
+	home := ""
+	p.Read(func(s *ledger.State) { home = s.Ledger() })
+	if err := agrees(e.Body(), w, home); err != nil {
 		return nil, err
 	}
-	if err := ledger.Sign(e, v.Status().Origin, p.key); err != nil {
+	if err := ledger.Sign(e, home, p.key); err != nil {
 		return nil, err
 	}
 	return e.Bytes(), nil

@@ -111,9 +111,9 @@ func (m *Mender) command(ctx context.Context, from string) (Mended, error) {
 }
 
 // Mend repairs the log of cfg, which must be closed, for which cause is why it
-// must be. peers are URL prefixes of copies; the one with the largest is asked
+// must be; empty makes the state before its first entry. peers are URL prefixes of copies; the one with the largest is asked
 // first. It returns nil once the log is whole and no sooner, or when ctx ends.
-func (m *Mender) Mend(ctx context.Context, cfg verifier.Config, cause error, peers []string) error {
+func (m *Mender) Mend(ctx context.Context, cfg verifier.Config, empty func() (ledger.Machine, error), cause error, peers []string) error {
 	w := role.Warning{Code: "ledger-damaged", Severity: role.Fault, Title: "This node's copy of the ledger is damaged",
 		Text: "What it held cannot be trusted: " + cause.Error() + ". Nothing is signed until the copy is whole.",
 		Next: "Nothing, if others can be reached: the copy is refilled from them. Else name one: gridveil ledger repair --from PEER."}
@@ -122,7 +122,7 @@ func (m *Mender) Mend(ctx context.Context, cfg verifier.Config, cause error, pee
 	defer m.setPending(false)
 	for {
 		for _, p := range m.largestFirst(ctx, cfg, peers) {
-			if _, err := m.try(ctx, cfg, p); err == nil {
+			if _, err := m.try(ctx, cfg, empty, p); err == nil {
 				m.Warn.Clear(w.Code)
 				return nil
 			}
@@ -132,7 +132,7 @@ func (m *Mender) Mend(ctx context.Context, cfg verifier.Config, cause error, pee
 			var r mendResult
 			prefix, err := m.prefix(cfg, call.from)
 			if r.err = err; err == nil {
-				r.mended, r.err = m.try(ctx, cfg, prefix)
+				r.mended, r.err = m.try(ctx, cfg, empty, prefix)
 			}
 			call.done <- r
 			if r.err == nil {
@@ -153,16 +153,19 @@ func (m *Mender) setPending(b bool) {
 }
 
 // try repairs from one peer.
-func (m *Mender) try(ctx context.Context, cfg verifier.Config, peer string) (Mended, error) {
-	money := ledger.NewMoney(cfg.Policy.Log.Name())
-	cfg.Machine = money
+func (m *Mender) try(ctx context.Context, cfg verifier.Config, empty func() (ledger.Machine, error), peer string) (Mended, error) {
+	machine, err := empty()
+	if err != nil {
+		return Mended{}, err
+	}
+	cfg.Machine = machine
 	cfg.Transport = m.route(peer)
 	if err := verifier.Repair(ctx, cfg, peer); err != nil {
 		m.Log.Warn("ledger not repaired from this peer", "err", err)
 		return Mended{}, err
 	}
 	m.Log.Warn("ledger was damaged and refilled from a peer")
-	return Mended{Origin: cfg.Policy.Log.Name(), Entries: money.Size(), From: peer}, nil
+	return Mended{Origin: cfg.Policy.Log.Name(), Entries: machine.Size(), From: peer}, nil
 }
 
 // route is how a URL is reached: over the mesh if it is a member's door.
@@ -187,7 +190,7 @@ func (m *Mender) prefix(cfg verifier.Config, from string) (string, error) {
 		return "", fmt.Errorf("%q is neither a URL nor a peer ID; `gridveil members` lists them", from)
 	}
 	if log, ok := m.Dir.One(member.RoleAggregator, ""); ok && log.Member.Peer == id {
-		return URL(log.Member, LogDoor), nil
+		return CopyURL(URL(log.Member, LogDoor), cfg.Policy.Log.Name()), nil
 	}
 	return CopyURL("http://"+id.String()+"."+WitnessDoor, cfg.Policy.Log.Name()), nil
 }

@@ -24,6 +24,9 @@ import (
 
 var smallLog = lstore.Options{MemTableBytes: 1 << 20, SegmentBytes: 64 << 10, MinFree: -1}
 
+// empty is the state before the first entry of foundLog.
+func empty() (ledger.Machine, error) { return ledger.NewMoney(origin), nil }
+
 // foundLog runs a log of one entry until the test ends, and gives its URL.
 func foundLog(t *testing.T, log ed25519.PrivateKey) (policy *ledger.Policy, url string) {
 	t.Helper()
@@ -100,7 +103,7 @@ func TestADamagedLedgerIsRefilledFromThePeersThatAreKnown(t *testing.T) {
 	defer nobody.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := m.Mend(ctx, cfg, cause, []string{nobody.URL, url}); err != nil {
+	if err := m.Mend(ctx, cfg, empty, cause, []string{nobody.URL, url}); err != nil {
 		t.Fatal(err)
 	}
 	whole(t, dir)
@@ -137,7 +140,7 @@ func TestTheOperatorNamesThePeer(t *testing.T) {
 	}
 	mended := make(chan error, 1)
 	go func() { // waited for below
-		mended <- m.Mend(ctx, verifier.Config{Dir: dir, Store: smallLog, Policy: policy}, cause, nil)
+		mended <- m.Mend(ctx, verifier.Config{Dir: dir, Store: smallLog, Policy: policy}, empty, cause, nil)
 	}()
 	for from, want := range map[string]string{"nobody": "neither a URL nor a peer ID", "http://127.0.0.1:1": "refused"} {
 		err := call(from)

@@ -63,6 +63,7 @@ type Party struct {
 	send      chan struct{}                                                // something is to be posted
 
 	mu       sync.Mutex
+	shards   *Shards            // nil until the log is found
 	v        *verifier.Verifier // nil until the log is found
 	log      mesh.Member
 	final    ledger.Checkpoint
@@ -217,9 +218,23 @@ func Behind(c clock.Clock) time.Duration {
 	return 6 * time.Hour
 }
 
-// follow opens our copy of the log once it is known, and works on it. A copy
-// that is damaged is refilled from the log.
+// follow opens our copy of the log once it is known, and works on it, one shard
+// after the other. A copy that is damaged is refilled from the log.
 func (p *Party) follow(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	keeping := false
+	g.Go(func() error {
+		return p.followShards(ctx, func(s *Shards) {
+			if !keeping {
+				keeping = true
+				g.Go(func() error { return s.Keep(ctx) })
+			}
+		})
+	})
+	return g.Wait()
+}
+
+func (p *Party) followShards(ctx context.Context, keep func(*Shards)) error {
 	for ctx.Err() == nil {
 		cfg, ok, err := p.locate()
 		if err != nil {
@@ -229,9 +244,11 @@ func (p *Party) follow(ctx context.Context) error {
 			p.pause(ctx, findPeriod)
 			continue
 		}
+		keep(p.shards)
 		v, err := verifier.Open(cfg)
 		if errors.Is(err, ledger.ErrDamaged) {
-			if err := p.mender.Mend(ctx, cfg, err, p.holders(cfg)); err != nil {
+			no := p.shards.Open().No
+			if err := p.mender.Mend(ctx, cfg, func() (ledger.Machine, error) { return p.shards.Machine(no) }, err, p.holders(cfg)); err != nil {
 				return nil // ctx ended
 			}
 			continue
@@ -239,9 +256,10 @@ func (p *Party) follow(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("copy of the ledger: %w", err)
 		}
-		if err := p.work(ctx, v); err != nil {
+		if err := p.work(ctx, v); err != nil && !errors.Is(err, errBorder) {
 			return err
 		}
+		p.shards.Settle()
 	}
 	return nil
 }
@@ -281,29 +299,60 @@ func (p *Party) locate() (cfg verifier.Config, ok bool, err error) {
 	if err != nil {
 		return cfg, false, err
 	}
-	origin := ask.LedgerOrigin(p.env.ID.Bundle.Network, log.Member.Operator)
+	shards, err := p.ledgerOf(ask.LedgerOrigin(p.env.ID.Bundle.Network, log.Member.Operator))
+	if err != nil {
+		return cfg, false, err
+	}
+	shard := shards.Open()
+	machine, err := shards.Machine(shard.No)
+	if err != nil {
+		return cfg, false, err
+	}
 	name := ask.WitnessName(p.env.Host.Self())
 	me := ledger.Witness{Name: name, Key: ledger.WitnessKey(name, ledger.Hash(key.Public().(ed25519.PublicKey)))}
-	policy := ledger.NewPolicy(ledger.LogKey(origin, ledger.Hash(pub)), me)
-	policy.LogURL = URL(log.Member, LogDoor)
+	policy := ledger.NewPolicy(ledger.LogKey(shard.Origin, ledger.Hash(pub)), me)
+	policy.LogURL = CopyURL(URL(log.Member, LogDoor), shard.Origin)
 	p.mu.Lock()
 	p.log = log.Member
 	p.mu.Unlock()
-	return verifier.Config{Dir: p.env.Config.Path("ledger"), Store: opt, Machine: ledger.NewMoney(origin), Policy: policy, Name: name, Key: key,
+	return verifier.Config{Dir: shards.Dir(shard.No), Store: opt, Machine: machine, Policy: policy, Name: name, Key: key,
 		Transport: p.transport, PullEvery: 5 * pullPeriod, MaxBehind: Behind(p.env.Clock), Clock: p.env.Clock, Log: p.env.Log}, true, nil
+}
+
+// ledgerOf opens the shards that we have of a ledger.
+func (p *Party) ledgerOf(home string) (*Shards, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.shards != nil {
+		return p.shards, nil
+	}
+	s, err := OpenShards(p.env, home)
+	p.shards = s
+	return s, err
+}
+
+// Shards are the logs of the ledger that we have, nil until the first is found.
+func (p *Party) Shards() []Shard {
+	p.mu.Lock()
+	s := p.shards
+	p.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	return s.List()
 }
 
 // work runs everything that needs our copy of the log.
 func (p *Party) work(ctx context.Context, v *verifier.Verifier) (err error) {
 	h := verifier.Handler(v)
-	p.door.Open(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	p.door.Open(p.shards.Handler("", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h.ServeHTTP(w, r)
 		if r.Method == http.MethodPost {
 			nudge(p.look)
 		}
-	}))
+	})))
 	p.mu.Lock()
-	p.v = v
+	p.v, p.final, p.note = v, ledger.Checkpoint{}, nil
 	p.mu.Unlock()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return v.Serve(ctx) })
@@ -354,7 +403,7 @@ func (p *Party) client() (*writer.Client, bool) {
 	if p.v == nil {
 		return nil, false
 	}
-	return &writer.Client{URL: URL(p.log, LogDoor), HTTP: &http.Client{Transport: p.transport, Timeout: readTimeout}}, true
+	return &writer.Client{URL: CopyURL(URL(p.log, LogDoor), p.shards.Open().Origin), HTTP: &http.Client{Transport: p.transport, Timeout: readTimeout}}, true
 }
 
 // Read calls f with the ledger's state after the newest entry of our copy, and
@@ -374,15 +423,40 @@ func (p *Party) Read(f func(*ledger.State)) bool {
 // never seen, or the node is starting.
 var ErrNoLedger = errors.New("the ledger is not open here yet")
 
-// Entry reads one entry of our copy.
+// Entry reads one entry of our copy, counted over all shards.
 func (p *Party) Entry(index uint64) ([]byte, error) {
 	p.mu.Lock()
-	v := p.v
+	v, shards := p.v, p.shards
 	p.mu.Unlock()
 	if v == nil {
 		return nil, ErrNoLedger
 	}
-	return v.Entry(index)
+	base := shards.Open().Base
+	if index < base {
+		return shards.Entry(index)
+	}
+	return v.Entry(index - base)
+}
+
+// base is how many entries the sealed shards before ours have.
+func (p *Party) base() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.shards == nil {
+		return 0
+	}
+	return p.shards.Open().Base
+}
+
+// policy is the network's policy for the shard that we follow.
+func (p *Party) policy() (*ledger.Policy, error) {
+	known, err := KnownPolicy(p.env.Store, p.env.Dir)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil || p.shards == nil {
+		return known, err
+	}
+	return known.As(p.shards.Open().Origin), nil
 }
 
 // Final is the newest checkpoint with the network's quorum that our copy agrees

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"gridveil/ledger"
+	"gridveil/ledger/verifier"
 	"gridveil/ledger/writer"
 	"gridveil/node/keys"
 	"gridveil/node/store"
@@ -200,7 +201,7 @@ func (p *Party) ready(o *out) error {
 	}
 	id, origin := p.ID(), ""
 	seq := uint64(0)
-	p.Read(func(s *ledger.State) { seq, origin = s.NextSeq(id), s.Origin() })
+	p.Read(func(s *ledger.State) { seq, origin = s.NextSeq(id), s.Ledger() })
 	if last, err := p.env.Store.Get(seqKey); err == nil {
 		if n, ok := store.GetU64(last); ok {
 			seq = max(seq, n+1)
@@ -220,6 +221,49 @@ func (p *Party) ready(o *out) error {
 	}
 	o.Raw = e.Bytes()
 	return p.keep(o)
+}
+
+// resolve finds out, where a shard ends, whether the entry that is on its way is
+// in it: the next one remembers numbers, but not what stood under them.
+func (p *Party) resolve(v *verifier.Verifier) error {
+	o, err := p.first()
+	if err != nil || o == nil || o.Raw == nil {
+		return err
+	}
+	e, err := ledger.Parse(o.Raw)
+	if err != nil {
+		return fmt.Errorf("stored entry: %w", err)
+	}
+	next := uint64(0)
+	p.Read(func(s *ledger.State) { next = s.NextSeq(e.Party()) })
+	if e.Seq() >= next {
+		return nil // the same bytes go to the next shard
+	}
+	for i := v.Status().Size; i > 0; i-- {
+		raw, err := v.Entry(i - 1)
+		if err != nil {
+			return err
+		}
+		other, err := ledger.Parse(raw)
+		if err != nil {
+			return err
+		}
+		if other.Party() != e.Party() || other.Seq() != e.Seq() {
+			continue
+		}
+		if _, err := Merge(e, other); err == nil { // others may have signed it too
+			o.State, o.Index = outAccepted, p.base()+i-1
+			return p.settle(o, e.Seq())
+		}
+		break
+	}
+	o.Raw = nil // another entry has its number
+	return p.env.Store.Update(func(tx *store.Tx) error {
+		if err := putOut(tx, o); err != nil {
+			return err
+		}
+		return tx.Set(seqKey, store.U64(next-1))
+	})
 }
 
 func (p *Party) keep(o *out) error {
@@ -269,7 +313,7 @@ func (p *Party) judge(o *out, r writer.Result) (done bool, err error) {
 			p.env.Log.Warn("answer of the ledger is not believed; sent again", "err", err)
 			return false, nil
 		}
-		o.State, o.Index = outAccepted, r.Receipt.Index
+		o.State, o.Index = outAccepted, p.base()+r.Receipt.Index
 		return true, p.settle(o, e.Seq(), func(tx *store.Tx) error { return p.receipts.put(tx, r.Receipt) })
 	case errors.As(r.Err, &gap), errors.As(r.Err, &conflict):
 		// Our number is not the next one: a restored node, or a log that went

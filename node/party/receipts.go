@@ -25,15 +25,17 @@ func (b receipts) put(tx *store.Tx, r ledger.Receipt) error {
 	return tx.Set(receiptKey(r.Index), r.Encode())
 }
 
-// all lists what is not final yet, in order of the log.
-func (b receipts) all() (list []ledger.Receipt, err error) {
+// all lists what is not final yet in one log, in its order.
+func (b receipts) all(origin ledger.Hash) (list []ledger.Receipt, err error) {
 	err = b.store.View(func(tx *store.Tx) error {
 		return tx.Each(store.SpaceLedger.Key([]byte("rcp")), func(_, v []byte) error {
 			r, err := ledger.ParseReceipt(v)
 			if err != nil {
 				return fmt.Errorf("stored receipt: %w", err)
 			}
-			list = append(list, r)
+			if r.Origin == origin {
+				list = append(list, r)
+			}
 			return nil
 		})
 	})
@@ -43,6 +45,7 @@ func (b receipts) all() (list []ledger.Receipt, err error) {
 // pledged is a copy of the log against which receipts are held: size entries
 // under a checkpoint that the log signed, final of them under the quorum.
 type pledged struct {
+	origin      ledger.Hash
 	size, final uint64
 	leaf        func(index uint64) (ledger.Hash, error)
 	prove       func(index uint64) (*ledger.Proof, error)
@@ -52,7 +55,7 @@ type pledged struct {
 // that the log did not keep; late is how many entries are still missing at a
 // time by which the log pledged them.
 func (b receipts) check(c pledged, by func(ledger.Receipt) bool) (broken *ledger.Evidence, late int, err error) {
-	list, err := b.all()
+	list, err := b.all(c.origin)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -124,7 +127,7 @@ func (p *Party) holdToReceipts(ctx context.Context, v *verifier.Verifier) error 
 	delay, now := time.Duration(0), p.env.Clock.Now()
 	p.Read(func(s *ledger.State) { delay = time.Duration(s.Params().MergeDelayMs) * time.Millisecond })
 	delay += receiptSlack + Behind(p.env.Clock)
-	c := pledged{size: st.Cosigned, final: p.finalSize(),
+	c := pledged{origin: ledger.OriginHash(st.Origin), size: st.Cosigned, final: p.finalSize(),
 		leaf: func(index uint64) (ledger.Hash, error) {
 			raw, err := v.Entry(index)
 			return ledger.LeafHash(raw), err
@@ -151,7 +154,7 @@ func (p *Party) holdToReceipts(ctx context.Context, v *verifier.Verifier) error 
 
 // logKey verifies the log's own signatures.
 func (p *Party) logKey() ledger.VerifierKey {
-	policy, err := KnownPolicy(p.env.Store, p.env.Dir)
+	policy, err := p.policy()
 	if err != nil {
 		return ledger.VerifierKey{}
 	}

@@ -44,7 +44,7 @@ func (l *liar) pledge(index uint64, leaf ledger.Hash, ms uint64) ledger.Receipt 
 // copy is what a follower has of the log, final up to a size.
 func (l *liar) copy(final uint64) pledged {
 	n := int64(len(l.leaves))
-	return pledged{size: uint64(n), final: final,
+	return pledged{origin: ledger.OriginHash(origin), size: uint64(n), final: final,
 		leaf: func(index uint64) (ledger.Hash, error) { return l.leaves[index], nil },
 		prove: func(index uint64) (*ledger.Proof, error) {
 			root, err := tlog.TreeHash(n, l)
@@ -115,7 +115,7 @@ func TestALyingWriterIsConvictedByItsReceipt(t *testing.T) {
 	if err := stranger.Check(policy, ledger.Hash(draw(t).Public().(ed25519.PublicKey))); err == nil {
 		t.Error("a receipt of another key convicted the log")
 	}
-	if list, err := b.all(); err != nil || len(list) != 1 || !bytes.Equal(list[0].Encode(), e.Receipt.Encode()) {
+	if list, err := b.all(ledger.OriginHash(origin)); err != nil || len(list) != 1 || !bytes.Equal(list[0].Encode(), e.Receipt.Encode()) {
 		t.Errorf("the receipt is gone: %v, %v", list, err)
 	}
 }
@@ -131,7 +131,7 @@ func TestReceiptsAreKeptUntilTheirEntriesAreFinal(t *testing.T) {
 		if err != nil || e != nil || late != overdue {
 			t.Errorf("got %v, %d late, %v; want %d late", e, late, err, overdue)
 		}
-		if list, err := b.all(); err != nil || len(list) != kept {
+		if list, err := b.all(ledger.OriginHash(origin)); err != nil || len(list) != kept {
 			t.Errorf("%d receipts kept, %v; want %d", len(list), err, kept)
 		}
 	}

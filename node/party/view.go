@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"gridveil/ledger"
+	"gridveil/ledger/export"
 	"gridveil/node/web"
 )
 
@@ -17,25 +18,42 @@ const pageEntries = 50
 // Copy is a copy of the ledger to show: a writer's or a follower's.
 type Copy struct {
 	Read   func(func(*ledger.State)) bool
-	Entry  func(index uint64) ([]byte, error)
-	Size   uint64
+	Entry  func(index uint64) ([]byte, error) // counted over all shards
+	Base   uint64                             // entries of the sealed shards
+	Size   uint64                             // entries of all shards
 	Final  ledger.Checkpoint
 	Note   []byte
 	Policy *ledger.Policy // nil if unknown
 	Forked int            // pieces of evidence against the log
+	Shards *Shards        // nil if unknown
+}
+
+// finalEnd is the number of final entries of all shards.
+func (c Copy) finalEnd() uint64 { return c.Base + c.Final.Size }
+
+// Carried implements export.Heir.
+func (c Copy) Carried() ([]byte, error) {
+	if c.Shards == nil {
+		return nil, export.ErrMissing
+	}
+	return c.Shards.Carried(c.Shards.Open().No)
 }
 
 // copy describes our copy.
 func (p *Party) copy() Copy {
 	c := Copy{Read: p.Read, Entry: p.Entry}
 	c.Final, c.Note = p.Final()
+	c.Base = p.base()
 	if s, ok := p.Status(); ok {
-		c.Size = s.Size
+		c.Size = c.Base + s.Size
 		if s.Evidence != nil {
 			c.Forked = 1
 		}
 	}
-	c.Policy, _ = KnownPolicy(p.env.Store, p.env.Dir) // shown without cosigners if the directory is empty
+	p.mu.Lock()
+	c.Shards = p.shards
+	p.mu.Unlock()
+	c.Policy, _ = p.policy() // shown without cosigners if the directory is empty
 	return c
 }
 
@@ -48,7 +66,7 @@ func (p *Party) LedgerEntry(index uint64) (web.Entry, bool) { return p.copy().Fu
 
 // Page builds the ledger page.
 func (c Copy) Page(before uint64, now time.Time) web.Ledger {
-	v := web.Ledger{Size: c.Size, CosignedSize: c.Final.Size, Checkpoint: string(c.Note), Equivocations: c.Forked}
+	v := web.Ledger{Size: c.Size, CosignedSize: c.finalEnd(), Checkpoint: string(c.Note), Equivocations: c.Forked}
 	names := c.names()
 	c.Read(func(s *ledger.State) {
 		v.Origin = s.Origin()
@@ -131,7 +149,7 @@ func (c Copy) cosigners(v *web.Ledger, now time.Time) {
 					continue
 				}
 				if at, err := ledger.CosignedAt(s); err == nil {
-					row.At, row.OK, row.Size = at, true, c.Final.Size
+					row.At, row.OK, row.Size = at, true, c.finalEnd()
 					row.Text = "cosigned " + now.Sub(at).Round(time.Second).String() + " ago"
 				}
 			}
@@ -148,7 +166,7 @@ func (c Copy) cosigners(v *web.Ledger, now time.Time) {
 }
 
 func (c Copy) row(index uint64, e *ledger.Entry, names map[ledger.PartyID]string) web.EntryRow {
-	return web.EntryRow{Index: index, Kind: e.Kind().String(), Party: names[e.Party()], Text: c.words(e, names), Final: index < c.Final.Size}
+	return web.EntryRow{Index: index, Kind: e.Kind().String(), Party: names[e.Party()], Text: c.words(e, names), Final: index < c.finalEnd()}
 }
 
 // Full builds the page of one entry.

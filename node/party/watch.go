@@ -29,7 +29,7 @@ func (p *Party) watch(ctx context.Context, v *verifier.Verifier) error {
 			p.env.Log.Warn("receipts of the ledger not compared", "err", err)
 		}
 		p.warn(v)
-		if err := p.act(v); err != nil {
+		if err := p.act(); err != nil {
 			return err
 		}
 		for _, f := range p.onRound {
@@ -42,12 +42,45 @@ func (p *Party) watch(ctx context.Context, v *verifier.Verifier) error {
 			p.pause(ctx, 0)
 			continue
 		}
+		if err := p.cross(v); err != nil {
+			return err
+		}
 		tries = 0
 		// Whoever asks us to cosign makes us look; a fast clock must not make
 		// this a busy loop.
 		p.pause(ctx, max(pullPeriod, p.env.Host.Lag()), p.look)
 	}
 	return nil
+}
+
+// errBorder says that the shard is done and the next one is to be opened.
+var errBorder = errors.New("the ledger goes on in its next shard")
+
+// cross goes on to the next shard once this one is sealed, all of it is final and
+// acted on, and the fate of our own entries in it is known. It returns errBorder
+// then, and nil as long as this one goes on.
+func (p *Party) cross(v *verifier.Verifier) error {
+	final, note := p.Final()
+	from, err := p.cursor()
+	if err != nil {
+		return err
+	}
+	policy, err := p.policy()
+	if err != nil {
+		return nil // it was known when the checkpoint became final, and will be again
+	}
+	var state *ledger.State
+	v.Read(func(m ledger.Machine) { state = m.(*ledger.Money).State })
+	if state.Sealed() == "" || final.Size != state.Size() || from < p.base()+final.Size {
+		return nil
+	}
+	if err := p.resolve(v); err != nil {
+		return err
+	}
+	if err := p.shards.Cross(state, note, policy); err != nil { // nothing changes a sealed state any more
+		return err
+	}
+	return errBorder
 }
 
 func (p *Party) finalSize() uint64 {
@@ -66,7 +99,7 @@ func (p *Party) learn(ctx context.Context, v *verifier.Verifier) error {
 	if err != nil {
 		return err
 	}
-	policy, err := KnownPolicy(p.env.Store, p.env.Dir)
+	policy, err := p.policy()
 	if err != nil {
 		return err
 	}
@@ -110,15 +143,16 @@ func (p *Party) Convict(ctx context.Context, e *ledger.Evidence) error {
 	return v.Convict(ctx, e)
 }
 
-// act hands final entries to whoever asked for them. The cursor follows the
+// act hands final entries, counted over all shards, to whoever asked for them. The cursor follows the
 // deed: after a crash in between the same entry comes again.
-func (p *Party) act(v *verifier.Verifier) error {
+func (p *Party) act() error {
 	from, err := p.cursor()
 	if err != nil {
 		return err
 	}
-	for index := from; index < p.finalSize(); index++ {
-		raw, err := v.Entry(index)
+	base := p.base()
+	for index := from; index < base+p.finalSize(); index++ {
+		raw, err := p.Entry(index)
 		if err != nil {
 			return fmt.Errorf("final entry %d: %w", index, err)
 		}

@@ -227,7 +227,7 @@ func (s *settlement) cosign(b []byte) ([]byte, error) {
 		return nil, err
 	}
 	origin := ""
-	s.party.Read(func(st *ledger.State) { origin = st.Origin() })
+	s.party.Read(func(st *ledger.State) { origin = st.Ledger() })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := settle.BodyHash(body)

@@ -87,7 +87,7 @@ func (s *settlement) takeNotes(id [32]byte, handle [16]byte, r *note.RedeemReque
 	}
 	origin := ""
 	minor := int64(0)
-	s.party.Read(func(st *ledger.State) { origin, minor = st.Origin(), st.Currencies()[0].Minor() })
+	s.party.Read(func(st *ledger.State) { origin, minor = st.Ledger(), st.Currencies()[0].Minor() })
 	payee := ledger.OpenAccount(s.party.ID(), 0)
 	sum, err := r.Check(reg, origin, uint32(payee), handle[:], s.env.Clock.Now())
 	if err != nil {

@@ -106,6 +106,7 @@ func OpenWatch(ctx context.Context, cfg WatchConfig) (*Watch, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.Wall{}
 	}
+	at = shardURL(ctx, cfg, at)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -146,6 +147,26 @@ func OpenWatch(ctx context.Context, cfg WatchConfig) (*Watch, error) {
 		return nil, errors.Join(err, w.v.Close())
 	}
 	return w, nil
+}
+
+// shardURL is where the log of the policy is served: a ledger that went on in
+// another log shows that one at its root, and each under the hash of its origin.
+func shardURL(ctx context.Context, cfg WatchConfig, at string) string {
+	ctx, cancel := context.WithTimeout(ctx, peerDeadline)
+	defer cancel()
+	own := party.CopyURL(at, cfg.Policy.Log.Name())
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, own+"/checkpoint", nil)
+	if err != nil {
+		return at
+	}
+	resp, err := (&http.Client{Transport: cfg.Transport}).Do(req)
+	if err != nil {
+		return at
+	}
+	if err := resp.Body.Close(); err != nil || resp.StatusCode != http.StatusOK {
+		return at
+	}
+	return own
 }
 
 // machine makes the state before the log's first entry.

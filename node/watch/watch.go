@@ -19,11 +19,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"gridveil/ledger"
 	"gridveil/mesh"
 	"gridveil/mesh/gossip"
+	"gridveil/node/ask"
 	"gridveil/node/party"
 	"gridveil/node/role"
 	"gridveil/node/store"
@@ -69,8 +71,15 @@ func New(env *role.Env, judge Judge) *Watch {
 	return w
 }
 
-// checkCheckpoint is the body check of checkpoints: a note under its own origin.
+// checkCheckpoint is the body check of checkpoints: a note under its own origin,
+// or what shows where a sealed log goes on, under the sealed one's.
 func checkCheckpoint(e gossip.Envelope) gossip.Verdict {
+	if x, err := ledger.ParseSuccessor(e.Body); err == nil {
+		if sealed, err := x.Sealed(); err == nil && gossip.OriginKey(sealed) == e.Key {
+			return gossip.Verdict{}
+		}
+		return gossip.Verdict{Action: gossip.Reject, Reason: mesh.ReasonBody}
+	}
 	text, _, signed := bytes.Cut(e.Body, []byte("\n\n"))
 	c, err := ledger.ParseCheckpoint(string(text) + "\n")
 	if err != nil || !signed || gossip.OriginKey(c.Origin) != e.Key {
@@ -141,11 +150,14 @@ func (w *Watch) round(ctx context.Context) error {
 	if err != nil {
 		return nil // no ledger was ever heard of
 	}
-	if w.tracker == nil || policy.Log.Pub() != w.policy.Log.Pub() {
+	if policy.Shards, err = ask.Shards(w.env.Store, policy); err != nil {
+		return err
+	}
+	if w.tracker == nil || policy.Log.Pub() != w.policy.Log.Pub() || !slices.Equal(policy.Shards, w.policy.Shards) {
 		w.tracker = ledger.NewTracker(policy)
 	}
 	w.policy = policy
-	if w.found != nil && w.found.Check(policy) != nil { // the operators have founded another ledger
+	if w.found != nil && !w.holds(w.found) { // the operators have founded another ledger
 		if err := w.env.Store.Update(func(tx *store.Tx) error { return tx.Delete(evidenceKey) }); err != nil {
 			return err
 		}
@@ -169,14 +181,27 @@ func (w *Watch) round(ctx context.Context) error {
 	return nil
 }
 
+// holds says whether evidence convicts one of the ledger's logs.
+func (w *Watch) holds(x *ledger.Evidence) bool {
+	for _, origin := range append([]string{w.policy.Log.Name()}, w.policy.Shards...) {
+		if x.Check(w.policy.As(origin)) == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // look judges one register; again means that our copy of the ledger is not open yet.
 func (w *Watch) look(ctx context.Context, e gossip.Envelope) (again bool, err error) {
 	if e.Kind == gossip.KindAlarm {
 		x, err := parseFork(e.Body)
-		if err != nil || x.Check(w.policy) != nil {
+		if err != nil || !w.holds(x) {
 			return false, nil // of a register, or it convicts nobody
 		}
 		return w.convict(ctx, x)
+	}
+	if x, err := ledger.ParseSuccessor(e.Body); err == nil {
+		return false, ask.Succeeded(w.env.Store, w.policy, x)
 	}
 	if _, x := w.tracker.Observe(e.Body); x != nil {
 		return w.convict(ctx, x)
@@ -186,7 +211,7 @@ func (w *Watch) look(ctx context.Context, e gossip.Envelope) (again bool, err er
 	}
 	x, err := w.judge.Checkpoint(ctx, e.Body)
 	switch {
-	case x != nil && x.Check(w.policy) == nil:
+	case x != nil && w.holds(x):
 		return w.convict(ctx, x)
 	case errors.Is(err, party.ErrNoLedger):
 		return true, nil
