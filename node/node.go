@@ -159,7 +159,7 @@ func (n *Node) join() error {
 	}
 	var err error
 	if n.Onion, err = onion.New(n.Host, onion.Config{Rand: n.Rand, Log: n.Log, Store: meshStore{n.Store}, Relay: relays(n.ID.Member.Role) || n.Config.Mesh.Relay,
-		MinSet: n.Config.Mesh.MinSet, MinHomes: n.Config.Mesh.MinHomes, GuardsKept: true}); err != nil {
+		MinSet: n.Config.Mesh.MinSet, MinHomes: n.Config.Mesh.MinHomes, Decoys: n.Config.Mesh.Decoys, GuardsKept: true}); err != nil {
 		return err
 	}
 	signal.Guard(n.Host)

@@ -40,6 +40,27 @@ func (p *Plan) fits(s segment, used int64) bool {
 	return used == s.energy || s.price >= p.Lambda
 }
 
+// Cost returns what the plan costs by its segments, in millionths, each segment rounded down. It is for comparison and
+// display; nothing is billed by it.
+func (p Plan) Cost(slots []Slot) (sum int64) {
+	for i := range slots {
+		res, grid := slots[i].segments()
+		sum += cost(p.Shares[i].Res, res.price) + cost(p.Shares[i].Grid, grid.price)
+	}
+	return sum
+}
+
+const mwhPerKWh = 1_000_000
+
+func cost(energy, price int64) int64 {
+	hi, lo := bits.Mul64(uint64(energy), uint64(max(price, -price)))
+	q, _ := bits.Div64(hi, lo, mwhPerKWh)
+	if price < 0 {
+		return -int64(q)
+	}
+	return int64(q)
+}
+
 // mulDivUp returns a x b / c rounded up, for a, b >= 0 and b <= c.
 func mulDivUp(a, b, c int64) int64 {
 	hi, lo := bits.Mul64(uint64(a), uint64(b))
