@@ -3,7 +3,6 @@ package node_test
 import (
 	"context"
 	"encoding/hex"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -25,20 +24,6 @@ func policyFile(t *testing.T, p *ledger.Policy) string {
 		t.Fatal(err)
 	}
 	return name
-}
-
-func fetch(t *testing.T, url string) (int, string) {
-	t.Helper()
-	resp, err := http.Get(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp.StatusCode, string(b)
 }
 
 // TestAVerifierShowsAndServesWhatItFound runs one as `gridveil verifier` does:
@@ -86,10 +71,10 @@ func TestAVerifierShowsAndServesWhatItFound(t *testing.T) {
 	}
 	addr := <-at
 	until(verifier.Sound)
-	if status, body := fetch(t, addr[1]+"/checkpoint"); status != 200 || !strings.HasPrefix(body, watchtest.Origin+"\n40\n") {
+	if status, body := watchtest.Fetch(t, http.MethodGet, addr[1]+"/checkpoint"); status != 200 || !strings.HasPrefix(body, watchtest.Origin+"\n40\n") {
 		t.Errorf("mirror: %d %q", status, body)
 	}
-	if status, body := fetch(t, addr[0]); status != 200 || !strings.Contains(body, "All 40 entries obey the rules") || !strings.Contains(body, "Nothing convicts the log") {
+	if status, body := watchtest.Fetch(t, http.MethodGet, addr[0]); status != 200 || !strings.Contains(body, "All 40 entries obey the rules") || !strings.Contains(body, "Nothing convicts the log") {
 		t.Errorf("page: %d\n%s", status, body)
 	}
 	l.Show(60, "uta", "utb", "utc")
@@ -97,17 +82,17 @@ func TestAVerifierShowsAndServesWhatItFound(t *testing.T) {
 	if r.Entry.Index != 50 {
 		t.Errorf("bad entry %+v", r.Entry)
 	}
-	_, body := fetch(t, addr[0])
+	_, body := watchtest.Fetch(t, http.MethodGet, addr[0])
 	for _, want := range []string{"breaks a rule", "Entry 50", "E4-50.gvx", "Last failure"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("the page does not say %q", want)
 		}
 	}
-	status, body := fetch(t, addr[0]+"/evidence/E4-50.gvx")
+	status, body := watchtest.Fetch(t, http.MethodGet, addr[0]+"/evidence/E4-50.gvx")
 	if status != 200 {
 		t.Fatalf("download: %d", status)
 	}
-	if status, _ := fetch(t, addr[0]+"/evidence/cosigner.key"); status != 404 {
+	if status, _ := watchtest.Fetch(t, http.MethodGet, addr[0]+"/evidence/cosigner.key"); status != 404 {
 		t.Errorf("what is no evidence: %d", status)
 	}
 	file := filepath.Join(t.TempDir(), "E4-50.gvx")

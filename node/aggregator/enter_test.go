@@ -15,6 +15,7 @@ import (
 	"gridveil/node/clock"
 	"gridveil/node/role"
 	"gridveil/node/store"
+	"gridveil/node/store/storetest"
 	"gridveil/privacy"
 )
 
@@ -37,7 +38,7 @@ func newBench(t *testing.T) *bench {
 		}
 		return k
 	}
-	b := &bench{t: t, st: newStore(t)}
+	b := &bench{t: t, st: storetest.Open(t)}
 	log := draw()
 	b.a = &Aggregator{env: &role.Env{Store: b.st, Clock: clock.Wall{}, Log: slog.New(slog.DiscardHandler), Warn: role.NewBoard()}, origin: benchOrigin, entry: draw()}
 	var err error

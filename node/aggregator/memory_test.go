@@ -2,7 +2,6 @@ package aggregator
 
 import (
 	"bytes"
-	"crypto/rand"
 	"fmt"
 	"testing"
 	"time"
@@ -11,31 +10,13 @@ import (
 
 	"gridveil/ev/settle"
 	"gridveil/node/store"
+	"gridveil/node/store/storetest"
 )
-
-func openStore(t testing.TB, dir string, key store.MasterKey) *store.Store {
-	t.Helper()
-	st, err := store.Open(dir, key, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { st.Close() })
-	return st
-}
-
-func newStore(t testing.TB) *store.Store {
-	t.Helper()
-	key, err := store.NewKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return openStore(t, t.TempDir(), key)
-}
 
 // TestMemoryKeepsWhatAMapKeeps compares the desk's memory with a map, over small
 // and large commits, deletions and values around the size of a piece.
 func TestMemoryKeepsWhatAMapKeeps(t *testing.T) {
-	st := newStore(t)
+	st := storetest.Open(t)
 	m, err := openMemory(st)
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +64,7 @@ func TestMemoryKeepsWhatAMapKeeps(t *testing.T) {
 // TestInterruptedCommitIsCarriedOut ends the process between writing a large
 // commit down and carrying it out, and again in the middle of that.
 func TestInterruptedCommitIsCarriedOut(t *testing.T) {
-	st := newStore(t)
+	st := storetest.Open(t)
 	m, err := openMemory(st)
 	if err != nil {
 		t.Fatal(err)
@@ -121,7 +102,7 @@ func TestInterruptedCommitIsCarriedOut(t *testing.T) {
 }
 
 func TestForgottenValuesAreThoseWhoseLastTimeIsOver(t *testing.T) {
-	m, err := openMemory(newStore(t))
+	m, err := openMemory(storetest.Open(t))
 	if err != nil {
 		t.Fatal(err)
 	}

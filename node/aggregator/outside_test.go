@@ -2,7 +2,6 @@ package aggregator
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -46,39 +45,21 @@ func outside(t *testing.T, n int) (*Aggregator, string) {
 	return a, s.URL
 }
 
-func body(t *testing.T, method, url string) (int, string) {
-	t.Helper()
-	req, err := http.NewRequest(method, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp.StatusCode, string(b)
-}
-
 // TestOutsidersReadTheLogAndMirrorIt reads an aggregator's log over plain HTTP
 // as `gridveil verifier` does, and lets the aggregator find its mirror.
 func TestOutsidersReadTheLogAndMirrorIt(t *testing.T) {
 	a, at := outside(t, 40)
 	for path, want := range map[string]int{"/checkpoint": 200, "/tile/0/000.p/40": 200, "/tile/entries/000.p/40": 200, "/proof/7": 200, "/nothing": 404} {
-		if status, _ := body(t, http.MethodGet, at+path); status != want {
+		if status, _ := watchtest.Fetch(t, http.MethodGet, at+path); status != want {
 			t.Errorf("%s: status %d, want %d", path, status, want)
 		}
 	}
 	for _, path := range []string{"/entries", "/checkpoint", "/policy"} {
-		if status, _ := body(t, http.MethodPost, at+path); status != http.StatusMethodNotAllowed {
+		if status, _ := watchtest.Fetch(t, http.MethodPost, at+path); status != http.StatusMethodNotAllowed {
 			t.Errorf("POST %s: status %d", path, status)
 		}
 	}
-	_, text := body(t, http.MethodGet, at+"/policy")
+	_, text := watchtest.Fetch(t, http.MethodGet, at+"/policy")
 	policy, err := ledger.ParsePolicy([]byte(text))
 	if err != nil || policy.Log.Name() != watchtest.Origin || policy.LogURL != "" || !strings.HasPrefix(text, "#") {
 		t.Fatalf("policy %q: %v", text, err)

@@ -33,7 +33,9 @@ func Live(ctx context.Context, o Options) error {
 			return fmt.Errorf("dashboard: %w\nnext: choose another address with --listen", err)
 		}
 		fmt.Fprintf(s.Talk, "dashboard     http://%s\n", l.Addr())
-		fmt.Fprintf(s.Talk, "ledger        %s and its /policy: gridveil verifier\n", s.outside(ctx))
+		log := s.outside(ctx)
+		fmt.Fprintf(s.Talk, "ledger        %s; check it from outside, in another terminal:\n", log)
+		fmt.Fprintf(s.Talk, "              curl %s/policy > demo.policy && gridveil verifier --log %s --policy demo.policy\n", log, log)
 		fmt.Fprintf(s.Talk, "clock         %.0fx real time, a day in %v; Ctrl-C ends it\n", s.Speed, (24 * time.Hour / time.Duration(s.Speed)).Round(time.Second))
 		fmt.Fprintf(s.Talk, "data          %s\n", s.Dir)
 		g, ctx := errgroup.WithContext(ctx)

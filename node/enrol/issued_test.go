@@ -12,6 +12,7 @@ import (
 
 	"gridveil/mesh/member"
 	"gridveil/node/store"
+	"gridveil/node/store/storetest"
 )
 
 // desk is a registrar over a real store, with a clock that the test sets.
@@ -45,23 +46,9 @@ func newDesk(t *testing.T) *desk {
 	if d.bundle, err = member.ParseBundle(raw); err != nil {
 		t.Fatal(err)
 	}
-	d.st = openStore(t)
+	d.st = storetest.Open(t)
 	d.open()
 	return d
-}
-
-func openStore(t *testing.T) *store.Store {
-	t.Helper()
-	mk, err := store.NewKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := store.Open(t.TempDir(), mk, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { st.Close() })
-	return st
 }
 
 // open makes the registrar anew over the store, as a restart does.
@@ -186,7 +173,7 @@ func TestRevokingNamesOneMember(t *testing.T) {
 
 func TestTwoNodesOfOneCADoNotLetEachOthersRevokedBackIn(t *testing.T) {
 	a := newDesk(t)
-	b := &desk{t: t, now: a.now, ca: a.ca, bundle: a.bundle, st: openStore(t)}
+	b := &desk{t: t, now: a.now, ca: a.ca, bundle: a.bundle, st: storetest.Open(t)}
 	b.open()
 	_, atA := a.enrol()
 	_, atB := b.enrol()
@@ -203,7 +190,7 @@ func TestTwoNodesOfOneCADoNotLetEachOthersRevokedBackIn(t *testing.T) {
 		t.Errorf("a list that holds ours was answered with another: %v, %v", again, err)
 	}
 	// The second node was cut off from the mesh and signed the same number without ours.
-	c := &desk{t: t, now: a.now, ca: a.ca, bundle: a.bundle, st: openStore(t)}
+	c := &desk{t: t, now: a.now, ca: a.ca, bundle: a.bundle, st: storetest.Open(t)}
 	c.open()
 	_, atC := c.enrol()
 	if _, err := c.Registrar.Revoke([]string{atC.Serial}, "", nil); err != nil {

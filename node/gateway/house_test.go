@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"crypto/rand"
 	"testing"
 	"time"
 
@@ -10,7 +9,7 @@ import (
 	"gridveil/node/identity"
 	"gridveil/node/plant"
 	"gridveil/node/role"
-	"gridveil/node/store"
+	"gridveil/node/store/storetest"
 )
 
 // steady is a power that never changes.
@@ -21,16 +20,7 @@ func (s steady) Watts(time.Time) float64 { return float64(s) }
 // TestNoRegisterFallsOverARestartWhileACarIsThere: a session keeps every minute's
 // registers, of the roof too, so the house must not show less after a power cut.
 func TestNoRegisterFallsOverARestartWhileACarIsThere(t *testing.T) {
-	key, err := store.NewKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := store.Open(t.TempDir(), key, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
-	env := &role.Env{Store: st, Clock: clock.Wall{}, ID: &identity.Identity{}, Config: &config.Config{}}
+	env := &role.Env{Store: storetest.Open(t), Clock: clock.Wall{}, ID: &identity.Identity{}, Config: &config.Config{}}
 	env.Config.Meter.Zone = "Europe/Amsterdam"
 	open := func(car bool) *house {
 		h, err := newHouse(env, Hardware{Load: steady(600), Roof: steady(3600)}, nil)

@@ -32,7 +32,7 @@ func guestTerms(h config.Hosting) []web.Pair {
 		{Name: "Paid to the driver for what the grid takes from the car", Value: perKWh(h.PExport)},
 		{Name: "The roof's energy goes", Value: map[string]string{"ev-first": "to the car first", "home-first": "to the house first",
 			"pro-rata": "to car and house in proportion to what they draw"}[h.Policy]},
-		{Name: "While the aggregator is away", Value: map[string]string{"trust": "guests charge on trust, for EUR " + Rate(h.TrustLimit) + " at the most",
+		{Name: "While the aggregator is away", Value: map[string]string{"trust": "guests charge on trust, for " + Money(h.TrustLimit, "EUR") + " at the most",
 			"gift": "guests charge for nothing", "refuse": "no guest can start"}[h.OfflineGuest]},
 		{Name: "When the driver's phone is gone for five minutes", Value: map[string]string{"stop": "charging stops",
 			"gift": "charging goes on for nothing", "unattended": "the meter's signature decides, up to the amount that the driver chose"}[h.OnCut]},

@@ -15,6 +15,7 @@ import (
 	"gridveil/node/party"
 	"gridveil/node/role"
 	"gridveil/node/store"
+	"gridveil/node/store/storetest"
 	"gridveil/privacy"
 	"gridveil/privacy/committee"
 	"gridveil/privacy/pseudo"
@@ -24,16 +25,7 @@ import (
 // ledgerless is a settlement with a store and nothing around it.
 func ledgerless(t *testing.T) *settlement {
 	t.Helper()
-	key, err := store.NewKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := store.Open(t.TempDir(), key, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { st.Close() })
-	env := &role.Env{Store: st, Clock: clock.Wall{}, Log: slog.New(slog.DiscardHandler), Warn: role.NewBoard()}
+	env := &role.Env{Store: storetest.Open(t), Clock: clock.Wall{}, Log: slog.New(slog.DiscardHandler), Warn: role.NewBoard()}
 	return &settlement{env: env, drivers: map[[16]byte]Driver{}, signed: map[uint64][][32]byte{}}
 }
 

@@ -21,6 +21,7 @@ import (
 	"gridveil/node/party"
 	"gridveil/node/role"
 	"gridveil/node/store"
+	"gridveil/node/store/storetest"
 	"gridveil/privacy"
 )
 
@@ -211,7 +212,7 @@ func TestEvidenceOfOneVerifierIsEnoughForAHome(t *testing.T) {
 	// Another key of the log means another ledger: the evidence is of the old one.
 	agg := w.Others[0]
 	now := w.Clock.Now()
-	ring := keys.NewRing(openStore(t), rand.Reader, privacy.SuiteX25519)
+	ring := keys.NewRing(storetest.Open(t), rand.Reader, privacy.SuiteX25519)
 	sheet, err := ring.Sheet(now, 2, keys.Log)
 	if err != nil {
 		t.Fatal(err)
@@ -228,20 +229,6 @@ func TestEvidenceOfOneVerifierIsEnoughForAHome(t *testing.T) {
 		t.Fatal(err)
 	}
 	meshtest.EventuallyWithin(t, time.Minute, "the warning ends", func() bool { return !env.LedgerForked() })
-}
-
-func openStore(t *testing.T) *store.Store {
-	t.Helper()
-	mk, err := store.NewKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := store.Open(t.TempDir(), mk, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { st.Close() })
-	return st
 }
 
 func TestWhatIsNoEvidenceIsRefused(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/binary"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -171,6 +172,25 @@ type Log struct {
 	mu   sync.Mutex
 	note []byte
 	deaf bool
+}
+
+// Fetch asks a page of a node under test and gives status and body.
+func Fetch(tb testing.TB, method, url string) (status int, body string) {
+	tb.Helper()
+	req, err := http.NewRequest(method, url, nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
 }
 
 // Serve serves the entries over HTTP on loopback. No checkpoint is shown before
