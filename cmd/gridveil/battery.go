@@ -171,8 +171,9 @@ func batteryReport() *cobra.Command {
 	c := &cobra.Command{
 		Use: "report", Short: "One HTML page on what a battery hides of one home", Args: noArgs,
 		Long: `Writes a file that needs no network: a day of load, meter and stored energy, every policy's
-figures, the bill against privacy with the dial, and how well detectors tell nights on which a
-car was charged. Without --sessions the car's sessions are made up from the seed.`,
+figures, the bill against privacy with the dial, how well detectors tell nights on which a
+car was charged, and, experimental, days on which a resident car was driven when it charges
+amounts that hide them. Without --sessions the car's sessions are made up from the seed.`,
 		Example: "  gridveil battery report --in home.csv --out report.html\n  gridveil battery report --in home.csv --sessions sessions.csv --cap 13500 --json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			p, err := b.Run(c.Context())
