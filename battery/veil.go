@@ -21,6 +21,9 @@ const minQuanta = 8
 // releaseFloor ends a release: smaller remainders hide nothing.
 const releaseFloor Watts = 30
 
+// nearlyFull is the share of the capacity from which a mask only takes what it must.
+const nearlyFull = .9
+
 // ErrTooSmall means that the battery holds fewer than eight quanta beyond one
 // block's demand: hold runs instead.
 var ErrTooSmall = errors.New("battery too small to mask this home")
@@ -30,6 +33,9 @@ type Plan struct {
 	Quantum WattHours
 	Mx, Ms  int
 	Blocks  int // of five minutes that one level covers
+	// Base is what one period of this home takes at the least, in Wh: what level 0 stands
+	// for and all others count from. Zero for a home that was not observed yet.
+	Base WattHours
 }
 
 // period is how long a level stands.
@@ -42,10 +48,13 @@ func (p Plan) daily() float64 { return float64(24 * time.Hour / p.period()) }
 func (p Plan) demand(history []float64) []float64 {
 	out := pool(history, p.Blocks)
 	for i := range out {
-		out[i] /= float64(p.Quantum)
+		out[i] = p.levels(out[i])
 	}
 	return out
 }
+
+// levels counts a block's energy, in Wh, in quanta above the base.
+func (p Plan) levels(wh float64) float64 { return (wh - float64(p.Base)) / float64(p.Quantum) }
 
 // PlanFor chooses the quantum for a battery and the block demands of a home, in
 // Wh. Without demands yearly, in kWh, stands for the home.
@@ -58,18 +67,26 @@ func PlanFor(s Spec, demand []float64, yearly float64) (Plan, error) {
 	return planFor(s, demand, math.Max(25, math.Ceil(usable/200/5)*5), 1)
 }
 
+// baseShare is how many of a home's blocks take less than its base: with a quarter it is
+// the load that nobody switches.
+const baseShare = .25
+
 // planFor counts in quanta of q Wh, or more where the levels would not suffice.
 func planFor(s Spec, demand []float64, q float64, blocks int) (Plan, error) {
 	usable := float64(s.Ceiling() - s.Floor())
 	sorted := append([]float64(nil), demand...)
 	sort.Float64s(sorted)
-	q98 := sorted[len(sorted)*98/100]
+	base := 0.
+	if len(sorted) > 1 {
+		base = sorted[int(baseShare*float64(len(sorted)))]
+	}
+	q98 := sorted[len(sorted)*98/100] - base
 	mx := max(2, int(math.Ceil(q98/q)))
 	for mx > kernel.MaxLevel {
 		q += 5
 		mx = max(2, int(math.Ceil(q98/q)))
 	}
-	p := Plan{Quantum: WattHours(q), Mx: mx, Ms: int(usable/q) - mx, Blocks: blocks}
+	p := Plan{Quantum: WattHours(q), Mx: mx, Ms: int(usable/q) - mx, Blocks: blocks, Base: WattHours(base)}
 	if p.Ms < minQuanta {
 		need := float64(mx+minQuanta) * q
 		return p, fmt.Errorf("%w: %.0f Wh usable, %.0f Wh would do", ErrTooSmall, usable, need)
@@ -187,7 +204,7 @@ func (v *Veil) Target(o Obs) Watts {
 	if f < releaseFloor {
 		f = 0
 	}
-	if o.E > .9*v.Spec.Capacity {
+	if o.E > nearlyFull*v.Spec.Capacity {
 		f = forced
 	}
 	v.release = f
@@ -212,17 +229,34 @@ func (v *Veil) begin(at time.Time, o Obs) {
 	if v.Plan.Blocks == 1 {
 		v.remember(show, demand, whole)
 	}
-	x := v.level(demand / q)
+	x := v.level(v.Plan.levels(demand))
 	w := min(max(v.round(float64(o.E-v.Spec.Floor())/q), 0), v.k.Ms+v.k.Mx) - v.k.Mx
 	s := min(max(w+x, 0), v.k.Ms)
-	v.k.Row(v.slot(at), v.level(show/q), x, s, v.row)
+	v.k.Row(v.slot(at), v.level(v.Plan.levels(show)), x, s, v.row)
 	j := v.draw()
 	hour := v.Plan.period().Hours()
-	if j > 0 {
-		v.base = Watts((float64(j) + v.rnd.Float64() - .5) * q / hour)
-	} else {
-		v.base = Watts(.25 * v.rnd.Float64() * q / hour)
+	v.base = Watts(v.wh(j, o.E) / hour)
+}
+
+// wh is the energy of a block that shows level j, moved by up to a quarter of a quantum
+// so that the mask's levels are no comb. A store that is nearly full shows levels
+// without the base, and level 0 as nothing: a home may take less than it ever did.
+func (v *Veil) wh(j int, e WattHours) float64 {
+	q, base := float64(v.Plan.Quantum), float64(v.Plan.Base)
+	full := e > nearlyFull*v.Spec.Capacity
+	if full {
+		base = 0
 	}
+	u := v.rnd.Float64()
+	switch {
+	case j > 0:
+		return base + (float64(j)+(u-.5)/2)*q
+	case full:
+		return 0
+	case base == 0:
+		return u / 4 * q
+	}
+	return max(0, base+(u-.5)/4*q)
 }
 
 // slot is which block of the UTC day begins at at.

@@ -175,7 +175,7 @@ func (s *State) applyIssue(b *Issue) ([]Posting, error) {
 
 // noteChecks appends the blind signatures and spends of a redeem.
 func (s *State) noteChecks(b *Redeem, checks []Check) ([]Check, error) {
-	msg := note.SpendMessage(s.origin, uint32(b.Payee), b.Bind)
+	msg := note.SpendMessage(s.home, uint32(b.Payee), b.Bind)
 	for i := range b.Notes {
 		n := &b.Notes[i]
 		place, known := s.mintKeys[n.Note.KeyID()]

@@ -11,7 +11,7 @@
 //
 // Nothing in this package reads a clock, a disk or global randomness. The flow:
 //
-//	Parse -> State.Checks -> Verify -> State.Apply -> SignReceipt -> SignCheckpoint
+//	Parse -> State.Checks -> Verify -> State.Apply -> SignReceipts -> SignCheckpoint
 //
 // Start with New (a State for one origin), build entries with NewEntry and Sign,
 // and replay a log by calling the four steps for each entry in order. Packages

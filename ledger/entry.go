@@ -153,10 +153,8 @@ func (e *Entry) Leaf() Hash { return LeafHash(e.raw) }
 
 // LeafHash is the RFC 6962 leaf hash of raw entry bytes.
 func LeafHash(raw []byte) Hash {
-	h := sha256.New()
-	h.Write([]byte{0})
-	h.Write(raw)
-	return Hash(h.Sum(nil))
+	var buf [512]byte // most entries fit, and then nothing is allocated
+	return sha256.Sum256(append(append(buf[:0], 0), raw...))
 }
 
 // signed returns what the signatures of e cover.
@@ -167,11 +165,13 @@ func (e *Entry) signed(originHash Hash) []byte {
 	return append(b, e.raw[:e.head]...)
 }
 
-// OriginHash is SHA-256 of the log's origin, which every signature covers so
-// that an entry of one log is worth nothing in another.
+// OriginHash is SHA-256 of a log's origin. Every signature of an entry covers that
+// of the ledger's first log, so that an entry of one ledger is worth nothing in
+// another.
 func OriginHash(origin string) Hash { return sha256.Sum256([]byte(origin)) }
 
-// Sign adds a signature of each entry key, keeping those already there, so an
+// Sign adds a signature of each entry key for the ledger whose first log has this
+// origin (State.Ledger), keeping those already there, so an
 // entry can travel from party to party. It returns ErrSigners if there would be
 // more than MaxSigs.
 func Sign(e *Entry, origin string, keys ...ed25519.PrivateKey) error {

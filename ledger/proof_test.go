@@ -214,7 +214,11 @@ func forks(t testing.TB, s *scene.Scene) (*ledger.Policy, []*ledger.Evidence) {
 	large := s.Checkpoint(20, root(t, two, 20))
 	leaf := [32]byte{7}
 	leaf[31] = 2
-	pledge := ledger.SignReceipt(ledger.Receipt{Origin: ledger.OriginHash(scene.Origin), Index: 7, Leaf: h(1)}, s.Receipt)
+	pledges := make([]ledger.Receipt, 5)
+	for i := range pledges {
+		pledges[i] = ledger.Receipt{Origin: ledger.OriginHash(scene.Origin), Index: uint64(5 + i), Leaf: h(1)}
+	}
+	pledge := ledger.SignReceipts(s.Receipt, pledges...)[2]
 	objection := ledger.SignObjection(ledger.Objection{Origin: ledger.OriginHash(scene.Origin), Index: 7, Leaf: leaf,
 		Code: ledger.CodeOf(ledger.ErrOpening), Witness: "utb"}, s.Witness["utb"])
 	return p, []*ledger.Evidence{
@@ -284,7 +288,7 @@ func TestG4HonestLogsAreNotConvicted(t *testing.T) {
 }
 
 func receiptFor(s *scene.Scene, leaf [32]byte) ledger.Receipt {
-	return ledger.SignReceipt(ledger.Receipt{Origin: ledger.OriginHash(scene.Origin), Index: 7, Leaf: leaf}, s.Receipt)
+	return ledger.SignReceipts(s.Receipt, ledger.Receipt{Origin: ledger.OriginHash(scene.Origin), Index: 7, Leaf: leaf})[0]
 }
 
 func TestTracker(t *testing.T) {

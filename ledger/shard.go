@@ -90,6 +90,11 @@ func (s *State) Carry() ([]byte, error) {
 	return s.encode(false), nil
 }
 
+// Ledger is the origin of the ledger's first log. Entries and spends of notes are
+// signed under it in every shard: what was signed before a border holds after it,
+// and its number or nullifier keeps it from counting twice.
+func (s *State) Ledger() string { return s.home }
+
 // Succeed is the state of the log origin before its first entry, which must be a
 // Shard: carried is what the log prev, sealed in favour of origin, carried over.
 // It returns ErrDamaged for other bytes and never panics.

@@ -248,3 +248,32 @@ func TestShardRules(t *testing.T) {
 		t.Errorf("close_every %d", got)
 	}
 }
+
+// TestWhatWasSignedBeforeABorderHoldsAfterIt signs a transfer and spends notes in
+// one shard and enters both in the next: what operators and households hold need
+// not be signed again.
+func TestWhatWasSignedBeforeABorderHoldsAfterIt(t *testing.T) {
+	s := scene.New(t, 8).Begin()
+	year(s, true)
+	e, err := ledger.NewEntry(scene.Uta, s.State.NextSeq(scene.Uta), s.Redeem(ledger.OpenAccount(scene.Uta, 0), s.Note(0), s.Note(0), s.Note(1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ledger.Sign(e, scene.Origin, s.Keys[scene.Uta]); err != nil {
+		t.Fatal(err)
+	}
+	old := s.State
+	s.GoOn(scene.Origin + "/2027")
+	if s.State.Ledger() != scene.Origin || s.State.Origin() == scene.Origin {
+		t.Errorf("ledger %q, log %q", s.State.Ledger(), s.State.Origin())
+	}
+	if _, err := scene.Submit(s.State, e.Bytes()); err != nil {
+		t.Errorf("signed before the border, entered after it: %v", err)
+	}
+	if _, err := scene.Submit(s.State, e.Bytes()); !errors.Is(err, ledger.ErrExists) {
+		t.Errorf("entered again: %v", err)
+	}
+	if _, err := scene.Submit(old, e.Bytes()); err == nil {
+		t.Error("the sealed log takes it too")
+	}
+}

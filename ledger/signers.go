@@ -38,7 +38,7 @@ func (s *State) Checks(e *Entry) ([]Check, error) {
 	if err != nil {
 		return nil, err
 	}
-	msg := e.signed(s.originHash)
+	msg := e.signed(s.homeHash)
 	checks := make([]Check, 0, len(pubs)+2)
 	for i := range pubs {
 		checks = append(checks, Check{Pub: pubs[i][:], Msg: msg, Sig: e.sigs[i].Sig[:]})

@@ -63,6 +63,7 @@ func (s *State) putFlags(w *encoder) {
 		w.h32(h.prev)
 		w.u64(h.size)
 		w.h32(h.sum)
+		w.str8(s.home)
 	}
 }
 
@@ -76,7 +77,9 @@ func (s *State) getFlags(r *decoder) {
 	}
 	if flags&flagHeir != 0 {
 		s.heir = heir{r.u64(), r.h32(), r.u64(), r.h32()}
-		r.want(s.heir.base > 0 && s.heir.base <= s.size && s.heir.size <= s.heir.base)
+		s.home = r.str8()
+		s.homeHash = OriginHash(s.home)
+		r.want(validOrigin(s.home) && s.heir.base > 0 && s.heir.base <= s.size && s.heir.size <= s.heir.base)
 	}
 }
 

@@ -20,8 +20,10 @@ var errBroken = fmt.Errorf("%w: the state is inconsistent, reload it from the lo
 // machine: Apply depends only on the entries before. Not safe for concurrent
 // use.
 type State struct {
-	origin     string
+	origin     string // of this log
 	originHash Hash
+	home       string // origin of the ledger's first log, under which all entries and spends are signed
+	homeHash   Hash
 	network    string
 	size       uint64 // of all shards: the index of the next entry, as bodies count
 	heir       heir   // zero in a log that began with its genesis
@@ -101,7 +103,7 @@ type transferRecord struct {
 // must be its genesis.
 func New(origin string) *State {
 	return &State{
-		origin: origin, originHash: OriginHash(origin),
+		origin: origin, originHash: OriginHash(origin), home: origin, homeHash: OriginHash(origin),
 		keys: map[KeyID]keyRecord{}, names: map[string]PartyID{},
 		tariffs: map[uint64]Tariff{}, denoms: map[epochKey]*epoch{}, mintKeys: map[KeyID]mintKey{},
 		spent: map[epochKey]digestSet{}, transfers: map[uint64]*transferRecord{},

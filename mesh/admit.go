@@ -217,6 +217,7 @@ func (h *Host) lost(c network.Conn) {
 	h.mu.Unlock()
 	l.cancel()
 	if gone {
+		h.regs.befriend(l.member)
 		h.regs.feedChanged(l.member)
 	}
 }

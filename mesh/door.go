@@ -28,7 +28,7 @@ func (h *Host) Listener(name string) net.Listener {
 	if !h.self.Role.Backbone() || h.doors[name] != nil || len(name) == 0 || len(name) > maxDoorName {
 		panic(fmt.Sprintf("mesh: cannot listen as %q: not on a leaf, once per name, at most %d bytes", name, maxDoorName))
 	}
-	l := &listener{host: h, name: name, queue: make(chan *doorConn, doorQueue), done: make(chan struct{})}
+	l := &listener{host: h, name: name, room: make(chan struct{}, doorQueue), queue: make(chan *doorConn, doorQueue), done: make(chan struct{})}
 	h.doors[name] = l
 	return l
 }
@@ -100,6 +100,7 @@ func readDoorName(r io.Reader) (string, error) {
 type listener struct {
 	host  *Host
 	name  string
+	room  chan struct{} // one for each stream in queue, taken before its dialler is told
 	queue chan *doorConn
 	done  chan struct{} // closed once, under Host.mu
 }
@@ -111,22 +112,25 @@ func (l *listener) offer(c *doorConn) bool {
 		return false
 	default:
 	}
-	if _, err := c.Write([]byte{0}); err != nil {
-		return false
-	}
-	_ = c.SetDeadline(time.Time{}) // the server sets its own
 	select {
-	case l.queue <- c:
-		return true
+	case l.room <- struct{}{}:
 	default:
 		return false
 	}
+	if _, err := c.Write([]byte{0}); err != nil {
+		<-l.room
+		return false
+	}
+	_ = c.SetDeadline(time.Time{}) // the server sets its own
+	l.queue <- c                   // there is room
+	return true
 }
 
 // Accept waits for the next stream; it returns net.ErrClosed once the listener or the host is closed.
 func (l *listener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.queue:
+		<-l.room
 		return c, nil
 	case <-l.done:
 		return nil, net.ErrClosed

@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"context"
+	"flag"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -8,6 +10,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
+
+// Long runs the long versions of the tests.
+var Long = flag.Bool("long", false, "publish 1000 control signals at the most that a publisher may, two minutes; fill hosts up to all their limits")
 
 // NewStranger makes a bare libp2p host that speaks nothing by itself and keeps to no limits.
 func NewStranger(key crypto.PrivKey) (host.Host, error) {
@@ -28,3 +33,19 @@ func (h *Host) SetPatience(d time.Duration) { h.patience = d }
 
 // CallOrder lists the parents in the order in which CallParents asks them.
 func (h *Host) CallOrder() []peer.ID { return h.callOrder() }
+
+// Pull brings h up to date from one member, in one kind, and gives how many registers were new.
+func (h *Host) Pull(ctx context.Context, from peer.ID, k Kind) (int, error) {
+	fresh, err := h.regs.pull(ctx, from, k)
+	return len(fresh), err
+}
+
+// Replace replaces the handler of a service.
+func (h *Host) Replace(s Service, fn HandlerFunc) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.handlers[s] = fn
+}
+
+// MaxRounds is the most pages of one pull.
+const MaxRounds = maxRounds

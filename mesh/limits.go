@@ -1,11 +1,15 @@
 package mesh
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/libp2p/go-libp2p/x/rate"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 )
 
 // Limits bounds what neighbours can make a host hold. The zero value of a field means the default of the role.
@@ -16,8 +20,8 @@ type Limits struct {
 	TransientStreams    int   // streams whose protocol is not yet agreed
 	StreamsPerPeer      int   // streams of one neighbour, both directions
 	MemoryBytes         int64 // libp2p's buffers
-	ConnsPerIP          int   // homes behind one carrier NAT share an address
-	ConnBurstPerIP      int   // new connections at once from one address; refilled in a minute
+	ConnsPerIP          int   // connections in from one address: homes behind one carrier NAT share one
+	ConnBurstPerIP      int   // new ones at once from one address; refilled in a minute
 	CountLoopbackAsPeer bool  // tests: apply ConnsPerIP to 127.0.0.0/8 too, which is otherwise exempt
 }
 
@@ -92,22 +96,59 @@ var (
 	loopback6 = netip.MustParsePrefix("::1/128")
 )
 
-// options gives the resource manager's settings, with the per-address limits in place of the library's.
+// options gives the resource manager's settings, with the per-address limits in place of the library's. What comes in too
+// fast is refused before it, by inbound.
 func (l Limits) options(blocked rcmgr.MetricsReporter) []rcmgr.Option {
-	per := max(l.ConnsPerIP, l.ConnsOut) // dialled connections count as well
-	v4 := []rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: per}}
-	v6 := []rcmgr.ConnLimitPerSubnet{{PrefixLength: 56, ConnCount: per}, {PrefixLength: 48, ConnCount: 4 * per}}
-	burst := rate.Limit{RPS: float64(max(l.ConnBurstPerIP, l.ConnsOut)) / 60, Burst: max(l.ConnBurstPerIP, l.ConnsOut)}
+	v4 := []rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: l.ConnsPerIP}}
+	v6 := []rcmgr.ConnLimitPerSubnet{{PrefixLength: 56, ConnCount: l.ConnsPerIP}, {PrefixLength: 48, ConnCount: 4 * l.ConnsPerIP}}
+	opts := []rcmgr.Option{rcmgr.WithLimitPerSubnet(v4, v6), rcmgr.WithConnRateLimiters(&rate.Limiter{}), rcmgr.WithMetrics(blocked), rcmgr.WithMetricsDisabled()}
+	if l.CountLoopbackAsPeer {
+		return append(opts, rcmgr.WithNetworkPrefixLimit([]rcmgr.NetworkPrefixLimit{}, []rcmgr.NetworkPrefixLimit{}))
+	}
+	return opts
+}
+
+// pace limits how many new connections of one address pass at once, and in a minute.
+func (l Limits) pace() *rate.Limiter {
+	burst := rate.Limit{RPS: float64(l.ConnBurstPerIP) / 60, Burst: l.ConnBurstPerIP}
 	wide := rate.Limit{RPS: 4 * burst.RPS, Burst: 4 * burst.Burst}
 	limiter := &rate.Limiter{SubnetRateLimiter: rate.SubnetLimiter{
 		IPv4SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: burst}},
 		IPv6SubnetLimits: []rate.SubnetLimit{{PrefixLength: 56, Limit: burst}, {PrefixLength: 48, Limit: wide}},
 		GracePeriod:      time.Minute,
 	}}
-	opts := []rcmgr.Option{rcmgr.WithLimitPerSubnet(v4, v6), rcmgr.WithConnRateLimiters(limiter), rcmgr.WithMetrics(blocked), rcmgr.WithMetricsDisabled()}
-	if l.CountLoopbackAsPeer {
-		return append(opts, rcmgr.WithNetworkPrefixLimit([]rcmgr.NetworkPrefixLimit{}, []rcmgr.NetworkPrefixLimit{}))
+	if !l.CountLoopbackAsPeer {
+		limiter.NetworkPrefixLimits = []rate.PrefixLimit{{Prefix: loopback4}, {Prefix: loopback6}} // zero limit: none
 	}
-	limiter.NetworkPrefixLimits = []rate.PrefixLimit{{Prefix: loopback4}, {Prefix: loopback6}} // zero limit: none
-	return opts
+	return limiter
+}
+
+// inbound is the resource manager of a host. The limits of an address hold for what comes in: whom a node dials is its
+// own choice, and operators run several members on one address. It counts what is refused.
+type inbound struct {
+	network.ResourceManager
+	pace    *rate.Limiter
+	blocked *blockCounter
+}
+
+var errPace = errors.New("too many new connections of one address: try again in a minute")
+
+// OpenConnection admits a connection, or says which limit refuses it.
+func (r *inbound) OpenConnection(dir network.Direction, usefd bool, endpoint ma.Multiaddr) (network.ConnManagementScope, error) {
+	raw, err := manet.ToIP(endpoint)
+	ip, known := netip.AddrFromSlice(raw)
+	switch {
+	case err != nil || !known:
+	case dir == network.DirOutbound:
+		endpoint = endpoint[1:] // the library counts for the IP that it finds there
+	case !r.pace.Allow(ip.Unmap()):
+		r.blocked.n.Add(1)
+		return nil, errPace
+	}
+	s, err := r.ResourceManager.OpenConnection(dir, usefd, endpoint)
+	if err != nil {
+		r.blocked.n.Add(1)
+		return nil, err
+	}
+	return s, nil
 }

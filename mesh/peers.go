@@ -229,7 +229,7 @@ func (h *Host) failed(ctx context.Context, id peer.ID, err error) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.failures) >= maxFailures {
+	if _, known := h.failures[id]; !known && len(h.failures) >= maxFailures {
 		clear(h.failures) // costs one useless dial each
 	}
 	h.failures[id] = failure{err, h.clock.Now().Add(redialFirst)}

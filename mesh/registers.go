@@ -45,6 +45,8 @@ type registers struct {
 	set  *gossip.Registers
 	emit event.Emitter
 
+	friends sync.Mutex // held from the look at a connection until pubsub knows of it; taken before any other
+
 	mu       sync.Mutex
 	ps       *gossip.PubSub // nil on leaves and before serve
 	fed      map[peer.ID]*fed
@@ -107,6 +109,7 @@ func (r *registers) serve(ctx context.Context) error {
 		r.mu.Unlock()
 		for _, m := range r.h.Peers() {
 			r.announce(m)
+			r.befriend(m)
 		}
 		r.h.wg.Go(func() { r.backboneLoop(ctx) })
 	} else {
@@ -128,6 +131,7 @@ func (r *registers) close() { _ = r.emit.Close() } // an emitter has nothing to 
 // peerUp tells pubsub of a newly admitted member: there is no identify protocol that would.
 func (r *registers) peerUp(m Member) {
 	r.announce(m)
+	r.befriend(m)
 	r.poke()
 	r.needCerts()
 }
@@ -147,6 +151,22 @@ func (r *registers) announce(m Member) {
 	if on && m.Role.Backbone() {
 		_ = r.emit.Emit(event.EvtPeerIdentificationCompleted{Peer: m.Peer, Protocols: gossip.Protocols}) // fails only after close
 	}
+}
+
+// befriend makes substations of one operator direct peers of each other for as long as they are connected: no score can
+// part what one operator runs, and pubsub dials nobody by itself.
+func (r *registers) befriend(m Member) {
+	r.mu.Lock()
+	ps := r.ps
+	r.mu.Unlock()
+	self := r.h.Self()
+	if ps == nil || self.Role != member.RoleSSN || m.Role != member.RoleSSN || m.Operator != self.Operator {
+		return
+	}
+	r.friends.Lock()
+	defer r.friends.Unlock()
+	_, up := r.h.Connected(m.Peer)
+	_ = ps.Direct(m.Peer, up) // fails only once Serve ends
 }
 
 func (r *registers) poke() {

@@ -4,7 +4,6 @@ import (
 	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
-	"flag"
 	"slices"
 	"sync"
 	"testing"
@@ -15,8 +14,6 @@ import (
 	"gridveil/mesh/member"
 	"gridveil/mesh/meshtest"
 )
-
-var long = flag.Bool("long", false, "publish 1000 control signals at the most that a publisher may: two minutes")
 
 // inbox collects what a node accepts of one kind.
 type inbox struct {
@@ -174,7 +171,7 @@ func TestAControlSignalReachesAHomeWithinASecond(t *testing.T) {
 	})
 	time.Sleep(4 * gossip.Heartbeat)          // at the start, gossip loses what is published before its mesh stands
 	signals, pace := 100, 20*time.Millisecond // five times what one publisher may send for long
-	if *long {
+	if *mesh.Long {
 		signals, pace = 1000, 100*time.Millisecond
 	}
 	sent := make(map[uint64]time.Time, signals)

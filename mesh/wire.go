@@ -66,10 +66,11 @@ func newWire(key crypto.PrivKey, lim Limits, gate *gater, spend func(up, down in
 		return nil, fmt.Errorf("store host key: %w", err)
 	}
 	blocked := &blockCounter{}
-	resources, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(lim.concrete()), lim.options(blocked)...)
+	manager, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(lim.concrete()), lim.options(blocked)...)
 	if err != nil {
 		return nil, fmt.Errorf("resource limits: %w", err)
 	}
+	resources := &inbound{ResourceManager: manager, pace: lim.pace(), blocked: blocked}
 	bus := eventbus.NewBus()
 	sw, err := swarm.NewSwarm(id, store, bus, swarm.WithConnectionGater(gate), swarm.WithResourceManager(resources),
 		swarm.WithDialTimeout(dialTimeout), swarm.WithDialTimeoutLocal(dialTimeout))
@@ -169,11 +170,12 @@ func openOn(ctx context.Context, c network.Conn, proto protocol.ID) (network.Str
 	return agree(ctx, s, proto)
 }
 
-// blockCounter counts what the resource manager refused.
+// blockCounter counts what the resource manager refused. Connections are counted by inbound: the library tells nobody of
+// those above the limit of an address.
 type blockCounter struct{ n atomic.Uint64 }
 
 func (b *blockCounter) AllowConn(network.Direction, bool)      {}
-func (b *blockCounter) BlockConn(network.Direction, bool)      { b.n.Add(1) }
+func (b *blockCounter) BlockConn(network.Direction, bool)      {}
 func (b *blockCounter) AllowStream(peer.ID, network.Direction) {}
 func (b *blockCounter) BlockStream(peer.ID, network.Direction) { b.n.Add(1) }
 func (b *blockCounter) AllowPeer(peer.ID)                      {}

@@ -33,6 +33,8 @@ type Status struct {
 	Onion     map[string]any `json:"onion"`
 	MemoryMB  float64        `json:"memory_mb"`
 	Warnings  []role.Warning `json:"warnings"`
+	// Cluster says what this machine does among those that are one aggregator.
+	Cluster string `json:"cluster,omitempty"`
 }
 
 // AskStatus asks the running node in dir.
@@ -53,6 +55,9 @@ func (n *Node) commands() {
 		return n.invite(q.Role, q.Zone)
 	})
 	n.memberCommands()
+	if n.machine != nil {
+		n.machine.commands(n.Control)
+	}
 	n.Control.Handle("alarms", func(context.Context, json.RawMessage) (any, error) { return n.alarms() })
 	n.Control.Handle("alarm-ack", func(_ context.Context, in json.RawMessage) (any, error) {
 		var id string
@@ -82,6 +87,9 @@ func (n *Node) Status() Status {
 	st := n.Onion.Stats()
 	s.Onion = map[string]any{"relayed": st.Relayed, "sent": st.Sent, "loops_sent": st.LoopsSent, "loops_lost": st.LoopsLost}
 	n.privateClasses(s.Onion)
+	if n.machine != nil {
+		s.Cluster = n.machine.String()
+	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	s.MemoryMB = float64(m.Sys-m.HeapReleased) / (1 << 20)

@@ -101,6 +101,9 @@ func (n *Node) doctor(ctx context.Context) Checkup {
 		percent, daily := n.Host.BudgetUsed()
 		out = append(out, judgeLoops(ratio, enough, standing[mesh.WarnLoopsLost]), judgeBudget(percent, daily))
 	}
+	if n.machine != nil {
+		out = append(out, judgeCluster(n.machine.status(ctx)))
+	}
 	out = append(out, judgeStore(describeDamage(n.Store.Check(ctx), nil), fmt.Sprintf("Sound up to commit %d: every record was read and verified.", n.Store.Head())))
 	return Checkup{Running: true, Findings: out}
 }

@@ -63,6 +63,7 @@ type Node struct {
 	Role role.Role
 
 	o         Options
+	machine   *machine // of an aggregator on several machines, which owns the store; else nil
 	watch     *watch.Watch
 	registrar *enrol.Registrar // nil on nodes that certify nobody
 	pagesAt   net.Listener     // nil on nodes that serve no pages
@@ -72,43 +73,67 @@ type Node struct {
 // Open acquires everything that the node in dir needs, in order, and starts
 // nothing. Close or Serve must follow.
 func Open(dir string, o Options) (*Node, error) {
-	began := time.Now()
 	o.fill()
 	c, err := config.Load(dir)
 	if err != nil {
 		return nil, err
 	}
-	var st *store.Store
-	id, err := identity.LoadNewest(dir, o.Clock.Now(), func(installed *member.Bundle, sig []byte) (*member.Bundle, []byte, error) {
-		if st, err = openStore(dir, o.Log); err != nil {
-			return nil, nil, err
-		}
-		return mesh.NewestBundle(installed, sig, meshStore{st})
-	})
-	if err == nil && id.Member.Role.String() != c.Role {
-		err = fmt.Errorf("%s says role %q, the certificate says %q: one of them belongs to another node", config.FileName, c.Role, id.Member.Role)
+	return open(c, o, nil)
+}
+
+// open is Open of a node that is, or is not, on several machines.
+func open(c *config.Config, o Options, m *machine) (*Node, error) {
+	n := &Node{o: o, machine: m, started: time.Now(), Env: &role.Env{Config: c, Clock: o.Clock, Log: o.Log, Warn: role.NewBoard(), Rand: o.Rand,
+		Control: control.NewServer(c.Dir)}}
+	if m != nil {
+		n.Store, n.Cluster = m.store(), m.cluster
 	}
-	if err != nil {
-		if st != nil {
-			err = errors.Join(err, st.Close())
-		}
-		return nil, err
+	if err := n.identify(); err != nil {
+		return nil, errors.Join(err, n.closeStore())
 	}
-	n := &Node{o: o, started: began, Env: &role.Env{Config: c, Clock: o.Clock, Log: o.Log, ID: id, Store: st, Warn: role.NewBoard(), Rand: o.Rand,
-		Net: privacy.Net(id.Bundle.Tag()), Control: control.NewServer(dir)}}
 	if err := n.join(); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
 }
 
+// identify reads who the node is, and opens its store on the way.
+func (n *Node) identify() error {
+	c := n.Config
+	id, err := identity.LoadNewest(c.Dir, n.Clock.Now(), func(installed *member.Bundle, sig []byte) (*member.Bundle, []byte, error) {
+		if n.Store == nil {
+			var err error
+			if n.Store, err = openStore(c.Dir, store.Options{Log: n.Log}); err != nil {
+				return nil, nil, err
+			}
+		}
+		return mesh.NewestBundle(installed, sig, meshStore{n.Store})
+	})
+	if err == nil && id.Member.Role.String() != c.Role {
+		err = fmt.Errorf("%s says role %q, the certificate says %q: one of them belongs to another node", config.FileName, c.Role, id.Member.Role)
+	}
+	if err != nil {
+		return err
+	}
+	n.ID, n.Net = id, privacy.Net(id.Bundle.Tag())
+	return nil
+}
+
+// closeStore closes the store of a node that owns it.
+func (n *Node) closeStore() error {
+	if n.machine != nil || n.Store == nil {
+		return nil
+	}
+	return n.Store.Close()
+}
+
 // openStore opens the node's store, or says what to do about a damaged one.
-func openStore(dir string, log *slog.Logger) (*store.Store, error) {
+func openStore(dir string, o store.Options) (*store.Store, error) {
 	mk, err := store.LoadOrCreateKey(filepath.Join(dir, "store.key"))
 	if err != nil {
 		return nil, err
 	}
-	st, err := store.Open(filepath.Join(dir, "store"), mk, store.Options{Log: log})
+	st, err := store.Open(filepath.Join(dir, "store"), mk, o)
 	if err != nil {
 		return nil, describeDamage(err, st)
 	}
@@ -127,19 +152,6 @@ func (o *Options) fill() {
 	}
 }
 
-// describeDamage turns the store's finding into what the operator should do. A
-// damaged store is closed: nothing may be decided on it.
-func describeDamage(err error, st *store.Store) error {
-	var d *store.DamageError
-	if !errors.As(err, &d) {
-		return err
-	}
-	if st != nil {
-		err = errors.Join(err, st.Close())
-	}
-	return fmt.Errorf("%w\nnext: %s", err, d.Next())
-}
-
 // join builds the node's mesh side and its role.
 func (n *Node) join() error {
 	if err := n.openHost(); err != nil {
@@ -147,7 +159,7 @@ func (n *Node) join() error {
 	}
 	var err error
 	if n.Onion, err = onion.New(n.Host, onion.Config{Rand: n.Rand, Log: n.Log, Store: meshStore{n.Store}, Relay: relays(n.ID.Member.Role) || n.Config.Mesh.Relay,
-		MinSet: n.Config.Mesh.MinSet, MinHomes: n.Config.Mesh.MinHomes, GuardsKept: true}); err != nil {
+		MinSet: n.Config.Mesh.MinSet, MinHomes: n.Config.Mesh.MinHomes, Decoys: n.Config.Mesh.Decoys, GuardsKept: true}); err != nil {
 		return err
 	}
 	signal.Guard(n.Host)
@@ -181,7 +193,7 @@ func (n *Node) openHost() error {
 	}
 	c := mesh.Config{Clock: n.Clock, Log: n.Log, Bundle: n.ID.Bundle, Sig: n.ID.Sig, Chain: n.ID.Chain, DailyMB: n.Config.Mesh.DailyMB,
 		Relay:      n.Config.Mesh.Relay,
-		SaveChain:  func(chain [][]byte) error { return identity.SaveChain(n.Config.Dir, chain) },
+		SaveChain:  n.saveChain,
 		SaveBundle: func(raw, sig []byte) error { return identity.SaveBundle(n.Config.Dir, raw, sig) }}
 	if n.registrar != nil {
 		c.Enrol = n.registrar
@@ -270,12 +282,12 @@ func (n *Node) Close() error {
 	if n.pagesAt != nil {
 		err = errors.Join(err, n.pagesAt.Close())
 	}
-	return errors.Join(err, n.Store.Close())
+	return errors.Join(err, n.closeStore())
 }
 
 // Serve runs every part until ctx ends or one fails.
 func (n *Node) Serve(ctx context.Context) (err error) {
-	defer func() { err = errors.Join(err, n.Store.Close()) }()
+	defer func() { err = errors.Join(err, n.closeStore()) }()
 	// The mesh outlives the role, so that what the role sends last still leaves.
 	meshCtx, stopMesh := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopMesh()
@@ -289,6 +301,9 @@ func (n *Node) Serve(ctx context.Context) (err error) {
 	upper.Go(func() error { return n.maintain(upperCtx) })
 	upper.Go(func() error { return n.watch.Serve(upperCtx) })
 	upper.Go(func() error { return n.keepRevocations(upperCtx) })
+	if n.machine != nil {
+		upper.Go(func() error { return n.watchMachines(upperCtx) })
+	}
 	upper.Go(func() error { // a fallen mesh ends the node
 		select {
 		case <-lowerCtx.Done():
@@ -373,9 +388,18 @@ func (n *Node) maintain(ctx context.Context) error {
 	return nil
 }
 
-// Run opens the node in dir and serves it until ctx ends.
-func Run(ctx context.Context, dir string, o Options, ready func(*Node)) error {
-	n, err := Open(dir, o)
+// Run opens the node in dir and serves it until ctx ends. ready gets what is to be
+// told of it once it is up: the node, or that this machine stands by for another.
+func Run(ctx context.Context, dir string, o Options, ready func(fmt.Stringer)) error {
+	o.fill()
+	c, err := config.Load(dir)
+	if err != nil {
+		return err
+	}
+	if c.Ledger.Cluster.Address != "" {
+		return runMachine(ctx, c, o, ready)
+	}
+	n, err := open(c, o, nil)
 	if err != nil {
 		return err
 	}

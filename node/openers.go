@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"gridveil/ledger/durable"
 	"gridveil/node/identity"
 	"gridveil/node/party"
 	"gridveil/privacy/committee"
@@ -30,11 +31,11 @@ func DealOpeners(networkDir string) (seats int, err error) {
 	}
 	for i, s := range shares {
 		name := filepath.Join(networkDir, fmt.Sprintf("opener-%d.share", i+1))
-		if err := identity.WriteFile(name, []byte(party.EncodeShare(s))); err != nil {
+		if err := durable.WriteFile(name, []byte(party.EncodeShare(s))); err != nil {
 			return 0, err
 		}
 	}
-	return len(shares), identity.WriteFile(pubFile, []byte(party.EncodeCommittee(pub)))
+	return len(shares), durable.WriteFile(pubFile, []byte(party.EncodeCommittee(pub)))
 }
 
 // takeCommittee copies the openers' public key of a network folder, if it was
@@ -47,5 +48,5 @@ func takeCommittee(dir, networkDir string) error {
 	if err != nil {
 		return fmt.Errorf("openers' key: %w", err)
 	}
-	return identity.WriteFile(filepath.Join(dir, party.CommitteeFile), b)
+	return durable.WriteFile(filepath.Join(dir, party.CommitteeFile), b)
 }

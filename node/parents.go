@@ -55,6 +55,7 @@ func (n *Node) keepParents(ctx context.Context) error {
 		} else {
 			all := n.candidates(nil)
 			for _, c := range all[:min(backboneLinks, len(all))] {
+				n.Host.Learn(c.info) // a node may have moved to another machine
 				if !kept[c.info.ID] {
 					kept[c.info.ID] = true
 					n.Host.Keep(c.info)

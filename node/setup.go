@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"gridveil/ledger/durable"
 	"gridveil/mesh"
 	"gridveil/mesh/member"
 	"gridveil/node/config"
@@ -43,7 +44,7 @@ func Init(dir, roleName, name string) error {
 	if _, err := store.LoadOrCreateKey(filepath.Join(dir, "store.key")); err != nil {
 		return err
 	}
-	return identity.WriteFile(path, config.Template(roleName, name))
+	return durable.WriteFile(path, config.Template(roleName, name))
 }
 
 // Found gives the node in dir its certificate from a founder's network folder;
@@ -161,7 +162,7 @@ func install(dir string, e mesh.Enrolment, inv mesh.Invitation) error {
 	for _, a := range inv.Seed.Addrs {
 		contacts = append(contacts, a.String()+"/p2p/"+inv.Seed.ID.String())
 	}
-	if err := identity.WriteFile(filepath.Join(dir, snapshotFile), e.Snapshot); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, snapshotFile), e.Snapshot); err != nil {
 		return err
 	}
 	return identity.Install(dir, e.Bundle.Raw(), e.Sig, e.Chain, contacts)

@@ -24,7 +24,7 @@ type WatchOptions struct {
 	Log      string // URL or multiaddr; empty takes the policy's
 	Policy   string // file
 	Peers    []string
-	Receipts []string // files of 164 bytes
+	Receipts []string // files of one each
 	After    string   // folder with the export of the sealed log before
 	Every    time.Duration
 	Page     string // loopback address of the page, empty for none

@@ -136,7 +136,7 @@ func TestEvidenceIsJudgedByFilesAlone(t *testing.T) {
 	mine, other := watchtest.Serve(t, list), watchtest.Serve(t, watchtest.Entries(t, 40, 10))
 	policy := policyFile(t, watchtest.Policy())
 	receipt := filepath.Join(t.TempDir(), "receipt")
-	pledge := ledger.SignReceipt(ledger.Receipt{Origin: ledger.OriginHash(watchtest.Origin), Index: 7}, watchtest.Key(3))
+	pledge := ledger.SignReceipts(watchtest.Key(3), ledger.Receipt{Origin: ledger.OriginHash(watchtest.Origin), Index: 7})[0]
 	if err := os.WriteFile(receipt, pledge.Encode(), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -45,26 +45,33 @@ func ledgerCommand() *cobra.Command {
 		},
 	}
 	exportCmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	return group("ledger", "The network's ledger", ledgerStatus(), show, ledgerVerify(), ledgerProof(), ledgerStatement(), ledgerReconcile(), repairCommand(), ledgerBackup(), ledgerRestore(), exportCmd)
+	return group("ledger", "The network's ledger", ledgerStatus(), show, ledgerVerify(), ledgerProof(), ledgerStatement(), ledgerReconcile(), repairCommand(), ledgerBackup(), ledgerRestore(), exportCmd, clusterCommand())
 }
 
 func repairCommand() *cobra.Command {
 	var q party.MendCall
+	var asJSON bool
 	c := &cobra.Command{
 		Use: "repair", Short: "Refill a damaged copy of the ledger from a peer", Args: noArgs,
 		Long: "A node whose ledger is damaged asks the peers it knows by itself; this names one more. Everything is verified as it is\n" +
-			"replayed, and a copy that is smaller or other than what was signed here is refused. The damaged files are kept beside.",
-		Example: "  gridveil ledger repair --from 12D3KooWQq3i2oLkbRv4vGq8TnYhMZ8d4vFhQ5jtPSrKXk1Zs7yT\n  gridveil ledger repair --from https://mirror.example/log",
+			"replayed, and a copy that is smaller or other than what was signed here is refused. The damaged files are kept beside.\n\n" +
+			"Exit code 0: whole again; 1: there is nothing to repair, or this peer's copy will not do.",
+		Example: "  gridveil ledger repair --from 12D3KooWQq3i2oLkbRv4vGq8TnYhMZ8d4vFhQ5jtPSrKXk1Zs7yT\n  gridveil ledger repair --from https://mirror.example/log --json",
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := ask(c, "ledger-repair", q, nil, "aggregator", "utility", "verifier"); err != nil {
+			var r party.Mended
+			if err := ask(c, "ledger-repair", q, &r, "aggregator", "utility", "verifier"); err != nil {
 				return err
 			}
-			fmt.Fprintln(c.OutOrStdout(), "the ledger is whole again; `gridveil ledger show` shows it")
+			if asJSON {
+				return printJSON(c.OutOrStdout(), r)
+			}
+			fmt.Fprintf(c.OutOrStdout(), "the ledger is whole again: %d entries of %s from %s; `gridveil ledger show` shows it\n", r.Entries, r.Origin, r.From)
 			return nil
 		},
 	}
 	c.Flags().StringVar(&q.From, "from", "", "`URL` prefix of a copy, or the peer ID of a member that has one")
 	_ = c.MarkFlagRequired("from") // the flag exists
+	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return c
 }
 

@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 	"rsc.io/qr"
 
@@ -107,7 +108,7 @@ func runCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return node.Run(c.Context(), data(c), node.Options{Log: logger(c.ErrOrStderr(), cfg.Log.Level)}, func(n *node.Node) {
+			return node.Run(c.Context(), data(c), node.Options{Log: logger(c.ErrOrStderr(), cfg.Log.Level)}, func(n fmt.Stringer) {
 				fmt.Fprintln(c.OutOrStdout(), n)
 			})
 		},
@@ -121,10 +122,8 @@ func logger(w io.Writer, level string) *slog.Logger {
 		l = slog.LevelInfo // the configuration was checked
 	}
 	opts := &slog.HandlerOptions{Level: l}
-	if f, ok := w.(*os.File); ok {
-		if fi, err := f.Stat(); err == nil && fi.Mode()&os.ModeCharDevice != 0 {
-			return slog.New(slog.NewTextHandler(w, opts))
-		}
+	if f, ok := w.(*os.File); ok && isatty.IsTerminal(f.Fd()) {
+		return slog.New(slog.NewTextHandler(w, opts))
 	}
 	return slog.New(slog.NewJSONHandler(w, opts))
 }
@@ -158,12 +157,24 @@ func statusCommand() *cobra.Command {
 
 func printStatus(w io.Writer, s node.Status) error {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintf(t, "role\t%s of %s\n", s.Role, s.Operator)
+	fmt.Fprintf(t, "role\t%s", s.Role)
+	if s.Operator != "" {
+		fmt.Fprintf(t, " of %s", s.Operator)
+	}
+	fmt.Fprintln(t)
 	if s.Zone != "" {
 		fmt.Fprintf(t, "zone\t%s\n", s.Zone)
 	}
-	fmt.Fprintf(t, "key\t%s\n", s.Key)
+	if s.Key != "" {
+		fmt.Fprintf(t, "key\t%s\n", s.Key)
+	}
+	if s.Cluster != "" {
+		fmt.Fprintf(t, "cluster\tthis machine %s\n", s.Cluster)
+	}
 	fmt.Fprintf(t, "up\t%s\n", s.Uptime)
+	if s.Onion == nil { // a machine that stands by
+		return t.Flush()
+	}
 	var peers []string
 	for role, n := range s.Peers {
 		peers = append(peers, fmt.Sprintf("%d %s", n, role))

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 
 	"gridveil/node"
@@ -71,10 +72,8 @@ Exit code 0: done; 1: the file cannot be read or the node refuses; 2: the comman
 
 // confirmed asks the person at the terminal; nobody there means no.
 func confirmed(c *cobra.Command, question string) bool {
-	if f, ok := c.InOrStdin().(*os.File); ok {
-		if st, err := f.Stat(); err != nil || st.Mode()&os.ModeCharDevice == 0 {
-			return false
-		}
+	if f, ok := c.InOrStdin().(*os.File); ok && !isatty.IsTerminal(f.Fd()) {
+		return false
 	}
 	fmt.Fprint(c.ErrOrStderr(), question+" [y/N] ")
 	answer, _ := bufio.NewReader(c.InOrStdin()).ReadString('\n') // an end without a line is no

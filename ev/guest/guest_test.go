@@ -301,12 +301,8 @@ func TestQRCodeOfALinkHas37Modules(t *testing.T) {
 	if drawn != dark {
 		t.Errorf("SVG draws %d dark modules, the code has %d", drawn, dark)
 	}
-	png, err := QR(text)
-	if err != nil || !bytes.HasPrefix(png, []byte("\x89PNG")) {
-		t.Errorf("PNG: %v", err)
-	}
 	for _, text := range []string{"", strings.Repeat("x", maxQRText+1)} {
-		if _, err := QR(text); err == nil {
+		if _, err := QRSVG(text); err == nil {
 			t.Errorf("QR of %d characters succeeded", len(text))
 		}
 	}

@@ -143,18 +143,9 @@ const (
 	maxQRText = 1200
 )
 
-// QR draws text as a QR code, PNG, 8 pixels per module. It fails for more than
-// 1200 characters, which phones no longer read from a screen.
-func QR(text string) (png []byte, err error) {
-	c, err := encodeQR(text)
-	if err != nil {
-		return nil, err
-	}
-	return c.PNG(), nil
-}
-
 // QRSVG draws text as a QR code in SVG, one path of dark modules, one user unit
-// per module, with the quiet zone. It holds no text and no style besides fill.
+// per module, with the quiet zone. It holds no text and no style besides fill. It fails for more
+// than 1200 characters, which phones no longer read from a screen.
 func QRSVG(text string) (svg []byte, err error) {
 	c, err := encodeQR(text)
 	if err != nil {

@@ -28,7 +28,10 @@ type fsm struct{ *Node }
 // every member takes and refuses the same entries. An error that is its own stops
 // this member: the raft log brings it up to date when it opens again.
 func (n fsm) Apply(l *raft.Log) any {
-	if err := n.store.Err(); err != nil {
+	defer n.wake()
+	n.turn.Lock()
+	defer n.turn.Unlock()
+	if err := n.store().Err(); err != nil {
 		return &outcome{err: err}
 	}
 	p, err := parseProposal(l.Data)
@@ -43,21 +46,25 @@ func (n fsm) Apply(l *raft.Log) any {
 		out.err = n.applySeal(p.size, p.root)
 	case kindPublish:
 		out.err = n.applyPublish(p.size, p.note)
+	case kindMark:
+		out.err = n.keepUp(func() error { return n.reach(p) })
+	case kindBeside:
+		out.err = n.applyBeside(p)
 	default:
 		out.err = fmt.Errorf("%w: proposal of kind %d", ledger.ErrMalformed, p.kind)
 	}
 	if out.err != nil && !errors.Is(out.err, errLate) {
 		out.err = n.fatal(out.err)
 	}
-	n.wake()
 	return &out
 }
 
 // applyGroup takes a group if the log has the size at which it was closed. A
-// smaller size means that the group was applied before a restart, or that another
-// leader's came first: either way this one does not count here nor elsewhere.
+// smaller size of the group means that it was applied before a restart, or that
+// another leader's came first: either way this one does not count here nor
+// elsewhere.
 func (n fsm) applyGroup(p *proposal, list []*store.Pending) outcome {
-	size, root := n.store.Size()
+	size, root := n.store().Size()
 	switch {
 	case p.size < size:
 		return outcome{err: errLate}
@@ -82,30 +89,30 @@ func (n fsm) applyGroup(p *proposal, list []*store.Pending) outcome {
 func (n *Node) take(raw [][]byte, list []*store.Pending) ([]*store.Pending, error) {
 	if list == nil {
 		for _, r := range raw {
-			x, err := n.store.Parse(r)
+			x, err := n.store().Parse(r)
 			if err != nil {
 				return nil, err
 			}
 			list = append(list, x)
 		}
-		n.store.Check(list)
+		n.store().Check(list)
 	}
-	if _, err := n.store.Take(list); err != nil {
+	if _, err := n.store().Take(list); err != nil {
 		return nil, err
 	}
-	return list, n.store.Snapshot()
+	return list, n.store().Snapshot()
 }
 
 // applySeal reads back and records a state that may be signed from now on.
 func (n *Node) applySeal(size uint64, root ledger.Hash) error {
-	if signed, _ := n.store.Signed(); size > signed {
-		sealed, err := n.store.SealAt(size)
+	if signed, _ := n.store().Signed(); size > signed {
+		sealed, err := n.store().SealAt(size)
 		if err == nil && sealed != root {
 			err = fmt.Errorf("%w: members have different roots at size %d", ledger.ErrFork, size)
 		}
 		return err
 	}
-	own, err := n.store.RootAt(size)
+	own, err := n.store().RootAt(size)
 	if err == nil && own != root {
 		err = fmt.Errorf("%w: members have different roots at size %d", ledger.ErrFork, size)
 	}
@@ -115,22 +122,19 @@ func (n *Node) applySeal(size uint64, root ledger.Hash) error {
 // applyPublish stores a final checkpoint. An older one comes again after a
 // restart.
 func (n *Node) applyPublish(size uint64, note []byte) error {
-	if published, _ := n.store.Published(); size < published {
+	if published, _ := n.store().Published(); size < published {
 		return nil
 	}
-	return n.store.Publish(size, note)
+	return n.store().Publish(size, note)
 }
 
 // Snapshot implements raft.FSM. The store is durable by itself, so a snapshot only
 // says how far it is; who lacks entries fetches them from another member.
 func (n fsm) Snapshot() (raft.FSMSnapshot, error) {
-	if err := n.store.Err(); err != nil {
+	p, err := n.mark()
+	if err != nil {
 		return nil, err
 	}
-	p := proposal{kind: kindMark}
-	p.size, p.root = n.store.Size()
-	p.signed, p.sroot = n.store.Signed()
-	_, p.note = n.store.Published()
 	return mark(p.encode()), nil
 }
 
@@ -160,17 +164,9 @@ func (n fsm) Restore(r io.ReadCloser) error {
 		err = fmt.Errorf("%w: snapshot of kind %d", ledger.ErrMalformed, p.kind)
 	}
 	if err == nil {
-		err = n.catchUp(p.size, p.root)
-	}
-	if err == nil {
-		err = n.applySeal(p.signed, p.sroot)
-	}
-	if err == nil && len(p.note) > 0 {
-		// A note in a mark is final for a size that is not above the mark's.
-		var c ledger.Checkpoint
-		if c, _, err = n.cfg.Writer.Policy.Open(p.note); err == nil {
-			err = n.applyPublish(c.Size, p.note)
-		}
+		n.turn.Lock()
+		err = n.reach(p)
+		n.turn.Unlock()
 	}
 	n.wake()
 	return err

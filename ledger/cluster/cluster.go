@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -49,14 +50,20 @@ type Config struct {
 	// connections; nil listens on Address.
 	Address  string
 	Listener net.Listener
-	// Members found the cluster: the same three or five on each of them. A member
-	// that is not among them joins: it waits until the leader adds it.
+	// Members found the cluster: the same three or five in one order on each of
+	// them. What the first one holds is what the others take over. A member that is
+	// not among them joins: it waits until the leader adds it.
 	Members []Member
 	// ElectionTimeout is how long a leader may be silent before the others elect
 	// another, which takes about as long again; zero means 2 s, the least is 50 ms.
 	ElectionTimeout time.Duration
 	// Dial connects to an address; nil means a net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Beside is what the members keep in step besides the log; nil means nothing.
+	Beside Beside
+	// Lead works while this member leads, once in each term and until ctx ends; it
+	// opens and serves the log by Reopen. Nil serves the writer that Open opened.
+	Lead func(ctx context.Context) error
 }
 
 // Limits of the raft log: what a member that was away may catch up with from it;
@@ -74,8 +81,8 @@ type Node struct {
 	cfg   Config
 	self  raft.ServerID
 	log   *slog.Logger
-	store *store.Store
-	w     *writer.Writer
+	book  atomic.Pointer[book]
+	turn  sync.Mutex // held while something is applied, or the log is opened anew
 	raft  atomic.Pointer[raft.Raft]
 	disk  *disk
 	trans *raft.NetworkTransport
@@ -83,8 +90,17 @@ type Node struct {
 	hand  hand
 
 	applied chan struct{} // something became durable here
-	broken  chan struct{} // closed when the store has stopped
+	broken  chan struct{} // closed when this member has stopped
 	once    sync.Once
+	failure error         // why; read behind broken
+	closing chan struct{} // closed when nothing is waited for any more
+	heard   heard
+}
+
+// book is the open log.
+type book struct {
+	w     *writer.Writer
+	store *store.Store
 }
 
 // Open opens the log of this member and takes part in the cluster; it may
@@ -95,13 +111,8 @@ func Open(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, self: raft.ServerID(ID(cfg.Key.Public().(ed25519.PublicKey))), log: cfg.Writer.Log,
-		applied: make(chan struct{}, 1), broken: make(chan struct{})}
-	n.cfg.Writer.Cluster = func(st *store.Store) writer.Cluster {
-		n.store = st
-		return steps{n}
-	}
-	var err error
-	if n.w, err = writer.Open(n.cfg.Writer); err != nil {
+		applied: make(chan struct{}, 1), broken: make(chan struct{}), closing: make(chan struct{})}
+	if err := n.openBook(cfg.Writer); err != nil {
 		return nil, err
 	}
 	if err := n.open(); err != nil {
@@ -109,6 +120,39 @@ func Open(cfg Config) (*Node, error) {
 	}
 	return n, nil
 }
+
+func (n *Node) openBook(cfg writer.Config) error {
+	b := &book{}
+	cfg.Cluster = func(st *store.Store) writer.Cluster {
+		b.store = st
+		return steps{n}
+	}
+	var err error
+	if b.w, err = writer.Open(cfg); err != nil {
+		return err
+	}
+	n.book.Store(b)
+	return nil
+}
+
+// Reopen opens the log with other settings, for who leads and serves it: the
+// writer before it is closed and must not be served. After an error of it this
+// member stops.
+func (n *Node) Reopen(cfg writer.Config) (*writer.Writer, error) {
+	n.turn.Lock()
+	defer n.turn.Unlock()
+	err := n.Writer().Close()
+	if err == nil {
+		err = n.openBook(cfg)
+	}
+	if err != nil {
+		n.Fail(err)
+		return nil, err
+	}
+	return n.Writer(), nil
+}
+
+func (n *Node) store() *store.Store { return n.book.Load().store }
 
 func (c *Config) check() error {
 	switch {
@@ -160,8 +204,11 @@ func (n *Node) open() error {
 	if err := os.MkdirAll(n.cfg.Dir, 0o700); err != nil {
 		return fmt.Errorf("create directory of the cluster: %w", err)
 	}
+	err := n.claim()
+	if err != nil {
+		return err
+	}
 	ln := n.cfg.Listener
-	var err error
 	if ln == nil {
 		if ln, err = net.Listen("tcp", n.cfg.Address); err != nil {
 			return fmt.Errorf("listen for the cluster: %w", err)
@@ -192,6 +239,22 @@ func (n *Node) open() error {
 	return nil
 }
 
+// claim keeps a copied folder from being used: two members with one raft log
+// could vote twice.
+func (n *Node) claim() error {
+	file := filepath.Join(n.cfg.Dir, "member")
+	b, err := os.ReadFile(file)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return os.WriteFile(file, []byte(n.self), 0o600)
+	case err != nil:
+		return fmt.Errorf("read directory of the cluster: %w", err)
+	case string(b) != string(n.self):
+		return fmt.Errorf("%s is the raft log of another machine\nnext: delete that folder, and let this machine take over what the others have", n.cfg.Dir)
+	}
+	return nil
+}
+
 func (n *Node) raftConfig(log hclog.Logger) *raft.Config {
 	rc := raft.DefaultConfig()
 	rc.LocalID, rc.Logger = n.self, log
@@ -204,14 +267,19 @@ func (n *Node) raftConfig(log hclog.Logger) *raft.Config {
 	return rc
 }
 
-// found writes the first configuration, the same on each founding member.
+// found writes the first configuration, on the first of the founding members.
 func (n *Node) found(rc *raft.Config, marks raft.SnapshotStore) error {
 	has, err := raft.HasExistingState(n.disk, n.disk, marks)
 	if err != nil {
 		return fmt.Errorf("read the raft log: %w", err)
 	}
-	if has || !slices.ContainsFunc(n.cfg.Members, func(m Member) bool { return raft.ServerID(m.ID) == n.self }) {
+	if has || raft.ServerID(n.cfg.Members[0].ID) != n.self {
 		return nil
+	}
+	if n.cfg.Beside != nil {
+		if err := n.cfg.Beside.Found(); err != nil {
+			return fmt.Errorf("found the cluster: %w", err)
+		}
 	}
 	var servers []raft.Server
 	for _, m := range n.cfg.Members {
@@ -224,8 +292,8 @@ func (n *Node) found(rc *raft.Config, marks raft.SnapshotStore) error {
 }
 
 // Writer is the log of this member: reads work on every member, entries are taken
-// by the leader.
-func (n *Node) Writer() *writer.Writer { return n.w }
+// by the leader. Reopen puts another in its place.
+func (n *Node) Writer() *writer.Writer { return n.book.Load().w }
 
 // Serve runs the log while this member leads and follows while it does not, until
 // ctx ends, and returns nil then. Any other return is fatal: close the node and
@@ -234,15 +302,18 @@ func (n *Node) Serve(ctx context.Context) error {
 	r := n.raft.Load()
 	stop := func() {}
 	defer func() { stop() }()
+	wctx, cancel := context.WithCancel(ctx)
+	watched := n.watch(wctx)
+	defer func() { cancel(); <-watched }()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-n.broken:
-			return n.store.Err()
+			return n.failure
 		case <-n.applied:
-			if err := n.w.Refresh(); err != nil {
-				return n.fatal(err)
+			if err := n.refresh(); err != nil {
+				return err
 			}
 		case leads := <-r.LeaderCh():
 			stop() // the term before, if any
@@ -254,7 +325,20 @@ func (n *Node) Serve(ctx context.Context) error {
 	}
 }
 
-// begin runs the writer for one term.
+// refresh takes up what was applied. While something is being applied, which may
+// wait for another member, that wakes Serve again.
+func (n *Node) refresh() error {
+	if !n.turn.TryLock() {
+		return nil
+	}
+	defer n.turn.Unlock()
+	if err := n.Writer().Refresh(); err != nil {
+		return n.fatal(err)
+	}
+	return nil
+}
+
+// begin works for one term.
 func (n *Node) begin(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
@@ -269,36 +353,76 @@ func (n *Node) begin(ctx context.Context) (stop func()) {
 const retryTerm = 50 * time.Millisecond
 
 // term waits until everything that was agreed on before is applied, lets a
-// majority know what this member signed, and runs the writer.
+// majority know what this member has and signed, and leads.
 func (n *Node) term(ctx context.Context) {
-	for ctx.Err() == nil && n.store.Err() == nil {
+	for ctx.Err() == nil && n.store().Err() == nil {
 		err := n.raft.Load().Barrier(0).Error()
 		if err == nil {
-			err = n.seal(n.store.Signed())
+			err = n.show()
 		}
 		if err == nil {
 			n.log.Info("this member leads the ledger")
-			err = n.w.Serve(ctx)
+			if n.cfg.Lead != nil {
+				err = n.lead(ctx)
+			} else {
+				err = n.Writer().Serve(ctx)
+			}
 		}
 		if err != nil && ctx.Err() == nil {
 			n.log.Warn("leading the ledger interrupted", "err", err)
 		}
-		if n.store.Err() != nil {
+		if n.store().Err() != nil {
 			n.fatal(err)
 			return
 		}
+		pause := retryTerm
+		if errors.Is(err, ledger.ErrBusy) {
+			pause = retryFetch
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(retryTerm):
+		case <-time.After(pause):
 		}
 	}
 }
 
+// lead is a term of the owner. What is not the end of the lead stops this
+// member.
+func (n *Node) lead(ctx context.Context) error {
+	err := n.cfg.Lead(ctx)
+	if ctx.Err() == nil && err != nil && !errors.Is(err, ledger.ErrBusy) {
+		n.Fail(err)
+		<-ctx.Done()
+	}
+	return err
+}
+
+// show lets a majority know what this member has and signed.
+func (n *Node) show() error {
+	if err := n.inStep(); err != nil {
+		return err
+	}
+	p, err := n.mark()
+	if err != nil {
+		return err
+	}
+	_, err = n.propose(p.encode())
+	return err
+}
+
 // fatal stops the store and this member.
 func (n *Node) fatal(err error) error {
-	err = n.store.Halt(err)
-	n.once.Do(func() { close(n.broken) })
+	err = n.store().Halt(err)
+	n.Fail(err)
 	return err
+}
+
+// Fail makes Serve return err: the owner cannot go on.
+func (n *Node) Fail(err error) {
+	n.once.Do(func() {
+		n.failure = err
+		close(n.broken)
+	})
 }
 
 // wake tells Serve that something became durable.
@@ -312,7 +436,7 @@ func (n *Node) wake() {
 // Close leaves the lead to another member if this one has it, and closes the
 // files. Serve must have returned.
 func (n *Node) Close() error {
-	if r := n.raft.Load(); r.State() == raft.Leader && n.store.Err() == nil {
+	if r := n.raft.Load(); r.State() == raft.Leader && n.store().Err() == nil {
 		if err := r.LeadershipTransfer().Error(); err != nil {
 			n.log.Warn("the lead was not handed over", "err", err)
 		}
@@ -322,6 +446,7 @@ func (n *Node) Close() error {
 
 // shut stops at once.
 func (n *Node) shut() error {
+	close(n.closing)
 	var errs []error
 	if r := n.raft.Load(); r != nil {
 		errs = append(errs, r.Shutdown().Error())
@@ -337,7 +462,7 @@ func (n *Node) shut() error {
 	if n.disk != nil {
 		errs = append(errs, n.disk.Close())
 	}
-	return errors.Join(append(errs, n.w.Close())...)
+	return errors.Join(append(errs, n.Writer().Close())...)
 }
 
 // members lists the voters as far as this member knows, else those of its Config.
@@ -384,11 +509,11 @@ type Status struct {
 // Status describes the cluster as this member sees it.
 func (n *Node) Status() Status {
 	r := n.raft.Load()
-	s := Status{Self: string(n.self), State: r.State().String(), Term: r.CurrentTerm(), Members: n.members(), Err: n.store.Err()}
+	s := Status{Self: string(n.self), State: r.State().String(), Term: r.CurrentTerm(), Members: n.members(), Err: n.store().Err()}
 	_, leader := r.LeaderWithID()
 	s.Leader = string(leader)
-	s.Size, _ = n.store.Size()
-	s.Signed, _ = n.store.Signed()
+	s.Size, _ = n.store().Size()
+	s.Signed, _ = n.store().Signed()
 	return s
 }
 

@@ -311,10 +311,21 @@ func FuzzProposal(f *testing.F) {
 	f.Add(append(head(1), 0, 3, 'a', 'b', 'c'))
 	f.Add(head(2))
 	f.Add(append(head(3), "note"...))
-	f.Add(append(head(4), make([]byte, 40)...))
+	f.Add(append(head(4), make([]byte, 80)...))
+	f.Add(append(head(5), "change"...))
 	f.Add([]byte("GVCL"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if again, err := cluster.ParseProposal(b); err == nil && !bytes.Equal(again, b) {
+			t.Errorf("%x is read as %x", b, again)
+		}
+	})
+}
+
+func FuzzStanding(f *testing.F) {
+	f.Add(make([]byte, 33))
+	f.Add([]byte("short"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if again, err := cluster.ParseStanding(b); err == nil && !bytes.Equal(again, b) {
 			t.Errorf("%x is read as %x", b, again)
 		}
 	})

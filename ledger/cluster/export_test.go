@@ -24,5 +24,14 @@ func ParseProposal(b []byte) (again []byte, err error) {
 	return p.encode(), nil
 }
 
+// ParseStanding reads an answer and writes it again.
+func ParseStanding(b []byte) (again []byte, err error) {
+	s, err := parseStanding(b)
+	if err != nil {
+		return nil, err
+	}
+	return s.encode(), nil
+}
+
 // ReadPart reads one part of an answer to a fetch.
 var ReadPart = readPart

@@ -25,15 +25,17 @@ import (
 
 // What a connection between members is for, as negotiated in TLS.
 const (
-	protoRaft  = "gridveil-cluster-raft/1"
-	protoFetch = "gridveil-cluster-fetch/1"
+	protoRaft     = "gridveil-cluster-raft/1"
+	protoFetch    = "gridveil-cluster-fetch/1"
+	protoBeside   = "gridveil-cluster-beside/1"
+	protoStanding = "gridveil-cluster-standing/1"
 )
 
 // Limits of connections, on the wall clock.
 const (
 	handshakeTimeout = 5 * time.Second
 	fetchTimeout     = 30 * time.Second // for one part of the log
-	maxFetches       = 4                // at once; there are four other members at most
+	maxFetches       = 16               // at once; there are four other members at most
 )
 
 // link carries everything between members: TLS 1.3, where both sides show a
@@ -95,7 +97,7 @@ func (l *link) config(allowed func(id raft.ServerID) bool, protos ...string) *tl
 // accept takes connections until the link is closed.
 func (l *link) accept() {
 	fetches := make(chan struct{}, maxFetches)
-	cfg := l.config(l.node.member, protoRaft, protoFetch)
+	cfg := l.config(l.node.member, protoRaft, protoFetch, protoBeside, protoStanding)
 	for {
 		conn, err := l.ln.Accept()
 		if err != nil {
@@ -119,13 +121,19 @@ func (l *link) greet(conn *tls.Conn, fetches chan struct{}) {
 		conn.Close() // nothing was said
 		return
 	}
-	if conn.ConnectionState().NegotiatedProtocol == protoRaft {
+	serve := l.node.serveFetch
+	switch conn.ConnectionState().NegotiatedProtocol {
+	case protoRaft:
 		select {
 		case l.raft <- conn:
 		case <-l.closed:
 			conn.Close() // the other side tries again
 		}
 		return
+	case protoBeside:
+		serve = l.node.serveBeside
+	case protoStanding:
+		serve = l.node.serveStanding
 	}
 	defer conn.Close() // what was asked for is sent or the reader is gone
 	select {
@@ -134,8 +142,8 @@ func (l *link) greet(conn *tls.Conn, fetches chan struct{}) {
 	default:
 		return
 	}
-	if err := l.node.serveFetch(conn); err != nil {
-		l.node.log.Debug("entries for another member", "err", err)
+	if err := serve(conn); err != nil {
+		l.node.log.Debug("answer to another member", "err", err)
 	}
 }
 
@@ -191,7 +199,7 @@ func (n *Node) serveFetch(conn net.Conn) error {
 		return err
 	}
 	from, to := binary.BigEndian.Uint64(ask[:]), binary.BigEndian.Uint64(ask[8:])
-	if size, _ := n.store.Size(); to > size || from > to {
+	if size, _ := n.store().Size(); to > size || from > to {
 		return fmt.Errorf("%w: entries %d to %d of %d", ledger.ErrMalformed, from, to, size)
 	}
 	var part []byte
@@ -204,8 +212,8 @@ func (n *Node) serveFetch(conn net.Conn) error {
 		part, count = part[:0], 0
 		return err
 	}
-	err := n.store.Entries(from, to, func(_ uint64, raw []byte) error {
-		if count == store.MaxGroup || len(part)+2+len(raw) > n.store.GroupBytes() {
+	err := n.store().Entries(from, to, func(_ uint64, raw []byte) error {
+		if count == store.MaxGroup || len(part)+2+len(raw) > n.store().GroupBytes() {
 			if err := flush(); err != nil {
 				return err
 			}
@@ -227,17 +235,17 @@ func (n *Node) serveFetch(conn net.Conn) error {
 func (n *Node) catchUp(size uint64, root ledger.Hash) error {
 	var errs []error
 	for _, m := range n.members() {
-		if own, _ := n.store.Size(); own >= size {
+		if own, _ := n.store().Size(); own >= size {
 			break
 		}
 		if raft.ServerID(m.ID) != n.self {
 			errs = append(errs, n.fetch(m, size))
 		}
 	}
-	if own, _ := n.store.Size(); own < size {
+	if own, _ := n.store().Size(); own < size {
 		return errors.Join(append(errs, fmt.Errorf("%w: this store has %d of %d entries and no member sends the rest", ledger.ErrBusy, own, size))...)
 	}
-	own, err := n.store.RootAt(size)
+	own, err := n.store().RootAt(size)
 	if err == nil && own != root {
 		err = n.fatal(fmt.Errorf("%w: members have different roots at size %d", ledger.ErrFork, size))
 	}
@@ -253,7 +261,7 @@ func (n *Node) fetch(m Member, to uint64) error {
 		return fmt.Errorf("fetch entries: %w", err)
 	}
 	defer conn.Close() // everything was read, or nothing more is wanted
-	from, _ := n.store.Size()
+	from, _ := n.store().Size()
 	ask := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, from), to)
 	if _, err := conn.Write(ask); err != nil {
 		return fmt.Errorf("fetch entries: %w", err)
@@ -267,7 +275,7 @@ func (n *Node) fetch(m Member, to uint64) error {
 		if err != nil || raw == nil {
 			return err
 		}
-		if size, _ := n.store.Size(); size+uint64(len(raw)) > to {
+		if size, _ := n.store().Size(); size+uint64(len(raw)) > to {
 			return fmt.Errorf("%w: a member sends more entries than were asked for", ledger.ErrMalformed)
 		}
 		list, err := n.take(raw, nil)
@@ -304,4 +312,97 @@ func readPart(r io.Reader) ([][]byte, error) {
 		err = fmt.Errorf("%w: empty part", ledger.ErrMalformed)
 	}
 	return raw, err
+}
+
+// serveBeside sends the state beside the log to a member that asks at:u64, the
+// least position that helps it: parts of len:u32 and bytes, and one of length 0.
+func (n *Node) serveBeside(conn net.Conn) error {
+	var ask [8]byte
+	if err := conn.SetDeadline(time.Now().Add(fetchTimeout)); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(conn, ask[:]); err != nil {
+		return err
+	}
+	if n.cfg.Beside == nil {
+		return nil
+	}
+	if own, _, known := n.cfg.Beside.Position(); !known || own < binary.BigEndian.Uint64(ask[:]) {
+		return nil // somebody else has it
+	}
+	w := bufio.NewWriterSize(partWriter{conn}, partBytes)
+	if err := errors.Join(n.cfg.Beside.Dump(w), w.Flush()); err != nil {
+		return err
+	}
+	_, err := partWriter{conn}.Write(nil) // the end
+	return err
+}
+
+const partBytes = 64 << 10 // of the state beside the log
+
+// partWriter sends what is written as one part.
+type partWriter struct{ conn net.Conn }
+
+func (w partWriter) Write(b []byte) (int, error) {
+	if err := w.conn.SetDeadline(time.Now().Add(fetchTimeout)); err != nil {
+		return 0, err
+	}
+	if _, err := w.conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// partReader reads parts as one stream, which ends with the part of length 0.
+type partReader struct {
+	r    io.Reader
+	left uint32
+	done bool
+	more func() error // before each part
+}
+
+func (p *partReader) Read(b []byte) (int, error) {
+	if p.left == 0 && !p.done {
+		var h [4]byte
+		if err := p.more(); err != nil {
+			return 0, err
+		}
+		if _, err := io.ReadFull(p.r, h[:]); err != nil {
+			return 0, errors.Join(io.ErrUnexpectedEOF, err)
+		}
+		p.left = binary.BigEndian.Uint32(h[:])
+		p.done = p.left == 0
+	}
+	if p.done {
+		return 0, io.EOF
+	}
+	n, err := p.r.Read(b[:min(len(b), int(p.left))])
+	p.left -= uint32(n)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// fetchBeside takes over the state of one member.
+func (n *Node) fetchBeside(m Member, at uint64) error {
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+	defer cancel()
+	conn, err := n.link.dial(ctx, raft.ServerAddress(m.Address), protoBeside)
+	if err != nil {
+		return fmt.Errorf("fetch the state beside the ledger: %w", err)
+	}
+	defer conn.Close() // everything was read, or nothing more is wanted
+	more := func() error { return conn.SetDeadline(time.Now().Add(fetchTimeout)) }
+	if err := more(); err != nil {
+		return err
+	}
+	if _, err := conn.Write(binary.BigEndian.AppendUint64(nil, at)); err != nil {
+		return fmt.Errorf("fetch the state beside the ledger: %w", err)
+	}
+	r := &partReader{r: bufio.NewReader(conn), more: more}
+	if err := n.cfg.Beside.Load(r); err != nil {
+		return fmt.Errorf("fetch the state beside the ledger: %w", err)
+	}
+	return nil
 }

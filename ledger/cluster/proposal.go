@@ -13,7 +13,8 @@ const (
 	kindGroup   = 1 // entries to apply at a size
 	kindSeal    = 2 // a state that may be signed
 	kindPublish = 3 // a final checkpoint
-	kindMark    = 4 // where a snapshot stands; not in the raft log
+	kindMark    = 4 // how far a member is: of a snapshot, and of who begins to lead
+	kindBeside  = 5 // a change of the state beside the log
 )
 
 const magic = "GVCL"
@@ -21,19 +22,25 @@ const magic = "GVCL"
 // maxProposal is a full group with its frames and the fields before it.
 const maxProposal = ledger.MaxRequest + 2*store.MaxGroup + 64
 
+// maxChange is the largest change of the state beside the log in bytes.
+const maxChange = 4 << 20
+
 // proposal is what the members agree on, one raft entry each.
 type proposal struct {
 	kind    byte
-	size    uint64      // of the log before a group, or of the state
-	root    ledger.Hash // at that size
+	size    uint64      // of the log before a group, or of the state; the number before a change beside the log
+	root    ledger.Hash // at that size, or the digest at that number
 	entries [][]byte    // of a group
 	signed  uint64      // of a mark
 	sroot   ledger.Hash // at the signed size
-	note    []byte      // of a final checkpoint
+	beside  uint64      // of a mark
+	digest  ledger.Hash // at that number of changes
+	note    []byte      // of a final checkpoint, or a change
 }
 
 // encode is "GVCL" kind:u8 size:u64 root[32], then the framed entries of a group,
-// the note of a publication, or signed:u64 root[32] and the note of a mark.
+// the note of a publication, a change, or signed:u64 root[32] beside:u64
+// digest[32] and the note of a mark.
 func (p *proposal) encode() []byte {
 	b := append([]byte(magic), p.kind)           // 0
 	b = binary.BigEndian.AppendUint64(b, p.size) // 5
@@ -46,13 +53,15 @@ func (p *proposal) encode() []byte {
 	case kindMark:
 		b = binary.BigEndian.AppendUint64(b, p.signed) // 45
 		b = append(b, p.sroot[:]...)                   // 53
+		b = binary.BigEndian.AppendUint64(b, p.beside) // 85
+		b = append(b, p.digest[:]...)                  // 93
 	}
-	return append(b, p.note...) // 45, or 85 of a mark
+	return append(b, p.note...) // 45, or 125 of a mark
 }
 
 // parseProposal reads exactly what encode writes; it returns ErrMalformed.
 func parseProposal(b []byte) (*proposal, error) {
-	const fixed, markFixed = 45, 85
+	const fixed, markFixed = 45, 125
 	bad := fmt.Errorf("%w: proposal of %d bytes", ledger.ErrMalformed, len(b))
 	if len(b) < fixed || len(b) > maxProposal || string(b[:4]) != magic {
 		return nil, bad
@@ -77,11 +86,14 @@ func parseProposal(b []byte) (*proposal, error) {
 			return nil, bad
 		}
 		p.note = rest
+	case kindBeside:
+		p.note = rest
 	case kindMark:
 		if len(b) < markFixed || len(b) > markFixed+ledger.MaxCheckpoint {
 			return nil, bad
 		}
-		p.signed, p.sroot, p.note = binary.BigEndian.Uint64(b[45:]), ledger.Hash(b[53:85]), b[markFixed:]
+		p.signed, p.sroot = binary.BigEndian.Uint64(b[45:]), ledger.Hash(b[53:85])
+		p.beside, p.digest, p.note = binary.BigEndian.Uint64(b[85:]), ledger.Hash(b[93:markFixed]), b[markFixed:]
 		if p.signed > p.size {
 			return nil, bad
 		}

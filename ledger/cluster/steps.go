@@ -19,7 +19,7 @@ type steps struct{ *Node }
 
 // Take implements writer.Steps.
 func (n steps) Take(list []*store.Pending) (first uint64, err error) {
-	if err := errors.Join(n.store.Err(), n.store.Room()); err != nil {
+	if err := errors.Join(n.store().Err(), n.store().Room()); err != nil {
 		return 0, err
 	}
 	p := proposal{kind: kindGroup}
@@ -29,7 +29,7 @@ func (n steps) Take(list []*store.Pending) (first uint64, err error) {
 			sent, p.entries = append(sent, x), append(p.entries, x.Item.Bytes())
 		}
 	}
-	p.size, p.root = n.store.Size()
+	p.size, p.root = n.store().Size()
 	if len(sent) == 0 {
 		return p.size, nil
 	}
@@ -48,7 +48,7 @@ func (n steps) Take(list []*store.Pending) (first uint64, err error) {
 
 // Seal implements writer.Steps.
 func (n steps) Seal() (size uint64, root ledger.Hash, err error) {
-	size, root = n.store.Size()
+	size, root = n.store().Size()
 	return size, root, n.seal(size, root)
 }
 
@@ -60,7 +60,7 @@ func (n *Node) seal(size uint64, root ledger.Hash) error {
 
 // Publish implements writer.Steps.
 func (n steps) Publish(size uint64, note []byte) error {
-	root, err := n.store.RootAt(size)
+	root, err := n.store().RootAt(size)
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func (n steps) Leads() error {
 func (n steps) Refusal() error { return n.refusal() }
 
 func (n *Node) refusal() error {
-	if err := n.store.Err(); err != nil {
+	if err := n.store().Err(); err != nil {
 		return err
 	}
 	e := &writer.NotLeaderError{}

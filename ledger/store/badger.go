@@ -6,14 +6,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
-	"github.com/dgraph-io/badger/v4/options"
 
 	"gridveil/ledger"
+	"gridveil/ledger/durable"
 	"gridveil/ledger/internal/tile"
 )
 
@@ -47,61 +46,19 @@ func (o Options) subkey(use string) ([]byte, error) {
 	return hkdf.Key(sha256.New, o.Key, nil, "gridveil/ledger/store/v1 "+use, 32)
 }
 
-// openBadger opens the database; a panic of Badger over its own damaged files is
-// an error like any other.
-func openBadger(dir string, o Options) (db *badger.DB, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			db, err = nil, fmt.Errorf("badger panicked: %v", p)
-		}
-	}()
+// openBadger opens the database in dir.
+func openBadger(dir string, o Options) (*badger.DB, error) {
 	key, err := o.subkey("badger")
 	if err != nil {
 		return nil, err
 	}
-	mem := o.MemTableBytes
-	bo := badger.DefaultOptions(filepath.Join(dir, badgerDir)).
-		WithSyncWrites(true).
-		WithDetectConflicts(false). // one writer
-		WithNumVersionsToKeep(1).
-		WithCompression(options.None). // signatures and hashes do not compress
-		WithEncryptionKey(key).
+	return durable.Open(durable.Options(filepath.Join(dir, badgerDir), key, o.MemTableBytes, min(o.batch(), 1<<20), o.Log).
 		WithEncryptionKeyRotationDuration(10 * 24 * time.Hour).
-		WithChecksumVerificationMode(options.OnBlockRead). // checkTables reads whole tables
-		WithMemTableSize(mem).
-		WithBaseTableSize(max(mem, 2<<20)).
-		WithBaseLevelSize(4 * mem).
-		WithNumMemtables(2).
+		WithBaseTableSize(max(o.MemTableBytes, 2<<20)).
 		WithNumLevelZeroTables(3).
 		WithNumLevelZeroTablesStall(8).
-		WithNumCompactors(2).
-		WithBlockCacheSize(max(mem/8, 256<<10)).
-		WithIndexCacheSize(max(mem/4, 512<<10)). // 0 panics together with encryption
-		WithMetricsEnabled(false).
-		// Badger only logs a failed sync of its value log, so no value goes there.
-		WithValueThreshold(min(o.batch(), 1<<20)).
-		WithValueLogFileSize(1 << 20).
-		WithLogger(badgerLog{o.Log})
-	if err := checkTables(bo); err != nil {
-		return nil, err
-	}
-	if db, err = badger.Open(bo); err != nil {
-		return nil, err // with an error the database is half open
-	}
-	return db, nil
+		WithNumCompactors(2))
 }
-
-// badgerLog passes on what an operator should see and drops the rest.
-type badgerLog struct{ log *slog.Logger }
-
-func (l badgerLog) Errorf(format string, args ...any) {
-	l.log.Error("database reported", "text", fmt.Sprintf(format, args...))
-}
-func (l badgerLog) Warningf(format string, args ...any) {
-	l.log.Warn("database reported", "text", fmt.Sprintf(format, args...))
-}
-func (badgerLog) Infof(string, ...any)  {}
-func (badgerLog) Debugf(string, ...any) {}
 
 // journalBytes is how much of the log may be in Badger's memtable logs alone,
 // where a flipped bit goes unnoticed: the active one, those being flushed, and
@@ -122,7 +79,11 @@ func cut(first uint64, entries [][]byte, limit int) []chunk {
 		at := first + uint64(i)
 		last := len(out) - 1
 		if last < 0 || at%tile.Width == 0 || len(out[last].frames)+2+len(e) > limit {
-			out = append(out, chunk{first: at})
+			room := 0
+			for _, e := range entries[i:min(uint64(len(entries)), uint64(i)+tile.Width-at%tile.Width)] {
+				room += 2 + len(e)
+			}
+			out = append(out, chunk{first: at, frames: make([]byte, 0, min(room, max(limit, 2+len(e))))})
 			last++
 		}
 		out[last].frames = ledger.AppendBundle(out[last].frames, e)

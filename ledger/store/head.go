@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"gridveil/ledger"
+	"gridveil/ledger/durable"
 )
 
 const (
@@ -105,27 +106,14 @@ func openHead(dir string) (h *headFile, fresh bool, err error) {
 // createHead makes the head file of an empty log: whole or not at all, so a log
 // without a readable slot is damaged and never new.
 func createHead(dir string) (*headFile, error) {
-	path, next := filepath.Join(dir, headName), filepath.Join(dir, headName+".new")
 	v := slot{head: head{root: ledger.EmptyRoot()}, signed: signed{root: ledger.EmptyRoot()}}
 	b := make([]byte, slotStride+slotSize)
 	copy(b, v.encode())
-	if err := writeSynced(next, b); err != nil {
-		return nil, fmt.Errorf("create head file: %w", err)
-	}
-	if err := errors.Join(os.Rename(next, path), syncDir(dir)); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, headName), b); err != nil {
 		return nil, fmt.Errorf("create head file: %w", err)
 	}
 	h, _, err := openHead(dir)
 	return h, err
-}
-
-func writeSynced(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // write puts v into the older slot and returns when it is on disk.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"gridveil/ledger"
+	"gridveil/ledger/durable"
 	"gridveil/ledger/internal/tile"
 )
 
@@ -93,7 +94,7 @@ func (s *Store) openHead() error {
 // the files are set aside and written anew.
 func (r *recovery) openDB() (err error) {
 	if r.db, err = openBadger(r.dir, r.opt); err == nil {
-		return syncDir(r.dir) // the name of Badger's directory
+		return durable.SyncDir(r.dir) // the name of Badger's directory
 	}
 	if errors.Is(err, badger.ErrEncryptionKeyMismatch) && len(r.places) == 0 && (r.journal.foreign || r.slot.size == 0) {
 		// If the journal opens, or has no whole record either, Badger's registry is
@@ -114,7 +115,7 @@ func (r *recovery) openDB() (err error) {
 	if r.db, err = openBadger(r.dir, r.opt); err != nil {
 		return fmt.Errorf("open a new database: %w", err)
 	}
-	return syncDir(r.dir)
+	return durable.SyncDir(r.dir)
 }
 
 func (r *recovery) note(format string, args ...any) {

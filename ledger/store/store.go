@@ -11,6 +11,7 @@ import (
 	"github.com/dgraph-io/badger/v4"
 
 	"gridveil/ledger"
+	"gridveil/ledger/durable"
 	"gridveil/ledger/internal/tile"
 )
 
@@ -146,7 +147,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.MinFree = defaultMinFree
 	}
 	if o.Free == nil {
-		o.Free = freeBytes
+		o.Free = durable.FreeBytes
 	}
 	if o.Fail == nil {
 		o.Fail = func(string) error { return nil }
@@ -270,14 +271,5 @@ func makeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("ledger store: create directory: %w", err)
 	}
-	return syncDir(filepath.Dir(dir))
-}
-
-// syncDir makes names in a directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.SyncDir(filepath.Dir(dir))
 }

@@ -99,7 +99,7 @@ func TestAReceiptThatTheLogBreaksIsEvidence(t *testing.T) {
 		t.Fatal(err)
 	}
 	pledge := func(index uint64, leaf ledger.Hash) ledger.Receipt {
-		return ledger.SignReceipt(ledger.Receipt{Origin: ledger.OriginHash(scene.Origin), Index: index, Leaf: leaf}, s.Receipt)
+		return ledger.SignReceipts(s.Receipt, ledger.Receipt{Origin: ledger.OriginHash(scene.Origin), Index: index, Leaf: leaf})[0]
 	}
 	if e, err := v.CheckReceipt(ctx, pledge(7, ledger.LeafHash(s.Log[7]))); e != nil || err != nil {
 		t.Errorf("kept: %v, %v", e, err)
@@ -107,7 +107,7 @@ func TestAReceiptThatTheLogBreaksIsEvidence(t *testing.T) {
 	if _, err := v.CheckReceipt(ctx, pledge(uint64(len(s.Log)), ledger.Hash{})); !errors.Is(err, ledger.ErrBusy) {
 		t.Errorf("beyond our copy: %v", err)
 	}
-	forged := ledger.SignReceipt(ledger.Receipt{Origin: ledger.OriginHash(scene.Origin), Index: 7}, s.LogKey)
+	forged := ledger.SignReceipts(s.LogKey, ledger.Receipt{Origin: ledger.OriginHash(scene.Origin), Index: 7})[0]
 	if _, err := v.CheckReceipt(ctx, forged); !errors.Is(err, ledger.ErrSignature) {
 		t.Errorf("of another key: %v", err)
 	}

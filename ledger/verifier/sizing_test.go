@@ -2,13 +2,9 @@ package verifier_test
 
 import (
 	"context"
-	"io/fs"
 	"path/filepath"
 	"runtime"
-	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"gridveil/ledger"
 	"gridveil/ledger/internal/scene"
@@ -48,18 +44,18 @@ func BenchmarkSizing(b *testing.B) {
 		l := newLog(b, tw, log)
 		v, stop := tw.Verifier(tw.VerifierConfig("uta"))
 		l.served = l.sign(l.at(len(log)))
-		before := cpu(b)
+		before := town.CPU(b)
 		if _, err := v.Look(context.Background(), "", true); err != nil {
 			b.Fatal(err)
 		}
-		b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(len(log)), "cpu-µs/entry")
-		before = cpu(b)
+		b.ReportMetric(float64((town.CPU(b)-before).Microseconds())/float64(len(log)), "cpu-µs/entry")
+		before = town.CPU(b)
 		verifyOnly(b, log)
-		b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(len(log)), "verify-µs/entry")
+		b.ReportMetric(float64((town.CPU(b)-before).Microseconds())/float64(len(log)), "verify-µs/entry")
 		stop()
 		_, stop = tw.Verifier(tw.VerifierConfig("utb"))
 		stop()
-		size = diskBytes(b, filepath.Join(tw.Dir, "uta")) - diskBytes(b, filepath.Join(tw.Dir, "utb")) - len(snapshot)
+		size = town.DiskBytes(b, filepath.Join(tw.Dir, "uta")) - town.DiskBytes(b, filepath.Join(tw.Dir, "utb")) - len(snapshot)
 	}
 	b.ReportMetric(float64(entries)/float64(len(log)), "B/entry")
 	b.ReportMetric(float64(size)/float64(len(log)), "disk-B/entry")
@@ -105,29 +101,4 @@ func heap() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
-}
-
-// cpu is the time that this process has computed, whoever else does.
-func cpu(b *testing.B) time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-// diskBytes is the size of a log's files without its journal.
-func diskBytes(b *testing.B, dir string) (n int) {
-	err := filepath.WalkDir(dir, func(name string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || strings.Contains(name, "journal") {
-			return err
-		}
-		info, err := e.Info()
-		n += int(info.Size())
-		return err
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return n
 }

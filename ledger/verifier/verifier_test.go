@@ -515,7 +515,7 @@ func TestEvidenceOfOthersStopsUsToo(t *testing.T) {
 	if status, answer, _ := post(t, tw, "uta", l.grow(0, 20).Encode()); status != http.StatusOK {
 		t.Fatalf("%d %s", status, answer)
 	}
-	pledge := ledger.SignReceipt(ledger.Receipt{Origin: ledger.OriginHash(scene.Origin), Index: 7, Leaf: ledger.Hash{1}}, tw.Scene.Receipt)
+	pledge := ledger.SignReceipts(tw.Scene.Receipt, ledger.Receipt{Origin: ledger.OriginHash(scene.Origin), Index: 7, Leaf: ledger.Hash{1}})[0]
 	proof, err := ledger.ProveInclusion(30, 7, l.hashes)
 	if err != nil {
 		t.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -22,15 +21,6 @@ const (
 	batch   = 1024
 	batches = 12 // entries of a log before the benchmark starts a new one
 )
-
-// cpu is the processor time of this process so far.
-func cpu() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		panic(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
 
 // logs builds logs of one kind of entry: two to begin with, then batches.
 func logs(b *testing.B, kind string) *scene.Scene {
@@ -69,11 +59,11 @@ func yardstick(b *testing.B, s *scene.Scene) time.Duration {
 	}
 	best := time.Hour // the least of some rounds: the machine may be busy otherwise
 	for range 10 {
-		start := cpu()
+		start := town.CPU(b)
 		if errs := ledger.Verify(checks); errs != nil {
 			b.Fatal(errs)
 		}
-		best = min(best, cpu()-start)
+		best = min(best, town.CPU(b)-start)
 	}
 	return best / batch
 }
@@ -85,10 +75,10 @@ func earnest(b *testing.B, s *scene.Scene) *town.Town {
 	return tw
 }
 
-// BenchmarkSubmit measures the whole pipeline (parse, check, apply, journal and
+// BenchmarkPipeline measures the whole pipeline (parse, check, apply, journal and
 // Badger synced, receipt signed) in processor time per entry against verifying
 // alone.
-func BenchmarkSubmit(b *testing.B) {
+func BenchmarkPipeline(b *testing.B) {
 	for _, kind := range []string{"transfer", "cdr"} {
 		b.Run(kind, func(b *testing.B) {
 			s := logs(b, kind)
@@ -109,13 +99,13 @@ func BenchmarkSubmit(b *testing.B) {
 					at = 2
 					b.StartTimer()
 				}
-				start := cpu()
+				start := town.CPU(b)
 				for i, r := range w.Submit(context.Background(), s.Log[at:at+batch]) {
 					if r.Err != nil {
 						b.Fatalf("entry %d: %v", at+i, r.Err)
 					}
 				}
-				used += cpu() - start
+				used += town.CPU(b) - start
 				at += batch
 			}
 			each := used / time.Duration(b.N*batch)
@@ -151,11 +141,11 @@ func BenchmarkReplay(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.StartTimer()
-		start := cpu()
+		start := town.CPU(b)
 		if _, err := x.Observe(context.Background(), msg); err != nil {
 			b.Fatal(err)
 		}
-		used += cpu() - start
+		used += town.CPU(b) - start
 		b.StopTimer()
 		x.Close()
 		b.StartTimer()

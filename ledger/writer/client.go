@@ -60,7 +60,7 @@ func (c *Client) submit(ctx context.Context, url string, raw [][]byte) ([]Result
 		return nil, fmt.Errorf("submit entries: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/octet-stream")
-	const each = 2 + ledger.ReceiptSize + maxText
+	const each = 2 + ledger.MaxReceiptSize + maxText
 	status, h, answer, err := c.do(req, int64(each*len(raw)+maxText))
 	if err != nil {
 		return nil, fmt.Errorf("submit entries: %w", err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"reflect"
 	"testing"
 
 	"gridveil/ledger"
@@ -177,14 +178,14 @@ func TestEntriesAreSubmittedOverHTTP(t *testing.T) {
 
 func TestResultsSurviveTheWire(t *testing.T) {
 	s := transfers(t, 1)
-	r := ledger.SignReceipt(ledger.Receipt{Index: 4, Party: 2, Seq: 9}, s.Receipt)
-	in := []writer.Result{{Receipt: r}, {Receipt: r, Exists: true}, {Err: &ledger.SeqGapError{Want: 7}},
+	both := ledger.SignReceipts(s.Receipt, ledger.Receipt{Index: 4, Party: 2, Seq: 9}, ledger.Receipt{Index: 3})
+	in := []writer.Result{{Receipt: both[0]}, {Receipt: both[1], Exists: true}, {Err: &ledger.SeqGapError{Want: 7}},
 		{Err: &ledger.SeqConflictError{Index: 8}}, {Err: &ledger.DuplicateError{What: "ref", Index: 9}}, {Err: errors.New("unknown")}}
 	out, err := writer.ParseResults(writer.EncodeResults(in), len(in))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out[0].Receipt != r || out[0].Exists || !out[1].Exists {
+	if !reflect.DeepEqual(out[0].Receipt, both[0]) || !reflect.DeepEqual(out[1].Receipt, both[1]) || out[0].Exists || !out[1].Exists {
 		t.Errorf("receipts: %+v", out[:2])
 	}
 	var gap *ledger.SeqGapError
@@ -202,7 +203,8 @@ func TestResultsSurviveTheWire(t *testing.T) {
 }
 
 func FuzzParseResults(f *testing.F) {
-	f.Add(writer.EncodeResults([]writer.Result{{}, {Err: &ledger.SeqGapError{Want: 7}}}), 2)
+	r := ledger.SignReceipts(transfers(f, 1).Receipt, make([]ledger.Receipt, 3)...)[2]
+	f.Add(writer.EncodeResults([]writer.Result{{Receipt: r}, {Err: &ledger.SeqGapError{Want: 7}}}), 2)
 	f.Fuzz(func(t *testing.T, b []byte, n int) {
 		list, err := writer.ParseResults(b, n)
 		if err == nil && len(list) != n {

@@ -132,7 +132,7 @@ func (b *batch) abandon(err error) []Result {
 	defer b.mu.Unlock()
 	out := slices.Clone(b.results)
 	for i := range out {
-		if out[i].Err == nil && out[i].Receipt == (ledger.Receipt{}) {
+		if out[i].Err == nil && out[i].Receipt.Of == 0 {
 			out[i].Err = err
 		}
 	}

@@ -5,8 +5,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"runtime"
-	"sync"
 	"time"
 
 	"gridveil/ledger"
@@ -104,45 +102,30 @@ func (w *Writer) commit(g [][]*job) error {
 	return w.store.Snapshot()
 }
 
-// answer signs the receipts of a committed group.
+// answer signs the receipts of a committed group, all at once.
 func (w *Writer) answer(jobs []*job, next uint64) {
-	ms := uint64(w.cfg.Clock.Now().UnixMilli())
-	pledges := make([]func(), 0, len(jobs))
+	origin, ms := ledger.OriginHash(w.origin), uint64(w.cfg.Clock.Now().UnixMilli())
+	kept := make([]*job, 0, len(jobs))
+	list := make([]ledger.Receipt, 0, len(jobs))
 	for _, j := range jobs {
+		index := next
 		var exists *ledger.ExistsError
 		switch {
 		case j.Err == nil:
-			index := next
 			next++
-			pledges = append(pledges, func() { j.answer(Result{Receipt: w.receipt(j, index, ms)}) })
 		case errors.As(j.Err, &exists):
-			pledges = append(pledges, func() { j.answer(Result{Receipt: w.receipt(j, exists.Index, ms), Exists: true}) })
+			index = exists.Index
 		default:
 			j.answer(Result{Err: j.Err})
+			continue
 		}
+		party, seq := j.Item.Author()
+		kept = append(kept, j)
+		list = append(list, ledger.Receipt{Origin: origin, Index: index, Leaf: j.Leaf, Party: ledger.PartyID(party), Seq: seq, Ms: ms})
 	}
-	inParallel(pledges)
-}
-
-// inParallel runs short jobs on all processors and waits for them.
-func inParallel(list []func()) {
-	workers := min(runtime.GOMAXPROCS(0), 1+len(list)/64)
-	var wg sync.WaitGroup
-	for i := range workers {
-		wg.Go(func() {
-			for _, f := range list[i*len(list)/workers : (i+1)*len(list)/workers] {
-				f()
-			}
-		})
+	for i, r := range ledger.SignReceipts(w.cfg.ReceiptKey, list...) {
+		kept[i].answer(Result{Receipt: r, Exists: kept[i].Err != nil})
 	}
-	wg.Wait()
-}
-
-// receipt pledges that an entry stands at an index.
-func (w *Writer) receipt(j *job, index, ms uint64) ledger.Receipt {
-	party, seq := j.Item.Author()
-	return ledger.SignReceipt(ledger.Receipt{Origin: ledger.OriginHash(w.origin), Index: index, Leaf: j.Leaf,
-		Party: ledger.PartyID(party), Seq: seq, Ms: ms}, w.cfg.ReceiptKey)
 }
 
 // Post appends entries of the log's own party. build runs while nothing else,

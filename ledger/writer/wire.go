@@ -37,7 +37,7 @@ func (e *RefusedError) Unwrap() error {
 
 // EncodeResults writes the answer to POST /entries, one record per entry:
 //
-//	code u16 = 0 or that of ErrExists | receipt 164
+//	code u16 = 0 or that of ErrExists | receipt
 //	code u16, another                 | detail u64 | text u8 length, UTF-8
 func EncodeResults(list []Result) []byte {
 	var b []byte
@@ -87,14 +87,11 @@ func ParseResults(b []byte, n int) ([]Result, error) {
 		code := ledger.Code(binary.BigEndian.Uint16(b))
 		b = b[2:]
 		if exists := code == ledger.CodeOf(ledger.ErrExists); code == 0 || exists {
-			if len(b) < ledger.ReceiptSize {
-				return nil, bad
-			}
-			r, err := ledger.ParseReceipt(b[:ledger.ReceiptSize])
+			r, rest, err := ledger.CutReceipt(b)
 			if err != nil {
 				return nil, err
 			}
-			out, b = append(out, Result{Receipt: r, Exists: exists}), b[ledger.ReceiptSize:]
+			out, b = append(out, Result{Receipt: r, Exists: exists}), rest
 			continue
 		}
 		if len(b) < 9 || len(b) < 9+int(b[8]) {

@@ -113,6 +113,15 @@ func (p *PubSub) join(ctx context.Context, self peer.ID, k Kind, c PubSubConfig)
 	return err
 }
 
+// Direct makes a neighbour a direct peer or an ordinary one again. Messages to a direct peer go by no topic's mesh, which
+// might prune it, and what it sends is taken whatever its score. Both ends have to agree.
+func (p *PubSub) Direct(id peer.ID, on bool) error {
+	if on {
+		return p.ps.AddDirectPeer(peer.AddrInfo{ID: id})
+	}
+	return p.ps.RemoveDirectPeer(id)
+}
+
 // Publish spreads the bytes of an envelope that this node's Book has accepted.
 func (p *PubSub) Publish(ctx context.Context, k Kind, raw []byte) error {
 	err := p.topics[k].Publish(ctx, raw)

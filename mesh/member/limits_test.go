@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestABundleHoldsSoMuchAndNoMore tries each list of a bundle at its limit and one above.
@@ -57,6 +58,37 @@ func TestABundleHoldsSoMuchAndNoMore(t *testing.T) {
 			if over == 0 && err != nil || over == 1 && !errors.Is(err, ErrBundle) {
 				t.Errorf("%d %s: %v", tc.limit+over, tc.what, err)
 			}
+		}
+	}
+}
+
+// TestTheRollHoldsSoManyCertificates fills the roll with certificates that are valid now, then with expired ones.
+func TestTheRollHoldsSoManyCertificates(t *testing.T) {
+	f := found(t)
+	roll := NewRoll(f.bundle, &Revocations{})
+	fill := func(n int, ends time.Time) {
+		clear(roll.entries)
+		for i := range n {
+			roll.entries[[32]byte{1, byte(i), byte(i >> 8)}] = rollEntry{member: Member{NotAfter: ends}}
+		}
+	}
+	chain := f.issue(t, f.uta, newKey(f.rnd), RoleSSN, "north")
+	for _, tc := range []struct {
+		what string
+		held int
+		ends time.Time
+		full bool
+	}{
+		{"the last place", MaxRoll - 1, start.Add(time.Hour), false},
+		{"one above", MaxRoll, start.Add(time.Hour), true},
+		{"one above, among expired ones", MaxRoll, start.Add(-time.Hour), false},
+	} {
+		fill(tc.held, tc.ends)
+		if _, err := roll.Add(chain, start); errors.Is(err, ErrRollFull) != tc.full || !tc.full && err != nil {
+			t.Errorf("%s: %v", tc.what, err)
+		}
+		if len(roll.entries) > MaxRoll {
+			t.Errorf("%s: %d certificates are held", tc.what, len(roll.entries))
 		}
 	}
 }

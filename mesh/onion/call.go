@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"time"
 
 	"gridveil/mesh"
@@ -128,7 +129,8 @@ func (o *Onion) call(ctx context.Context, to Recipient, c mesh.Class, s mesh.Ser
 // tryAll sends a request over different routes until it is answered, or its tries are used up.
 func (o *Onion) tryAll(ctx context.Context, to Recipient, c mesh.Class, timing mix.Timing, cl *call, s mesh.Service, flags uint8, body []byte) ([]byte, error) {
 	var tries []*try
-	defer func() { o.forget(tries) }()
+	answered := false
+	defer func() { o.endTries(tries, answered) }()
 	began := o.clock.Now()
 	for n := range timing.Tries {
 		if n > 0 && o.clock.Now().Sub(began) > lastRetry+retryLags*o.h.Lag() {
@@ -152,6 +154,7 @@ func (o *Onion) tryAll(ctx context.Context, to Recipient, c mesh.Class, timing m
 			return nil, fmt.Errorf("%w: %w", mesh.ErrUnacked, err)
 		}
 		if answer != nil {
+			answered = true
 			return plainAnswer(answer)
 		}
 	}
@@ -195,6 +198,21 @@ func (o *Onion) forget(tries []*try) {
 			delete(o.replies, id)
 		}
 	}
+}
+
+// endTries closes the reply blocks of a call that has ended. What still comes back for an answered one is no loss: cover
+// that filled its answer, or the answer to another try.
+func (o *Onion) endTries(tries []*try, answered bool) {
+	o.mu.Lock()
+	for _, t := range tries {
+		for _, id := range t.ids {
+			if r := o.replies[id]; answered && r != nil && len(o.late) < packet.MaxOpenReplies {
+				o.late[id] = r.until
+			}
+		}
+	}
+	o.mu.Unlock()
+	o.forget(tries)
 }
 
 // await waits for an answer until the try is over: then both are nil. The retry waits on protocol time, and on wall
@@ -263,7 +281,7 @@ func (o *Onion) send(to Recipient, c mesh.Class, timing mix.Timing, cl *call, s 
 		return nil, time.Time{}, errors.Join(err, o.cancel(jobs))
 	}
 	for i, j := range jobs {
-		j.user = users[i]
+		j.user, j.decoy = users[i], s == mesh.Decoy
 	}
 	if timing.Slots {
 		o.release(jobs)
@@ -407,8 +425,13 @@ func (o *Onion) answered(id packet.ReplyID, p *packet.Packet, now time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	r := o.replies[id]
+	if _, late := o.late[id]; late {
+		delete(o.late, id)
+		o.stats.Late++
+		return
+	}
 	if r == nil {
-		o.countLocked(DropAnswer, 1) // its call has ended
+		o.countLocked(DropLate, 1)
 		return
 	}
 	delete(o.replies, id)
@@ -446,5 +469,6 @@ func (o *Onion) expireReplies(now time.Time) {
 			delete(o.replies, id)
 		}
 	}
+	maps.DeleteFunc(o.late, func(_ packet.ReplyID, until time.Time) bool { return now.After(until) })
 	o.answers.Expire(now)
 }

@@ -3,6 +3,8 @@ package onion
 import (
 	"context"
 
+	"github.com/libp2p/go-libp2p/core/network"
+
 	"gridveil/mesh"
 	"gridveil/mesh/mix"
 	"gridveil/mesh/packet"
@@ -48,7 +50,15 @@ const (
 	MaxAnswerSize = maxAnswerSize
 	MaxNeighbours = maxNeighbours
 	SendQueue     = sendQueue
+	DeliverQueue  = deliverQueue
+	OverRate      = overRate
 )
+
+// Open lets o unwrap a packet at once.
+func (o *Onion) Open(p *packet.Packet) { o.relay.unwrap(o.self, p) }
+
+// ServeStream takes packets in from a neighbour until it is kept out.
+func (o *Onion) ServeStream(from mesh.Member, s network.Stream) { o.serveStream(from, s) }
 
 // Full makes a leaf behave as with so many calls open, reply blocks out and packets waiting for slots.
 func (o *Onion) Full(calls, replies, waiting int) {
@@ -70,6 +80,12 @@ func (o *Onion) PlanMeter(to Recipient, count int) error {
 	_, err := o.plan(to, mesh.Meter, mix.ClassMeter.Timing(o.h.Bundle().Policy), count)
 	return err
 }
+
+// SendDecoy sends one decoy now and waits for its answer.
+func (o *Onion) SendDecoy(ctx context.Context) { o.decoy(ctx) }
+
+// SendDecoys sends decoys at times of a clock until ctx ends.
+func (o *Onion) SendDecoys(ctx context.Context, c mesh.Clock) { o.sendDecoys(ctx, c) }
 
 // Busy takes up n of the slots for handlers and gives a function that frees them.
 func (o *Onion) Busy(n int) (free func()) {

@@ -2,13 +2,17 @@ package onion_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"sync"
 	"testing"
 
+	"github.com/libp2p/go-libp2p/core/network"
+
 	"gridveil/mesh"
 	"gridveil/mesh/member"
 	"gridveil/mesh/meshtest"
+	"gridveil/mesh/mix"
 	"gridveil/mesh/onion"
 	"gridveil/mesh/packet"
 )
@@ -123,4 +127,80 @@ func TestARecipientsLimits(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("its next try: %v", err)
 	}
+}
+
+// TestARecipientsQueueIsBounded hands a recipient packets before it opens any.
+func TestARecipientsQueueIsBounded(t *testing.T) {
+	tried := false
+	lab(t, 0, meshtest.Options{Ready: func(d *meshtest.Node) error {
+		if d.Member.Role != member.RoleAggregator {
+			return nil
+		}
+		tried = true
+		lost := func() uint64 { return d.Onion.Stats().Dropped[onion.DropDelivery] }
+		deliver := func() error {
+			p := new(packet.Packet)
+			if err := packet.Build(p, []packet.Hop{d.Onion.OwnHop()}, packet.FlagDeliver, make([]byte, packet.UserSize), rand.Reader); err != nil {
+				return err
+			}
+			d.Onion.Open(p)
+			return nil
+		}
+		for range onion.DeliverQueue {
+			if err := deliver(); err != nil {
+				return err
+			}
+		}
+		if lost() != 0 {
+			t.Errorf("of %d packets %d are lost", onion.DeliverQueue, lost())
+		}
+		if err := deliver(); err != nil || lost() != 1 {
+			t.Errorf("with one more %d are lost, %v", lost(), err)
+		}
+		return nil
+	}})
+	if !tried {
+		t.Error("there is no recipient")
+	}
+}
+
+// oneByOne is a stream that brings a packet whenever it is read.
+type oneByOne struct {
+	network.Stream
+	before func() // each packet
+}
+
+func (s oneByOne) Read(b []byte) (int, error) { s.before(); return packet.Size, nil }
+func (s oneByOne) Reset() error               { return nil }
+
+// TestANeighbourMaySendSoManyPacketsAboveItsRate sends a home that relays packets until it keeps the sender out.
+func TestANeighbourMaySendSoManyPacketsAboveItsRate(t *testing.T) {
+	h := &relayHomes{n: 1}
+	o := h.options()
+	o.Others = []member.Role{member.RoleVerifier}
+	choose := o.OnionOf
+	o.OnionOf = func(d *meshtest.Node, c *onion.Config) {
+		choose(d, c)
+		if c.Relay {
+			c.Intake[1] = mix.Rate{PerSecond: 1, Burst: 1}
+		}
+	}
+	n, _ := lab(t, 1, o)
+	relay, sender := n.Homes[0], n.Others[1]
+	meshtest.Eventually(t, "it relays", func() bool { return sender.Host.HomeRelay(relay.Member.Key) })
+	s, err := sender.Host.Stream(t.Context(), relay.Member.Peer, onion.Protocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Reset()
+	relay.Onion.ServeStream(sender.Member, oneByOne{before: func() {
+		over := relay.Onion.Stats().Dropped[onion.DropRate]
+		if _, up := relay.Host.Connected(sender.Member.Peer); !up || over >= onion.OverRate {
+			t.Fatalf("after %d packets above its rate the neighbour is connected: %v", over, up)
+		}
+	}})
+	if over := relay.Onion.Stats().Dropped[onion.DropRate]; over != onion.OverRate {
+		t.Errorf("a neighbour is kept out after %d packets above its rate, want %d", over, onion.OverRate)
+	}
+	meshtest.Eventually(t, "the neighbour is disconnected", func() bool { _, up := relay.Host.Connected(sender.Member.Peer); return !up })
 }

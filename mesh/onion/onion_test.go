@@ -98,6 +98,36 @@ func TestHowACallCanEnd(t *testing.T) {
 	}
 }
 
+// TestWhatComesBackForAnAnsweredCallIsNoLoss calls until the cover that fills an answer comes after the answer, and then
+// gives calls up until an answer comes too late.
+func TestWhatComesBackForAnAnsweredCallIsNoLoss(t *testing.T) {
+	n, agg := lab(t, 1, meshtest.Options{Policy: member.Policy{SlotMS: 10_000, HopMS: 10_000}})
+	home := n.Homes[0].Onion
+	ask := func(ctx context.Context) error {
+		_, err := home.CallBelowFloor(ctx, agg.Member.Key, mesh.EVRecord, []byte("x"))
+		return err
+	}
+	lost := func() uint64 { return home.Stats().Dropped[onion.DropLate] }
+	meshtest.EventuallyWithin(t, time.Minute, "cover of an answer comes after it", func() bool {
+		if err := ask(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return home.Stats().Late > 0
+	})
+	if lost() > 0 {
+		t.Errorf("%d packets of answered calls count as lost", lost())
+	}
+	meshtest.EventuallyWithin(t, time.Minute, "an answer comes for a call that ended without one", func() bool {
+		ctx, giveUp := context.WithCancel(t.Context())
+		ended, sent := make(chan error, 1), home.Stats().Sent
+		go func() { ended <- ask(ctx) }()
+		meshtest.Eventually(t, "the request leaves", func() bool { return home.Stats().Sent >= sent+2 || len(ended) > 0 })
+		giveUp()
+		<-ended
+		return lost() > 0
+	})
+}
+
 func TestBelowTheFloorThePageHasTheNumbersAndLoopsGoOn(t *testing.T) {
 	n, _ := lab(t, 2, meshtest.Options{Policy: member.Policy{HomesEnrolled: 2}})
 	home := n.Homes[0]

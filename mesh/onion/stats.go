@@ -21,10 +21,11 @@ const (
 	DropMessage     mesh.Drop = "onion_message"     // fragments or seal of a message are bad
 	DropService     mesh.Drop = "onion_service"     // no such service here
 	DropHandlers    mesh.Drop = "onion_handlers"    // too many requests at once
-	DropAnswer      mesh.Drop = "onion_answer"      // no reply block left, or the answer is unknown here
+	DropAnswer      mesh.Drop = "onion_answer"      // an answer for which no reply block is left
+	DropLate        mesh.Drop = "onion_late"        // an answer that came after its call had ended without one
 	DropDirectory   mesh.Drop = "onion_directory"   // a directory register that does not fit
 	DropOff         mesh.Drop = "onion_off"         // private messages and relaying are switched off here
-	DropUnbuildable mesh.Drop = "onion_unbuildable" // no route at the time of the slot
+	DropUnbuildable mesh.Drop = "onion_unbuildable" // a packet of a request could not be built
 )
 
 // Stats is a snapshot of what an Onion counted since it was made.
@@ -35,13 +36,16 @@ type Stats struct {
 	Answered      uint64 // answers sent from here
 	Sent          uint64 // packets sent as a leaf, loops not counted
 	Cover         uint64 // cover packets of class session
+	Decoys        uint64 // decoys of class session that were answered; their packets are among Cover
 	SlotCover     uint64 // packets of slots that had nothing to send and bring nothing back
+	SlotsEmpty    uint64 // slots in which nothing could be sent, for want of relays: a node that has just begun
 	LoopsSent     uint64
 	LoopsReturned uint64
 	LoopsLost     uint64
 	Calls         uint64 // calls begun
 	Retries       uint64 // tries after the first
 	Unacked       uint64 // calls that ended without an answer
+	Late          uint64 // packets that came back for a call that was answered: cover in its answer, or the answer to another try
 	Held          int    // packets waiting to be forwarded now
 	Waiting       int    // packets waiting for a slot now
 	Dropped       map[mesh.Drop]uint64

@@ -70,7 +70,7 @@ func mayFail(s *ledger.State, operator string, e *ledger.Entry, f *ledger.Failed
 		case p.State != ledger.PayDue:
 			return fmt.Errorf("the payment is entered as %s", p.State)
 		case uint64(s.Bucket()) < p.Grace:
-			return fmt.Errorf("the payment may still arrive until settlement day %d", p.Grace)
+			return fmt.Errorf("the payment may still arrive until %s", time.UnixMilli(int64(p.Grace*s.Params().BucketMs)).UTC().Format(time.RFC3339))
 		}
 		return nil
 	}

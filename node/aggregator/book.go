@@ -21,6 +21,7 @@ import (
 	"gridveil/mesh/gossip"
 	"gridveil/mesh/member"
 	"gridveil/node/clock"
+	"gridveil/node/config"
 	"gridveil/node/keys"
 	"gridveil/node/party"
 	"gridveil/node/role"
@@ -161,7 +162,7 @@ func (a *Aggregator) keepBook(ctx context.Context) error {
 	for err == nil && ctx.Err() == nil {
 		var next *ledger.Policy
 		next, err = a.serveBook(ctx, policy)
-		if errors.Is(err, ledger.ErrDamaged) {
+		if errors.Is(err, ledger.ErrDamaged) && a.env.Cluster == nil { // other machines have it whole
 			err = a.mendBook(ctx, policy, err)
 			continue
 		}
@@ -176,7 +177,7 @@ func (a *Aggregator) keepBook(ctx context.Context) error {
 // firstPolicy is the policy of the configuration, the last one, or one with the
 // cosigners of all founders.
 func (a *Aggregator) firstPolicy(ctx context.Context) (*ledger.Policy, error) {
-	if p, err := a.givenPolicy(); p != nil || err != nil {
+	if p, err := GivenPolicy(a.env.Config); p != nil || err != nil {
 		return p, err
 	}
 	if _, err := a.env.Store.Get(openedKey); err == nil {
@@ -199,13 +200,13 @@ func (a *Aggregator) firstPolicy(ctx context.Context) (*ledger.Policy, error) {
 	return nil, ctx.Err()
 }
 
-// givenPolicy reads the operator's own policy file, nil without one.
-func (a *Aggregator) givenPolicy() (*ledger.Policy, error) {
-	name := a.env.Config.Ledger.Policy
+// GivenPolicy reads the operator's own policy file, nil without one.
+func GivenPolicy(c *config.Config) (*ledger.Policy, error) {
+	name := c.Ledger.Policy
 	if name == "" {
 		return nil, nil
 	}
-	b, err := os.ReadFile(a.env.Config.Path(name))
+	b, err := os.ReadFile(c.Path(name))
 	if err != nil {
 		return nil, fmt.Errorf("ledger.policy: %w", err)
 	}
@@ -272,7 +273,7 @@ func (a *Aggregator) serveBook(ctx context.Context, policy *ledger.Policy) (next
 	g, gctx := errgroup.WithContext(ctx)
 	gctx, stop := context.WithCancel(gctx)
 	defer stop()
-	g.Go(func() error { return w.Serve(gctx) })
+	g.Go(func() error { return a.serveWriter(gctx, w) })
 	g.Go(func() error { return a.work(gctx, w) })
 	g.Go(func() error { return a.watchFinal(gctx, w) })
 	g.Go(func() error { return a.watchEntries(gctx, w) })
@@ -288,7 +289,24 @@ func (a *Aggregator) serveBook(ctx context.Context, policy *ledger.Policy) (next
 	a.bookMu.Lock()
 	a.w = nil
 	a.bookMu.Unlock()
-	return next, errors.Join(w.Status().Err, err, w.Close())
+	err = errors.Join(w.Status().Err, err)
+	if a.env.Cluster == nil {
+		err = errors.Join(err, w.Close())
+	}
+	return next, err
+}
+
+// serveWriter runs the writer. In a cluster it may be interrupted, and goes on
+// while this machine leads.
+func (a *Aggregator) serveWriter(ctx context.Context, w *writer.Writer) error {
+	for {
+		err := w.Serve(ctx)
+		if a.env.Cluster == nil || w.Status().Err != nil || ctx.Err() != nil {
+			return err
+		}
+		a.env.Log.Warn("writing the ledger interrupted", "err", err)
+		a.pause(ctx, time.Second, nil)
+	}
 }
 
 // mendBook refills the ledger from its cosigners. Entries that were accepted and
@@ -327,7 +345,11 @@ func (a *Aggregator) openBook(policy *ledger.Policy) (*writer.Writer, error) {
 	if _, real := a.env.Clock.(clock.Wall); !real {
 		cfg.CheckpointEvery = fastSign
 	}
-	w, err := writer.Open(cfg)
+	open := writer.Open
+	if a.env.Cluster != nil {
+		open = a.env.Cluster.Reopen
+	}
+	w, err := open(cfg)
 	if err != nil {
 		return nil, err
 	}

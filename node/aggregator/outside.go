@@ -35,7 +35,15 @@ func (a *Aggregator) serveOutside(ctx context.Context, addr string) error {
 	at := "http://" + l.Addr().String()
 	a.outside.Store(&at)
 	a.env.Log.Info("ledger served over http", "address", l.Addr().String())
-	return party.ServeHTTP(ctx, l, http.HandlerFunc(a.answerOutside))
+	return party.ServeHTTP(ctx, l, a.readingDoor())
+}
+
+func (a *Aggregator) readingDoor() http.Handler {
+	return ReadingDoor(&a.door, func() *ledger.Policy {
+		a.bookMu.RLock()
+		defer a.bookMu.RUnlock()
+		return a.policy
+	})
 }
 
 // Outside is where the log is served over plain HTTP, empty if it is not.
@@ -46,21 +54,23 @@ func (a *Aggregator) Outside() string {
 	return ""
 }
 
-// answerOutside answers GET and nothing else: entries come over the mesh, where
-// their sender is known.
-func (a *Aggregator) answerOutside(rw http.ResponseWriter, r *http.Request) {
+// ReadingDoor answers GET and nothing else: entries come over the mesh, where
+// their sender is known. It serves log, and at /policy the policy of the log, nil
+// while that is not known.
+func ReadingDoor(log http.Handler, policy func() *ledger.Policy) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { answerOutside(rw, r, log, policy()) })
+}
+
+func answerOutside(rw http.ResponseWriter, r *http.Request, log http.Handler, policy *ledger.Policy) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		rw.Header().Set("Allow", "GET, HEAD")
 		http.Error(rw, "this door is for reading", http.StatusMethodNotAllowed)
 		return
 	}
 	if r.URL.Path != "/policy" {
-		a.door.ServeHTTP(rw, r)
+		log.ServeHTTP(rw, r)
 		return
 	}
-	a.bookMu.RLock()
-	policy := a.policy
-	a.bookMu.RUnlock()
 	if policy == nil {
 		http.Error(rw, "the ledger is not open here yet", http.StatusServiceUnavailable)
 		return

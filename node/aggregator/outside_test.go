@@ -41,7 +41,7 @@ func outside(t *testing.T, n int) (*Aggregator, string) {
 	}
 	a := &Aggregator{origin: watchtest.Origin, w: w, policy: policy}
 	a.door.Open(w.Handler())
-	s := httptest.NewServer(http.HandlerFunc(a.answerOutside))
+	s := httptest.NewServer(a.readingDoor())
 	t.Cleanup(s.Close)
 	return a, s.URL
 }

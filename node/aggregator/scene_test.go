@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"gridveil/ledger"
+	"gridveil/ledger/durable"
 	"gridveil/mesh"
 	"gridveil/mesh/member"
 	"gridveil/node"
@@ -140,7 +141,7 @@ func (s *scene) cast(zones []string, extra string) {
 		p.dir = filepath.Join(s.dir, p.name)
 		s.must(os.MkdirAll(p.dir, 0o700))
 		head := fmt.Sprintf("role = %q\n[web]\nlisten = \"off\"\n", p.role)
-		s.must(identity.WriteFile(filepath.Join(p.dir, config.FileName), []byte(head+toml)))
+		s.must(durable.WriteFile(filepath.Join(p.dir, config.FileName), []byte(head+toml)))
 		s.must(identity.Certify(p.dir, s.net, p.operator, p.role, p.zone, contacts, false, start.Add(-time.Minute), rand.Reader))
 		if p.role == member.RoleSSN {
 			id, err := identity.Load(p.dir, start)
@@ -164,13 +165,13 @@ func (s *scene) cast(zones []string, extra string) {
 	pub, shares, err := committee.Deal(rand.Reader)
 	s.must(err)
 	for _, name := range []string{"utility-a", "utility-b"} {
-		s.must(identity.WriteFile(filepath.Join(s.places[name].dir, party.CommitteeFile), []byte(party.EncodeCommittee(pub))))
+		s.must(durable.WriteFile(filepath.Join(s.places[name].dir, party.CommitteeFile), []byte(party.EncodeCommittee(pub))))
 	}
 	for i, name := range []string{"utility-a", "utility-b", "watchdog", "towngrid"} {
 		dir := s.places[name].dir
-		s.must(identity.WriteFile(filepath.Join(dir, party.ShareFile), []byte(party.EncodeShare(shares[i]))))
+		s.must(durable.WriteFile(filepath.Join(dir, party.ShareFile), []byte(party.EncodeShare(shares[i]))))
 		if i > 1 {
-			s.must(identity.WriteFile(filepath.Join(dir, party.CommitteeFile), []byte(party.EncodeCommittee(pub))))
+			s.must(durable.WriteFile(filepath.Join(dir, party.CommitteeFile), []byte(party.EncodeCommittee(pub))))
 		}
 	}
 }

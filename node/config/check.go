@@ -1,6 +1,8 @@
 package config
 
 import (
+	"crypto/ed25519"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,6 +14,7 @@ import (
 	"github.com/multiformats/go-multiaddr"
 
 	"gridveil/ledger"
+	"gridveil/ledger/cluster"
 	"gridveil/mesh"
 )
 
@@ -74,8 +77,62 @@ func (c *Config) checkLedger(f *faults) {
 			f.add(fmt.Sprintf("ledger.mirrors[%d]", i), "want a key and a URL such as \"verifier-1a2b3c4d+0a1b2c3d+BA… http://mirror.example.org:7082\", got %q", m)
 		}
 	}
+	c.checkCluster(f)
 	if l.Export.D() < 0 || l.Export.D() > 0 && l.Export.D() < time.Minute {
 		f.add("ledger.export", "want 0s, or 1m and more, got %q", l.Export.D())
+	}
+}
+
+func (c *Config) checkCluster(f *faults) {
+	x := c.Ledger.Cluster
+	if x.Address == "" {
+		if len(x.Members) > 0 {
+			f.add("ledger.cluster.members", "the cluster is off without ledger.cluster.address, where the others reach this machine: set it, or remove the key")
+		}
+		return
+	}
+	if c.Role != "aggregator" {
+		f.add("ledger.cluster.address", "only an aggregator runs on several machines, and this node is of role %s: remove [ledger.cluster]", c.Role)
+	}
+	checkReach(f, "ledger.cluster.address", x.Address)
+	checkHostPort(f, "ledger.cluster.listen", x.Listen)
+	f.between("ledger.cluster.election", x.Election.D().Milliseconds(), 200, 60_000)
+	if n := len(x.Members); n != 3 && n != cluster.MaxMembers {
+		f.add("ledger.cluster.members", "want the 3 or %d machines that found the cluster, got %d: two cannot outvote a lost one, and four lose no more than three", cluster.MaxMembers, n)
+	}
+	seen := map[string]string{}
+	for i, text := range x.Members {
+		key := fmt.Sprintf("ledger.cluster.members[%d]", i)
+		m, err := ParseMember(text)
+		if err != nil {
+			f.add(key, "%v", err)
+			continue
+		}
+		for _, part := range []string{m.ID, m.Address} {
+			if other, twice := seen[part]; twice {
+				f.add(key, "has the key or address of %s: each machine has its own", other)
+			}
+			seen[part] = key
+		}
+	}
+}
+
+// ParseMember reads "KEY HOST:PORT", one machine of a cluster.
+func ParseMember(text string) (cluster.Member, error) {
+	key, at, _ := strings.Cut(strings.TrimSpace(text), " ")
+	m := cluster.Member{ID: strings.ToLower(key), Address: strings.TrimSpace(at)}
+	_, port, err := net.SplitHostPort(m.Address)
+	if b, bad := hex.DecodeString(m.ID); bad != nil || len(b) != ed25519.PublicKeySize || err != nil || port == "" {
+		return m, fmt.Errorf("want a machine's key and address such as %q, got %q", "5d0c…64 hexadecimal digits a.example.org:7090", text)
+	}
+	return m, nil
+}
+
+// checkReach wants an address that another machine can dial.
+func checkReach(f *faults, key, addr string) {
+	host, _, err := net.SplitHostPort(addr)
+	if ip, bad := netip.ParseAddr(host); err != nil || host == "" || bad == nil && ip.IsUnspecified() {
+		f.add(key, "want where the other machines reach this one, such as \"a.example.org:7090\", got %q", addr)
 	}
 }
 
@@ -98,6 +155,8 @@ func (c *Config) checkMesh(f *faults) {
 		f.add("mesh.listen", "a gateway dials out only, unless it relays for others; remove the key, or set mesh.relay = true")
 	case leaf && len(c.Mesh.Listen) > 0:
 		f.add("mesh.listen", "a %s dials out only; remove the key", c.Role)
+	case !leaf && c.Mesh.Decoys:
+		f.add("mesh.decoys", "role %s sends no private messages of its own; remove the key", c.Role)
 	case !leaf && c.Mesh.MinSet != 0:
 		f.add("mesh.min_set", "role %s sends no private messages of its own; remove the key", c.Role)
 	case !leaf && c.Mesh.MinHomes != 0:

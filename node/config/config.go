@@ -61,6 +61,8 @@ type Mesh struct {
 	MinSet int `toml:"min_set"`
 	// MinHomes is how many homes must take part in the network before a gateway or wallet sends private messages. It only raises the network's own floor. Default: the network's.
 	MinHomes int `toml:"min_homes"`
+	// Decoys lets a gateway or wallet send the burst of packets with which a car asks to charge also when none does: four times a day at random times, experimental. Somebody who watches this line sees that it does so often, and is less sure that a burst is a guest. It takes 0.1 MB a day. Default false.
+	Decoys bool `toml:"decoys"`
 	// DailyMB caps the traffic of a gateway or wallet per UTC day and direction, 8 or more; alarms are never held back. Default 30.
 	DailyMB int `toml:"daily_mb"`
 }
@@ -206,6 +208,21 @@ type Ledger struct {
 	Mirrors []string `toml:"mirrors"`
 	// Export is how often the aggregator writes its export folder; "0s" only when asked.
 	Export Duration `toml:"export"`
+
+	Cluster Cluster `toml:"cluster"`
+}
+
+// Cluster lets three or five machines of one operator be one aggregator: one of them leads, and when it is gone another takes
+// over within seconds. Off without address. How to set one up: doc/cluster.md.
+type Cluster struct {
+	// Address is where the other machines reach this one, "host:port"; it turns the cluster on. Only the machines of the cluster may connect there.
+	Address string `toml:"address"`
+	// Listen is where this machine takes their connections, such as "0.0.0.0:7090". Default: the address.
+	Listen string `toml:"listen"`
+	// Members are the three or five machines that found the cluster, "KEY HOST:PORT" each, in the same order on all of them, as `gridveil ledger cluster key` prints its own. The others take over what the first one holds. A machine that is added later lists those that are members then.
+	Members []string `toml:"members"`
+	// Election is how long the machine that leads may be silent before the others choose another. Default "2s".
+	Election Duration `toml:"election"`
 }
 
 // Roles in the order in which people meet them.
@@ -292,6 +309,8 @@ func (c *Config) fill() {
 	defaultTo(&c.Ledger.Bucket, Duration(24*time.Hour))
 	defaultTo(&c.Ledger.CloseEvery, 7)
 	defaultTo(&c.Ledger.Notice, Duration(72*time.Hour))
+	defaultTo(&c.Ledger.Cluster.Listen, c.Ledger.Cluster.Address)
+	defaultTo(&c.Ledger.Cluster.Election, Duration(2*time.Second))
 }
 
 func defaultTo[T comparable](v *T, d T) {

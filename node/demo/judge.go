@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"gridveil/mesh"
 	"gridveil/mesh/member"
 	"gridveil/node/clock"
 	"gridveil/node/meter"
@@ -185,6 +186,7 @@ func (s *Scene) judgeAlarms(st *Story, sum *Summary) {
 }
 
 func (s *Scene) judgeOnion(sum *Summary) {
+	sum.Onion.Causes = map[mesh.Drop]uint64{}
 	for _, m := range s.Members {
 		n := m.Node()
 		if n == nil {
@@ -192,8 +194,9 @@ func (s *Scene) judgeOnion(sum *Summary) {
 		}
 		st := n.Onion.Stats()
 		sum.Onion.Relayed += st.Relayed
-		for _, c := range st.Dropped {
+		for cause, c := range st.Dropped {
 			sum.Onion.Dropped += c
+			sum.Onion.Causes[cause] += c
 		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"gridveil/ledger/durable"
 	"gridveil/mesh/member"
 	"gridveil/node"
 	"gridveil/node/clock"
@@ -369,11 +370,11 @@ func (s *Scene) prepare(m *Member, contacts []string, toml string) error {
 		return fmt.Errorf("prepare %s: %w", m.Name, err)
 	}
 	head := fmt.Sprintf("role = %q\nname = %q\n\n[web]\nlisten = \"off\"\n\n", m.Role, m.Name)
-	if err := identity.WriteFile(filepath.Join(m.Dir, config.FileName), []byte(head+toml)); err != nil {
+	if err := durable.WriteFile(filepath.Join(m.Dir, config.FileName), []byte(head+toml)); err != nil {
 		return err
 	}
 	if m.Home != nil && m.Home.password != "" {
-		if err := identity.WriteFile(filepath.Join(m.Dir, "evse.password"), []byte(m.Home.password+"\n")); err != nil {
+		if err := durable.WriteFile(filepath.Join(m.Dir, "evse.password"), []byte(m.Home.password+"\n")); err != nil {
 			return err
 		}
 	}
@@ -398,10 +399,10 @@ func (s *Scene) seat(m *Member) error {
 	if i < 0 {
 		return nil
 	}
-	if err := identity.WriteFile(filepath.Join(m.Dir, party.CommitteeFile), []byte(party.EncodeCommittee(s.openers))); err != nil {
+	if err := durable.WriteFile(filepath.Join(m.Dir, party.CommitteeFile), []byte(party.EncodeCommittee(s.openers))); err != nil {
 		return err
 	}
-	return identity.WriteFile(filepath.Join(m.Dir, party.ShareFile), []byte(hex.EncodeToString(s.shares[i].Bytes())+"\n"))
+	return durable.WriteFile(filepath.Join(m.Dir, party.ShareFile), []byte(hex.EncodeToString(s.shares[i].Bytes())+"\n"))
 }
 
 // money is what a member's configuration says about the ledger. Days of an hour

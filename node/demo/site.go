@@ -201,6 +201,19 @@ func (s *Site) TurnDial(_ context.Context, id string, stop int) error {
 	return g.SetDial(stop)
 }
 
+// Guests is what a home's owner shows to a driver.
+func (s *Site) Guests(_ context.Context, id string) (web.Guests, bool) {
+	m, g, ok := s.home(id)
+	if !ok {
+		return web.Guests{}, false
+	}
+	n := m.peek()
+	if g == nil || n == nil {
+		return web.Guests{Home: refOf(m), Closed: "This home's node does not run now, so no guest can charge there."}, true
+	}
+	return site.GuestsPage(refOf(m), g, n.Config.Hosting), true
+}
+
 // Alarms are what reached the utility of the homes, with the homes' names.
 func (s *Site) Alarms(context.Context) (out []web.AlarmRow) {
 	u, ok := roleOf[*utility.Utility](s.scene.Get("utility-a"))

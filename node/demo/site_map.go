@@ -190,7 +190,7 @@ func (s *Site) node(l *look, m *Member) web.Node {
 	case member.RoleSSN:
 		n.Label = m.Zone
 	case member.RoleWallet:
-		n.Label = strings.TrimPrefix(m.Name, "driver-")
+		n.Label = titleOf(m)
 	}
 	if !l.members[m.Name].up {
 		n.State = "offline"

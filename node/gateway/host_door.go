@@ -36,9 +36,10 @@ func (l *guestLine) send(m guest.Message) {
 	}
 }
 
-// GuestLink is today's link to the wallbox, as the QR code on the page holds it.
-// gateway is the address under which guests reach the house; empty takes the
-// door's own.
+// guestLink is today's link to the wallbox, as the QR code on the Guests page
+// holds it. gateway is the address under which guests reach the house; empty takes
+// the door's own, or this machine's address in the home's network where the door
+// listens on all of them.
 func (h *hosting) guestLink(gateway string) (string, error) {
 	if h.door == nil {
 		return "", errors.New("guests are not welcome here: set hosting.enabled in the configuration")
@@ -52,10 +53,29 @@ func (h *hosting) guestLink(gateway string) (string, error) {
 		return "", fmt.Errorf("hosting.listen: %w", err)
 	}
 	if gateway == "" {
-		gateway = host
+		if gateway, err = reachable(host); err != nil {
+			return "", err
+		}
 	}
 	l, err := h.door.Link(gateway, evse, uint16(n))
 	return l.String(), err
+}
+
+// reachable is where guests dial a door that listens on host.
+func reachable(host string) (string, error) {
+	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
+		return host, nil
+	}
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", fmt.Errorf("addresses of this machine: %w", err)
+	}
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {
+			return n.IP.String(), nil
+		}
+	}
+	return "", errors.New("this machine has no address in a network that guests could reach: connect it, or name one with --gateway")
 }
 
 // welcome serves one wallet: two wishes first (what the car should get, what the

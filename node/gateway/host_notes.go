@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"fmt"
 	"time"
 
 	"gridveil/ev"
@@ -42,7 +41,7 @@ func (h *hosting) lockTaken(t *turn) {
 	v.rec.Lock.Over = true
 	v.note(t.now, "the lock is confirmed: the car may sell energy")
 	t.session(ev.Locked{Value: v.host.Locked()})
-	t.notice(fmt.Sprintf("%d locked", v.host.Locked()))
+	t.notice("EUR " + euros(v.host.Locked()) + " in notes are locked for what the car gives")
 }
 
 // claims lets the purse ask for the notes of the house's sessions.

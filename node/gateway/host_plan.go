@@ -1,12 +1,10 @@
 package gateway
 
 import (
-	"fmt"
 	"time"
 
 	"gridveil/ev"
 	"gridveil/ev/sched"
-	"gridveil/ledger"
 	"gridveil/node/signal"
 	"gridveil/privacy/session"
 )
@@ -245,7 +243,7 @@ func (h *hosting) lockNotes(t *turn) {
 		return
 	}
 	v.rec.Lock = lockState{Op: op, Value: value}
-	v.note(t.now, fmt.Sprintf("%s in notes locked, so that the car can sell energy", ledger.Amount(value)))
+	v.note(t.now, "EUR "+euros(value)+" in notes locked, so that the car can sell energy")
 }
 
 // lockValue is what the energy that the driver gives may cost, minor units.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"gridveil/ledger/durable"
 	"gridveil/mesh/member"
 )
 
@@ -76,7 +77,7 @@ func EditNetwork(dir string, e Edit, now time.Time, rnd io.Reader) (old, next *m
 	if err := os.Remove(filepath.Join(dir, NextSignatureFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, nil, fmt.Errorf("drop signatures of the earlier draft: %w", err)
 	}
-	return old, next, WriteFile(filepath.Join(dir, NextFile), raw)
+	return old, next, durable.WriteFile(filepath.Join(dir, NextFile), raw)
 }
 
 func saveNewKey(path string, key ed25519.PrivateKey) error {
@@ -202,7 +203,7 @@ func SignNext(dir, root string) (have, need int, err error) {
 		sig = member.SignBundle(next.Raw(), sig, key)
 		signed[pub] = true
 	}
-	return len(signed), next.RootThreshold, WriteFile(filepath.Join(dir, NextSignatureFile), sig)
+	return len(signed), next.RootThreshold, durable.WriteFile(filepath.Join(dir, NextSignatureFile), sig)
 }
 
 func readNextSig(dir string, next *member.Bundle) (sig []byte, signed map[member.RootKey]bool, err error) {

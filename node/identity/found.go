@@ -13,6 +13,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"gridveil/ledger/durable"
 	"gridveil/mesh/member"
 )
 
@@ -153,10 +154,10 @@ func (n *Network) Save(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make network folder: %w", err)
 	}
-	if err := WriteFile(filepath.Join(dir, BundleFile), n.Bundle); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, BundleFile), n.Bundle); err != nil {
 		return err
 	}
-	if err := WriteFile(filepath.Join(dir, SignatureFile), n.Sig); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, SignatureFile), n.Sig); err != nil {
 		return err
 	}
 	for i, r := range n.Roots {

@@ -9,6 +9,7 @@
 //	certificate.pem    the node's certificate chain, leaf first
 //	contacts           multiaddrs that the node was enrolled through, one a line
 //	ca.key             the operator's CA key, on nodes that certify others
+//	cluster.key        this machine's key among those that are one aggregator
 package identity
 
 import (
@@ -24,6 +25,7 @@ import (
 	"strings"
 	"time"
 
+	"gridveil/ledger/durable"
 	"gridveil/mesh/member"
 )
 
@@ -35,6 +37,7 @@ const (
 	CertificateFile = "certificate.pem"
 	ContactsFile    = "contacts"
 	CAFile          = "ca.key"
+	MachineFile     = "cluster.key"
 )
 
 // ErrNotEnrolled means that the node has a key but no certificate yet.
@@ -53,7 +56,16 @@ type Identity struct {
 
 // Key loads the node's key, or makes one.
 func Key(dir string, rnd io.Reader) (ed25519.PrivateKey, error) {
-	path := filepath.Join(dir, KeyFile)
+	return loadOrDraw(filepath.Join(dir, KeyFile), rnd)
+}
+
+// MachineKey loads this machine's key in a cluster, or makes one. It is not copied
+// with the rest of the directory: each machine has its own.
+func MachineKey(dir string, rnd io.Reader) (ed25519.PrivateKey, error) {
+	return loadOrDraw(filepath.Join(dir, MachineFile), rnd)
+}
+
+func loadOrDraw(path string, rnd io.Reader) (ed25519.PrivateKey, error) {
 	key, err := readKey(path)
 	if !errors.Is(err, os.ErrNotExist) {
 		return key, err
@@ -125,7 +137,7 @@ func Install(dir string, bundle, sig []byte, chain [][]byte, contacts []string) 
 		{ContactsFile, []byte(strings.Join(contacts, "\n") + "\n")},
 		{CertificateFile, encodeChain(chain)},
 	} {
-		if err := WriteFile(filepath.Join(dir, f.name), f.data); err != nil {
+		if err := durable.WriteFile(filepath.Join(dir, f.name), f.data); err != nil {
 			return err
 		}
 	}
@@ -144,7 +156,37 @@ func Contacts(dir string) []string { return readLines(filepath.Join(dir, Contact
 
 // SaveChain replaces the certificate after a renewal.
 func SaveChain(dir string, chain [][]byte) error {
-	return WriteFile(filepath.Join(dir, CertificateFile), encodeChain(chain))
+	return durable.WriteFile(filepath.Join(dir, CertificateFile), encodeChain(chain))
+}
+
+// ReadChain gives the installed certificate as it stands on disk.
+func ReadChain(dir string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, CertificateFile)) }
+
+// TakeChain installs a certificate that another machine with the same node key
+// got, if it ends later than the installed one.
+func TakeChain(dir string, file []byte) error {
+	end := func(file []byte) (time.Time, error) {
+		chain, err := parseChain(file)
+		if err != nil {
+			return time.Time{}, err
+		}
+		leaf, err := x509.ParseCertificate(chain[0])
+		if err != nil {
+			return time.Time{}, err
+		}
+		return leaf.NotAfter, nil
+	}
+	theirs, err := end(file)
+	if err != nil {
+		return fmt.Errorf("certificate of the cluster: %w", err)
+	}
+	own, err := ReadChain(dir)
+	if err == nil {
+		if at, bad := end(own); bad == nil && !theirs.After(at) {
+			return nil
+		}
+	}
+	return durable.WriteFile(filepath.Join(dir, CertificateFile), file)
 }
 
 // SaveBundle replaces the network bundle by a newer one. Wherever a crash falls,
@@ -159,46 +201,14 @@ func SaveBundle(dir string, raw, sig []byte) error {
 	}
 	// Lines over other bytes do not count, so both bundles verify with both sets of lines.
 	if both := slices.Concat(sig, old); len(both) <= member.MaxBundleSig {
-		if err := WriteFile(filepath.Join(dir, SignatureFile), both); err != nil {
+		if err := durable.WriteFile(filepath.Join(dir, SignatureFile), both); err != nil {
 			return err
 		}
 	}
-	if err := WriteFile(filepath.Join(dir, BundleFile), raw); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, BundleFile), raw); err != nil {
 		return err
 	}
-	return WriteFile(filepath.Join(dir, SignatureFile), sig)
-}
-
-// WriteFile writes data so that after a crash either the old or the new file is
-// there; mode 0600.
-func WriteFile(path string, data []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
-	}
-	defer os.Remove(tmp.Name())
-	if _, err = tmp.Write(data); err == nil {
-		err = tmp.Sync()
-	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.WriteFile(filepath.Join(dir, SignatureFile), sig)
 }
 
 func readBundle(dir string) (*member.Bundle, []byte, error) {
@@ -263,7 +273,7 @@ func writeKey(path string, key ed25519.PrivateKey) error {
 	if err != nil {
 		return err
 	}
-	return WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	return durable.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
 func encodeChain(chain [][]byte) []byte {

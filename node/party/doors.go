@@ -131,7 +131,7 @@ var policyKey = store.SpaceLedger.Key([]byte("policy"))
 // cosigner leaves by a policy file (ledger.policy).
 func KnownPolicy(st *store.Store, d keys.Directory) (*ledger.Policy, error) {
 	now, err := Policy(d)
-	b, held := st.Get(policyKey)
+	old, held := KeptPolicy(st)
 	if errors.Is(held, store.ErrNotFound) {
 		if err != nil {
 			return nil, err
@@ -139,11 +139,7 @@ func KnownPolicy(st *store.Store, d keys.Directory) (*ledger.Policy, error) {
 		return now, KeepPolicy(st, now)
 	}
 	if held != nil {
-		return nil, fmt.Errorf("stored policy: %w", held)
-	}
-	old, held := ledger.ParsePolicy(b)
-	if held != nil {
-		return nil, fmt.Errorf("stored policy: %w", held)
+		return nil, held
 	}
 	if err != nil || now.Log.Pub() != old.Log.Pub() {
 		return old, nil
@@ -152,6 +148,20 @@ func KnownPolicy(st *store.Store, d keys.Directory) (*ledger.Policy, error) {
 		return next, KeepPolicy(st, next)
 	}
 	return old, nil
+}
+
+// KeptPolicy is what KeepPolicy kept; its error wraps store.ErrNotFound if that is
+// nothing.
+func KeptPolicy(st *store.Store) (*ledger.Policy, error) {
+	b, err := st.Get(policyKey)
+	if err != nil {
+		return nil, fmt.Errorf("stored policy: %w", err)
+	}
+	p, err := ledger.ParsePolicy(b)
+	if err != nil {
+		return nil, fmt.Errorf("stored policy: %w", err)
+	}
+	return p, nil
 }
 
 // KeepPolicy makes a policy the one that KnownPolicy goes on from.

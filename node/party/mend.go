@@ -39,6 +39,13 @@ type MendCall struct {
 	From string `json:"from"` // URL prefix, or the peer ID of a member that holds a copy
 }
 
+// Mended is the answer to a MendCall.
+type Mended struct {
+	Origin  string `json:"origin"`
+	Entries uint64 `json:"entries"` // that the copy holds now
+	From    string `json:"from"`    // URL prefix of the copy that was replayed
+}
+
 // Mender repairs a damaged ledger from a peer: by itself from those that are
 // known, and from the one that the operator names.
 type Mender struct {
@@ -55,7 +62,12 @@ type Mender struct {
 
 type mendCall struct {
 	from string
-	done chan error // of one
+	done chan mendResult // of one
+}
+
+type mendResult struct {
+	mended Mended
+	err    error
 }
 
 // NewMender registers the command `gridveil ledger repair` of a node.
@@ -72,29 +84,29 @@ func (m *Mender) commands(c *control.Server) {
 		if err := json.Unmarshal(in, &q); err != nil || q.From == "" {
 			return nil, errors.New("want {from}: a URL or peer ID")
 		}
-		return nil, m.command(ctx, q.From)
+		return m.command(ctx, q.From)
 	})
 }
 
 // command hands a peer to Mend and waits for what comes of it.
-func (m *Mender) command(ctx context.Context, from string) error {
+func (m *Mender) command(ctx context.Context, from string) (Mended, error) {
 	m.mu.Lock()
 	pending := m.pending
 	m.mu.Unlock()
 	if !pending {
-		return ErrWhole
+		return Mended{}, ErrWhole
 	}
-	call := mendCall{from, make(chan error, 1)}
+	call := mendCall{from, make(chan mendResult, 1)}
 	select {
 	case m.calls <- call:
 	case <-ctx.Done():
-		return ctx.Err()
+		return Mended{}, ctx.Err()
 	}
 	select {
-	case err := <-call.done:
-		return err
+	case r := <-call.done:
+		return r.mended, r.err
 	case <-ctx.Done(): // the repair goes on
-		return ctx.Err()
+		return Mended{}, ctx.Err()
 	}
 }
 
@@ -110,19 +122,20 @@ func (m *Mender) Mend(ctx context.Context, cfg verifier.Config, cause error, pee
 	defer m.setPending(false)
 	for {
 		for _, p := range m.largestFirst(ctx, cfg, peers) {
-			if m.try(ctx, cfg, p) == nil {
+			if _, err := m.try(ctx, cfg, p); err == nil {
 				m.Warn.Clear(w.Code)
 				return nil
 			}
 		}
 		select {
 		case call := <-m.calls:
+			var r mendResult
 			prefix, err := m.prefix(cfg, call.from)
-			if err == nil {
-				err = m.try(ctx, cfg, prefix)
+			if r.err = err; err == nil {
+				r.mended, r.err = m.try(ctx, cfg, prefix)
 			}
-			call.done <- err
-			if err == nil {
+			call.done <- r
+			if r.err == nil {
 				m.Warn.Clear(w.Code)
 				return nil
 			}
@@ -140,15 +153,16 @@ func (m *Mender) setPending(b bool) {
 }
 
 // try repairs from one peer.
-func (m *Mender) try(ctx context.Context, cfg verifier.Config, peer string) error {
-	cfg.Machine = ledger.NewMoney(cfg.Policy.Log.Name())
+func (m *Mender) try(ctx context.Context, cfg verifier.Config, peer string) (Mended, error) {
+	money := ledger.NewMoney(cfg.Policy.Log.Name())
+	cfg.Machine = money
 	cfg.Transport = m.route(peer)
 	if err := verifier.Repair(ctx, cfg, peer); err != nil {
 		m.Log.Warn("ledger not repaired from this peer", "err", err)
-		return err
+		return Mended{}, err
 	}
 	m.Log.Warn("ledger was damaged and refilled from a peer")
-	return nil
+	return Mended{Origin: cfg.Policy.Log.Name(), Entries: money.Size(), From: peer}, nil
 }
 
 // route is how a URL is reached: over the mesh if it is a member's door.

@@ -122,9 +122,10 @@ func TestTheOperatorNamesThePeer(t *testing.T) {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ctx) }() // waited for below
 	defer func() { cancel(); <-served }()
+	var got Mended
 	call := func(from string) error {
 		for { // until the socket is there
-			err := control.Call(ctx, home, "ledger-repair", MendCall{from}, nil)
+			err := control.Call(ctx, home, "ledger-repair", MendCall{from}, &got)
 			if !errors.Is(err, control.ErrNotRunning) || ctx.Err() != nil {
 				return err
 			}
@@ -153,6 +154,9 @@ func TestTheOperatorNamesThePeer(t *testing.T) {
 	}
 	if err := <-mended; err != nil {
 		t.Fatal(err)
+	}
+	if want := (Mended{Origin: origin, Entries: 1, From: url}); got != want {
+		t.Errorf("the command says %+v, want %+v", got, want)
 	}
 	whole(t, dir)
 }

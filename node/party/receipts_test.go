@@ -38,7 +38,7 @@ func (l *liar) append(leaf ledger.Hash) {
 }
 
 func (l *liar) pledge(index uint64, leaf ledger.Hash, ms uint64) ledger.Receipt {
-	return ledger.SignReceipt(ledger.Receipt{Origin: ledger.OriginHash(origin), Index: index, Leaf: leaf, Party: 2, Seq: 1, Ms: ms}, l.receipt)
+	return ledger.SignReceipts(l.receipt, ledger.Receipt{Origin: ledger.OriginHash(origin), Index: index, Leaf: leaf, Party: 2, Seq: 1, Ms: ms})[0]
 }
 
 // copy is what a follower has of the log, final up to a size.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 
+	"gridveil/ledger/cluster"
 	"gridveil/mesh"
 	"gridveil/mesh/onion"
 	"gridveil/node/clock"
@@ -35,6 +36,7 @@ type Env struct {
 	Rand    io.Reader // crypto/rand, or seeded in a demonstration
 	Net     privacy.Net
 	Control *control.Server // a role adds the commands that only it answers
+	Cluster *cluster.Node   // of an aggregator on several machines, of which this one leads; else nil
 }
 
 // Role is one part of a running node.

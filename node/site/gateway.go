@@ -24,7 +24,7 @@ type Gateway struct {
 func ForGateway(env *role.Env, g *gateway.Gateway) *Gateway {
 	s := &Gateway{common: common{env, []string{"overview", "energy", "alarms", "privacy", "mesh"}}, g: g, house: HouseOf(env.Config)}
 	if s.house.Hosts {
-		s.pages = []string{"overview", "energy", "sessions", "alarms", "privacy", "mesh"}
+		s.pages = []string{"overview", "energy", "sessions", "guests", "alarms", "privacy", "mesh"}
 	}
 	return s
 }
@@ -96,6 +96,14 @@ func (s *Gateway) Session(_ context.Context, id string) (web.Session, bool) { re
 
 // pageAlarms is how many alarms a page lists.
 const pageAlarms = 200
+
+// Guests is the page that this host shows to a driver.
+func (s *Gateway) Guests(_ context.Context, home string) (web.Guests, bool) {
+	if !s.own(home) {
+		return web.Guests{}, false
+	}
+	return GuestsPage(s.ref(), s.g, s.env.Config.Hosting), true
+}
 
 // Alarms are the house's own events.
 func (s *Gateway) Alarms(context.Context) []web.AlarmRow { return newest(s.g, pageAlarms) }

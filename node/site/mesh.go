@@ -1,9 +1,11 @@
 package site
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,12 +59,13 @@ func MeshPage(ref web.HomeRef, env *role.Env, r role.Role) web.Mesh {
 	p := web.Mesh{Node: ref, Leaf: env.Host.Self().Role.Leaf()}
 	p.OffSince, p.Off = env.Onion.Off()
 	for _, l := range env.Host.Links() {
-		if len(p.Peers) == web.MaxPeers {
-			p.MorePeers++
-			continue
-		}
 		p.Peers = append(p.Peers, peerOf(l))
 	}
+	slices.SortStableFunc(p.Peers, func(a, b web.Peer) int {
+		return cmp.Or(cmp.Compare(a.Role, b.Role), cmp.Compare(a.Operator, b.Operator), a.Since.Compare(b.Since))
+	})
+	p.MorePeers = max(0, len(p.Peers)-web.MaxPeers)
+	p.Peers = p.Peers[:len(p.Peers)-p.MorePeers]
 	if p.Leaf {
 		p.Classes = classes(env)
 	}
@@ -80,6 +83,7 @@ func MeshPage(ref web.HomeRef, env *role.Env, r role.Role) web.Mesh {
 	}
 	p.Traffic = trafficToday(env.Host.Usage())
 	p.Relaying = relaying(env, st.RelayedToday, p.Traffic, p.Off)
+	p.Decoys = web.Decoys{Shown: p.Leaf && !env.Lab(), On: env.Config.Mesh.Decoys, Sent: st.Decoys}
 	p.Headline = meshHeadline(p, env)
 	return p
 }

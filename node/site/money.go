@@ -23,6 +23,16 @@ type Operator interface {
 	Proof(index uint64) (*ledger.Proof, error)
 }
 
+// settlementDay is the beginning of a day of the ledger, with its hour where days
+// are not those of the calendar.
+func settlementDay(s *ledger.State, n uint64) string {
+	length := s.Params().BucketMs
+	if length%(24*3600*1000) == 0 {
+		return time.UnixMilli(int64(n * length)).UTC().Format("2 Jan 2006")
+	}
+	return time.UnixMilli(int64(n * length)).UTC().Format("2 Jan 2006 15:04")
+}
+
 // pagePayments bounds the list of payments.
 const pagePayments = 100
 
@@ -43,7 +53,7 @@ func MoneyPage(o Operator, me ledger.PartyID) web.Money {
 		if me != 0 {
 			v.Operator = partyName(s, me)
 		}
-		v.Facts = []web.Pair{{Name: "settlement day", Value: Count(s.Bucket())}}
+		v.Facts = []web.Pair{{Name: "the settlement day began", Value: settlementDay(s, uint64(s.Bucket()))}}
 		for i, cur := range s.Currencies() {
 			for _, p := range s.Parties() {
 				for book, x := range map[string]int64{"open": s.Balance(ledger.OpenAccount(p.Party, uint8(i))), "due": s.Balance(ledger.DueAccount(p.Party, uint8(i)))} {
@@ -53,7 +63,7 @@ func MoneyPage(o Operator, me ledger.PartyID) web.Money {
 				}
 			}
 			period, due := s.LastClose(uint8(i))
-			v.Facts = append(v.Facts, web.Pair{Name: fmt.Sprintf("close %d in %s is due on day", period+1, cur.Code()), Value: Count(due)})
+			v.Facts = append(v.Facts, web.Pair{Name: fmt.Sprintf("close %d in %s is due", period+1, cur.Code()), Value: settlementDay(s, uint64(due))})
 			for _, p := range s.Net(uint8(i)) {
 				if mine(p.Payer, p.Payee) {
 					x := int64(p.Minor) * cur.Minor()

@@ -29,7 +29,7 @@ var sights = map[string]sight{
 		"Readings of older days from recorded traffic: each day's key is destroyed three days later.",
 	}},
 	"utility": {"A utility: it bills its customers and signs for what they charged elsewhere.", []string{
-		"As the home's utility: that a guest charged there. No message of a session is addressed to it, and notes come home in equal steps of 20.00 for five different reasons.",
+		"As the home's utility: that a guest charged there. No message of a session is addressed to it, and notes come home in equal steps of EUR 20.00 for five different reasons.",
 		"As the driver's utility: where, at what hour and at whose house its customer charged. The bill line has no field for it.",
 		"Which certificate a customer used: it forgets it on issuing; it can bill only with the key that the driver reveals.",
 		"The load of a masked home minute by minute: it gets registers of the ordered period, and they count the mask.",

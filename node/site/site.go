@@ -86,6 +86,9 @@ func (common) Sessions(context.Context) []web.SessionRow         { return nil }
 func (common) Session(context.Context, string) (web.Session, bool) {
 	return web.Session{}, false
 }
+func (common) Guests(context.Context, string) (web.Guests, bool) {
+	return web.Guests{}, false
+}
 func (common) Ledger(context.Context, uint64) web.Ledger       { return web.Ledger{} }
 func (common) Entry(context.Context, uint64) (web.Entry, bool) { return web.Entry{}, false }
 func (common) Alarms(context.Context) []web.AlarmRow           { return nil }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 
 	"github.com/dgraph-io/badger/v4"
+
+	"gridveil/ledger/durable"
 )
 
 // chainWalk is what reading the commit chain found.
@@ -60,7 +62,7 @@ func (s *Store) createHead() error {
 			return fmt.Errorf("write head slot: %w", err)
 		}
 	}
-	return errors.Join(s.slots.f.Sync(), syncDir(s.dir))
+	return errors.Join(s.slots.f.Sync(), durable.SyncDir(s.dir))
 }
 
 // walkChain reads every kept link in order and checks that each names the one

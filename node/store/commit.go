@@ -2,7 +2,6 @@ package store
 
 import (
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -77,6 +76,8 @@ func (s *Store) writable() error {
 		return ErrClosed
 	case s.stopped != nil:
 		return s.stopped
+	case s.opt.Replica && s.propose == nil:
+		return ErrFollows
 	case s.damage != nil:
 		return fmt.Errorf("%w: %w", ErrDegraded, s.damage)
 	}
@@ -143,7 +144,11 @@ func (s *Store) commitNext(own *group) {
 	err := s.stopped
 	s.mu.Unlock()
 	if err == nil {
-		err = s.commit(own.writes)
+		commit := s.alone
+		if s.opt.Replica {
+			commit = s.decide
+		}
+		err = commit(own.writes)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -152,7 +157,7 @@ func (s *Store) commitNext(own *group) {
 	}
 	own.err = s.stopped
 	s.pending = s.pending[1:]
-	if err == nil {
+	if err == nil && !s.opt.Replica { // Apply has counted it
 		s.mergeWhenDue(own.bytes)
 	}
 	close(own.done)
@@ -251,6 +256,3 @@ func (s *Store) Get(key []byte) (value []byte, err error) {
 func (s *Store) Set(key, value []byte) error {
 	return s.Update(func(tx *Tx) error { return tx.Set(key, value) })
 }
-
-// IsRetry says whether the caller may simply try again later.
-func IsRetry(err error) bool { return errors.Is(err, ErrFull) }

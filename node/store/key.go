@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"gridveil/ledger/durable"
 )
 
 // MasterKey opens one node's store. It prints as "[redacted]" everywhere.
@@ -64,7 +66,7 @@ func writeKey(path string, k MasterKey) error {
 	}
 	_, err = fmt.Fprintln(f, hex.EncodeToString(k[:]))
 	err = errors.Join(err, f.Sync(), f.Close())
-	return errors.Join(err, syncDir(filepath.Dir(path)))
+	return errors.Join(err, durable.SyncDir(filepath.Dir(path)))
 }
 
 // LoadKey reads an existing key file.
@@ -94,13 +96,4 @@ func (k MasterKey) derive(purpose string) []byte {
 		panic("store: hkdf refused constant parameters: " + err.Error())
 	}
 	return out
-}
-
-// syncDir makes a created or renamed file name durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"gridveil/ledger/durable"
 )
 
 const (
@@ -56,7 +58,7 @@ func (s *slots) write(h head) error {
 	if _, err := s.f.WriteAt(s.encode(h), int64(h.n%2)*slotStride); err != nil {
 		return fmt.Errorf("write head slot: %w", err)
 	}
-	if err := syncData(s.f); err != nil {
+	if err := durable.SyncData(s.f); err != nil {
 		return fmt.Errorf("sync head slot: %w", err)
 	}
 	return nil

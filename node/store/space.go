@@ -33,6 +33,7 @@ const (
 	SpaceLedger   Space = 'l' // what a node remembers about ledgers it follows
 	SpaceMail     Space = 'k' // boxes of others and the sealed items in them
 	spaceCommit   Space = 'g' // commit chain, written by this package alone
+	spaceReplica  Space = 'f' // position of a replica, written by this package alone
 )
 
 var spaceNames = map[Space]string{
@@ -41,7 +42,7 @@ var spaceNames = map[Space]string{
 	SpaceMesh: "mesh", SpaceSession: "session", SpaceNote: "note", SpacePrivacy: "privacy", SpaceBattery: "battery",
 	SpaceBill: "bill", SpaceAudit: "audit", SpaceJournal: "journal", SpaceSettings: "settings", SpaceLedger: "ledger",
 	SpaceMail:   "mail",
-	spaceCommit: "commit",
+	spaceCommit: "commit", spaceReplica: "replica",
 }
 
 // Name is the word for a space in errors and in doctor's output.
@@ -92,7 +93,7 @@ func checkKey(key []byte) error {
 	if len(key) > maxKey {
 		return fmt.Errorf("%w: key of %d bytes, limit %d", ErrTooLarge, len(key), maxKey)
 	}
-	if s := Space(key[0]); s == spaceCommit || spaceNames[s] == "" {
+	if s := Space(key[0]); s == spaceCommit || s == spaceReplica || spaceNames[s] == "" {
 		return fmt.Errorf("%w: %s", ErrSpace, s.Name())
 	}
 	return nil

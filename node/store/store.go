@@ -10,7 +10,8 @@ import (
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
-	"github.com/dgraph-io/badger/v4/options"
+
+	"gridveil/ledger/durable"
 )
 
 // Options tune a store; the zero value suits a gateway and a demo with dozens
@@ -31,6 +32,9 @@ type Options struct {
 	// the time, which costs 40 wake-ups a second. Otherwise the store merges its
 	// few tables when enough was written and sleeps in between.
 	Large bool
+	// Replica is for a store of a cluster: it changes by Apply, and by Update while
+	// it leads; see Lead.
+	Replica bool
 	// Log receives Badger's warnings; nil discards them.
 	Log *slog.Logger
 }
@@ -55,9 +59,11 @@ type Store struct {
 	db   *badger.DB
 	seal sealer
 
-	headMu sync.Mutex // orders commits; guards slots and last
+	headMu sync.Mutex // orders commits; guards slots, last and the position
 	slots  *slots
 	last   head
+	at     Position // of a replica
+	placed bool     // at is known
 
 	mu      sync.Mutex // guards everything below
 	pending []*group   // oldest first; [0] is being committed while leading
@@ -65,7 +71,9 @@ type Store struct {
 	written int  // bytes since the last look at the tables
 	merging bool // a merge runs
 	merge   sync.WaitGroup
-	stopped error        // why no commit may follow
+	stopped error // why no update may follow
+	broken  error // why a replica applies nothing any more
+	propose func(at Position, data []byte) error
 	damage  *DamageError // set while DEGRADED
 	closed  bool
 }
@@ -96,6 +104,9 @@ func Open(dir string, key MasterKey, o Options) (*Store, error) {
 		}
 		return nil, errors.Join(err, s.Close())
 	}
+	if err := s.loadPosition(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	return s, nil
 }
 
@@ -110,7 +121,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.MinFree = defaultMinFree
 	}
 	if o.Free == nil {
-		o.Free = freeBytes
+		o.Free = durable.FreeBytes
 	}
 	if o.Keep == 0 {
 		o.Keep = defaultKeep
@@ -126,8 +137,8 @@ func (s *Store) openFiles(key MasterKey) (fresh bool, err error) {
 		return false, err
 	}
 	o := s.badgerOptions(key)
-	if err = precheck(s.dir, o, s.slots.mac); err == nil {
-		s.db, err = openBadger(o)
+	if err = restoreRegistry(s.dir, o.Dir, s.slots.mac); err == nil {
+		s.db, err = durable.Open(o)
 	}
 	if err != nil {
 		return false, errors.Join(openError(err), s.slots.close())
@@ -146,63 +157,21 @@ func openError(err error) error {
 	return &DamageError{Kind: Unopenable, Cause: err}
 }
 
-// openBadger turns Badger's panics over its own damaged files into errors.
-func openBadger(o badger.Options) (db *badger.DB, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			db, err = nil, fmt.Errorf("badger panicked: %v", p)
-		}
-	}()
-	return badger.Open(o)
-}
-
 func (s *Store) badgerOptions(key MasterKey) badger.Options {
 	mem := int64(memTableFactor * s.opt.MaxValue)
 	compactors, stall := 0, 1000 // never wait for a merge that only the next commits would start
 	if s.opt.Large {
 		compactors, stall = 2, 8
 	}
-	o := badger.DefaultOptions(filepath.Join(s.dir, "badger")).
-		WithSyncWrites(true).
-		WithDetectConflicts(false). // one writer
-		WithNumVersionsToKeep(1).
-		WithCompression(options.None).
-		WithEncryptionKey(key.derive("badger")).
+	return durable.Options(filepath.Join(s.dir, "badger"), key.derive("badger"), mem, int64(s.opt.MaxValue+sealOverhead), s.opt.Log).
 		// Badger leaves a store unencrypted when the clock says less than one rotation
 		// after 1970; this length makes a key at once and then never another.
 		WithEncryptionKeyRotationDuration(time.Since(time.Unix(0, 0))).
-		WithChecksumVerificationMode(options.OnBlockRead). // precheck has read every table
-		WithMemTableSize(mem).
 		WithBaseTableSize(max(mem, 1<<20)).
-		WithBaseLevelSize(4 * mem).
-		WithNumMemtables(2).
 		WithNumLevelZeroTables(mergeTables).
 		WithNumLevelZeroTablesStall(stall).
-		WithNumCompactors(compactors).
-		WithBlockCacheSize(max(mem/8, 256<<10)).
-		WithIndexCacheSize(max(mem/4, 512<<10)). // 0 panics together with encryption
-		WithMetricsEnabled(false).
-		// Badger only logs a failed sync of its value log, so no value goes there.
-		WithValueThreshold(int64(s.opt.MaxValue + sealOverhead)).
-		WithValueLogFileSize(1 << 20).
-		WithLogger(nil)
-	if s.opt.Log != nil {
-		o = o.WithLogger(badgerLog{s.opt.Log})
-	}
-	return o
+		WithNumCompactors(compactors)
 }
-
-// badgerLog passes on what an operator should see and drops the rest.
-type badgerLog struct{ log *slog.Logger }
-
-func (l badgerLog) Errorf(format string, args ...any) {
-	l.log.Error("database reported", "text", fmt.Sprintf(format, args...))
-}
-func (l badgerLog) Warningf(format string, args ...any) {
-	l.log.Warn("database reported", "text", fmt.Sprintf(format, args...))
-}
-func (badgerLog) Infof(string, ...any)  {}
-func (badgerLog) Debugf(string, ...any) {}
 
 // Damage returns what the store lost, nil when it is sound.
 func (s *Store) Damage() *DamageError {
@@ -219,8 +188,8 @@ func (s *Store) Head() uint64 {
 }
 
 // AcceptDamage ends the DEGRADED state: it starts a new commit chain that names
-// the gap. Call it after everything that could be refetched has a source, and
-// raise the event (kind 1) first.
+// the gap. What was lost is not brought back: the owner decides, see
+// node.AcceptDamage.
 func (s *Store) AcceptDamage() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -295,5 +264,5 @@ func SetAside(dir string, now time.Time) (string, error) {
 	if err := os.Rename(dir, to); err != nil {
 		return "", fmt.Errorf("store: set damaged directory aside: %w", err)
 	}
-	return to, syncDir(filepath.Dir(dir))
+	return to, durable.SyncDir(filepath.Dir(dir))
 }

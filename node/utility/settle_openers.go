@@ -4,7 +4,7 @@ import (
 	"errors"
 	"sync"
 
-	"gridveil/node/identity"
+	"gridveil/ledger/durable"
 	"gridveil/node/party"
 	"gridveil/node/role"
 	"gridveil/privacy/committee"
@@ -43,5 +43,5 @@ func (u *Utility) Install(pub committee.Public) error {
 		}
 		return nil
 	}
-	return identity.WriteFile(u.env.Config.Path(party.CommitteeFile), []byte(party.EncodeCommittee(pub)))
+	return durable.WriteFile(u.env.Config.Path(party.CommitteeFile), []byte(party.EncodeCommittee(pub)))
 }

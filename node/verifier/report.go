@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"gridveil/ledger"
+	"gridveil/ledger/durable"
 	"gridveil/ledger/verifier"
-	"gridveil/node/identity"
 )
 
 // Verdict sums up a look at a log.
@@ -182,7 +182,7 @@ func (w *Watch) fill(r *Report) error {
 		sum := sha256.Sum256(b)
 		f := File{Name: evidenceName(e), Kind: e.Kind.String(), SHA256: hex.EncodeToString(sum[:])}
 		r.Evidence = append(r.Evidence, f)
-		if err := identity.WriteFile(filepath.Join(w.cfg.Dir, watchEvidence, f.Name), b); err != nil {
+		if err := durable.WriteFile(filepath.Join(w.cfg.Dir, watchEvidence, f.Name), b); err != nil {
 			return err
 		}
 	}

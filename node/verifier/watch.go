@@ -21,11 +21,11 @@ import (
 	"github.com/multiformats/go-multiaddr"
 
 	"gridveil/ledger"
+	"gridveil/ledger/durable"
 	"gridveil/ledger/export"
 	"gridveil/ledger/store"
 	"gridveil/ledger/verifier"
 	"gridveil/node/clock"
-	"gridveil/node/identity"
 	"gridveil/node/party"
 )
 
@@ -196,7 +196,7 @@ func ownKey(path string) (ed25519.PrivateKey, error) {
 		if err != nil {
 			return nil, err
 		}
-		return key, identity.WriteFile(path, []byte(hex.EncodeToString(key.Seed())+"\n"))
+		return key, durable.WriteFile(path, []byte(hex.EncodeToString(key.Seed())+"\n"))
 	}
 	if err != nil {
 		return nil, err
@@ -351,7 +351,7 @@ func (w *Watch) save(r Report) error {
 	if err != nil {
 		return err
 	}
-	return identity.WriteFile(filepath.Join(w.cfg.Dir, watchReport), append(b, '\n'))
+	return durable.WriteFile(filepath.Join(w.cfg.Dir, watchReport), append(b, '\n'))
 }
 
 // lookAround looks at the policy's witnesses and the given peers.

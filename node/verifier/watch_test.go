@@ -245,7 +245,7 @@ func TestAReceiptIsHeldAgainstTheLog(t *testing.T) {
 	l := watchtest.Serve(t, list)
 	l.Show(20, "uta", "utb")
 	pledge := func(index uint64, leaf ledger.Hash) ledger.Receipt {
-		return ledger.SignReceipt(ledger.Receipt{Origin: ledger.OriginHash(watchtest.Origin), Index: index, Leaf: leaf}, watchtest.Key(3))
+		return ledger.SignReceipts(watchtest.Key(3), ledger.Receipt{Origin: ledger.OriginHash(watchtest.Origin), Index: index, Leaf: leaf})[0]
 	}
 	kept := []verifier.Receipt{{Name: "kept", Receipt: pledge(7, ledger.LeafHash(list[7]))}, {Name: "later", Receipt: pledge(25, ledger.Hash{1})}}
 	with := func(list []verifier.Receipt) func(*verifier.WatchConfig) {

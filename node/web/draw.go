@@ -126,17 +126,24 @@ const (
 	leastBars = 24
 )
 
-// bars stacks the energies of each interval on a zero line, out of the car
-// downwards.
-func bars(list []Interval) []bar {
+// zeroLine is where the bars stand, from the top of a drawing 100 high, and how
+// high a kWh is in it.
+func zeroLine(list []Interval) (zero, scale float64) {
 	up, down := .001, 0.
 	for _, i := range list {
 		up, down = max(up, i.FromPV+i.FromHouse+i.FromGrid), max(down, i.ToHouse+i.ToGrid)
 	}
-	scale := 100 / (up + down)
+	scale = 100 / (up + down)
+	return up * scale, scale
+}
+
+// bars stacks the energies of each interval on a zero line, out of the car
+// downwards.
+func bars(list []Interval) []bar {
+	zero, scale := zeroLine(list)
 	var out []bar
 	for n, i := range list {
-		x, y := float64(n*barStep+1), up*scale
+		x, y := float64(n*barStep+1), zero
 		for _, p := range []struct {
 			class string
 			kwh   float64
@@ -144,7 +151,7 @@ func bars(list []Interval) []bar {
 			y -= p.kwh * scale
 			out = append(out, bar{p.class, x, y, p.kwh * scale})
 		}
-		out = append(out, bar{"ev", x, up * scale, (i.ToHouse + i.ToGrid) * scale})
+		out = append(out, bar{"ev", x, zero, (i.ToHouse + i.ToGrid) * scale})
 	}
 	return out
 }

@@ -111,6 +111,13 @@ func (f fixture) Session(_ context.Context, id string) (Session, bool) {
 	}
 	return Session{}, false
 }
+func (f fixture) Guests(_ context.Context, home string) (Guests, bool) {
+	g := Guests{Home: HomeRef{home, "Home"}, Closed: "No guests can charge here: this home has no wallbox."}
+	if !f.empty && home == "home-1" {
+		g = Guests{Home: g.Home, Link: "http://192.168.178.20:8480/g/AQEg-wABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f", Terms: []Pair{{"Energy from the roof or battery", "EUR 0.18 per kWh"}}}
+	}
+	return g, home == "home-1" || home == "home-2"
+}
 func (f fixture) Ledger(context.Context, uint64) Ledger {
 	l := Ledger{Origin: "evagg.example/demo", Quorum: "no verifier yet"}
 	if f.empty {
@@ -126,7 +133,7 @@ func (f fixture) Money(context.Context) Money {
 		return Money{}
 	}
 	ended := uint64(90)
-	return Money{Known: true, Simulated: true, Keeps: true, Operator: "northgrid", Facts: []Pair{{"settlement day", "494 901"}, {"close 5 in EUR is due on day", "494 907"}},
+	return Money{Known: true, Simulated: true, Keeps: true, Operator: "northgrid", Facts: []Pair{{"the settlement day began", "16 Jun 2026 18:00"}, {"close 5 in EUR is due", "17 Jun 2026 00:00"}},
 		Balances: []Balance{{"northgrid", "open", "EUR -1.81", "-1.810000"}, {"northgrid", "due", "EUR 6.40", "6.400000"}},
 		Next:     []Payment{{Payer: "southpower", Payee: "northgrid", Amount: "EUR 0.27", Exact: "0.270000"}},
 		Payments: []Payment{{Period: 4, No: 1, Payer: "southpower", Payee: "northgrid", Amount: "EUR 6.40", Exact: "6.400000", State: "due", EndToEnd: "GVABCDEFGHIJKLMNOP-1", Close: 110},

@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"html/template"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"gridveil/ev/guest"
 )
 
 // funcs are the templates' helpers: formatting only.
@@ -18,11 +21,15 @@ func (s *Server) funcs() template.FuncMap {
 		"watts":  watts,
 		"day":    func(t time.Time) string { return t.UTC().Format("2 Jan 15:04") },
 		"clock":  func(t time.Time) string { return t.UTC().Format("15:04") },
+		"moment": func(t time.Time) string { return t.UTC().Format("2 Jan 15:04:05") },
 		"clocks": func(t time.Time) string { return t.UTC().Format("15:04:05") },
 		"date":   func(t time.Time) string { return t.UTC().Format("2 Jan 2006 15:04") },
 		"iso":    func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"zero":   func(t time.Time) bool { return t.IsZero() },
 		"bytes":  byteSize,
+		"qr":     qrCode,
+		"flowed": flowed,
+		"signer": keyName,
 		"charts": charts,
 		"masked": func(m Mask) []chart { return charts(Energy{Times: m.Times, True: m.True, Metered: m.Metered}) },
 		"pct":    func(v float64) string { return fmt.Sprintf("%.0f %%", 100*v) },
@@ -38,6 +45,7 @@ func (s *Server) funcs() template.FuncMap {
 		"case":   caseWords,
 		"state":  stateWords,
 		"every":  every,
+		"zeroAt": func(list []Interval) float64 { zero, _ := zeroLine(list); return zero },
 		"bars":   bars,
 		"people": func(n, more int) string {
 			if n+more == 1 {
@@ -48,6 +56,24 @@ func (s *Server) funcs() template.FuncMap {
 		"div":   func(a int, b float64) float64 { return float64(a) / b },
 		"width": func(list []Interval) int { return max(leastBars, len(list)) * barStep },
 	}
+}
+
+// keyName lets a narrow screen break the name of a signing key behind its slash.
+func keyName(name string) template.HTML {
+	return template.HTML(strings.ReplaceAll(template.HTMLEscapeString(name), "/", "/<wbr>"))
+}
+
+// flowed leaves out the intervals in which nothing flowed.
+func flowed(list []Interval) []Interval {
+	return slices.DeleteFunc(slices.Clone(list), func(i Interval) bool {
+		return i.FromPV == 0 && i.FromHouse == 0 && i.FromGrid == 0 && i.ToHouse == 0 && i.ToGrid == 0
+	})
+}
+
+// qrCode draws a link; the text beside it says the same.
+func qrCode(link string) (template.HTML, error) {
+	svg, err := guest.QRSVG(link)
+	return template.HTML(svg), err // a path of squares: nothing of the link stands in it
 }
 
 func watts(w float64) string {

@@ -79,6 +79,23 @@ func (s *Server) session(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+// guestsPage is the view of the page that a host shows to a driver.
+type guestsPage struct {
+	Homes []HomeRef
+	Guests
+}
+
+func (s *Server) guests(w http.ResponseWriter, r *http.Request) {
+	homes := s.site.Homes(r.Context())
+	id := pick(r.URL.Query().Get("home"), homes)
+	v, ok := s.site.Guests(r.Context(), id)
+	if !ok {
+		s.fail(w, r, http.StatusNotFound, "No guests here", "A home shows its link to guests on its own dashboard only.")
+		return
+	}
+	s.show(w, r, "guests", "guests", "Guests", guestsPage{homes, v}, nil)
+}
+
 func (s *Server) ledger(w http.ResponseWriter, r *http.Request) {
 	asked := strings.TrimSpace(r.URL.Query().Get("from"))
 	from, ok := parseIndex(asked)
@@ -257,7 +274,7 @@ func (s *Server) party(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, http.StatusNotFound, "No such party", "Parties are the nodes on the overview's map.")
 		return
 	}
-	s.show(w, r, "party", "overview", "What "+v.Node.Name+" can see", v, nil)
+	s.show(w, r, "party", "overview", v.Node.Name+": what it can see", v, nil)
 }
 
 func writeCSV(w http.ResponseWriter, name string, rows [][]string) {

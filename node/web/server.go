@@ -42,6 +42,7 @@ var menu = []struct{ Name, Path, Label, Icon string }{
 	{"overview", "/", "Overview", "home"},
 	{"energy", "/energy", "Energy", "bolt"},
 	{"sessions", "/sessions", "Sessions", "car"},
+	{"guests", "/guests", "Guests", "key"},
 	{"money", "/money", "Money", "coin"},
 	{"ledger", "/ledger", "Ledger", "book"},
 	{"disputes", "/disputes", "Disputes", "scale"},
@@ -55,7 +56,7 @@ func New(site Site, log *slog.Logger) (*Server, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s, err := newServer(site, log, "overview", "energy", "sessions", "session", "ledger", "entry", "money", "disputes", "alarms", "privacy", "party", "mesh", "error")
+	s, err := newServer(site, log, "overview", "energy", "sessions", "session", "guests", "ledger", "entry", "money", "disputes", "alarms", "privacy", "party", "mesh", "error")
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +86,7 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("GET /energy", s.energy)
 	s.mux.HandleFunc("GET /sessions", s.sessions)
 	s.mux.HandleFunc("GET /sessions/{id}", s.session)
+	s.mux.HandleFunc("GET /guests", s.guests)
 	s.mux.HandleFunc("GET /ledger", s.ledger)
 	s.mux.HandleFunc("GET /ledger/{index}", s.entry)
 	s.mux.HandleFunc("GET /ledger/{index}/proof", s.proof)

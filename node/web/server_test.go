@@ -30,7 +30,7 @@ func server(t *testing.T, f fixture) *Server {
 	return s
 }
 
-var everyPage = []string{"/", "/energy", "/energy?home=home-2", "/sessions", "/sessions/7F3A-92", "/sessions/0000-01", "/ledger", "/ledger?from=3", "/ledger/17", "/money", "/disputes", "/alarms", "/privacy", "/privacy?home=home-2", "/party/uta", "/mesh", "/mesh?node=home-2", "/mesh?node=ssn-elm", "/mesh?node=home-3"}
+var everyPage = []string{"/", "/energy", "/energy?home=home-2", "/sessions", "/sessions/7F3A-92", "/sessions/0000-01", "/guests", "/guests?home=home-2", "/ledger", "/ledger?from=3", "/ledger/17", "/money", "/disputes", "/alarms", "/privacy", "/privacy?home=home-2", "/party/uta", "/mesh", "/mesh?node=home-2", "/mesh?node=ssn-elm", "/mesh?node=home-3"}
 
 func TestEveryPageAnswersInFullAndWhenEmpty(t *testing.T) {
 	for _, f := range []fixture{{}, {empty: true}} {

@@ -25,6 +25,9 @@ type Site interface {
 	Energy(ctx context.Context, home string) (Energy, bool)
 	Sessions(ctx context.Context) []SessionRow
 	Session(ctx context.Context, id string) (Session, bool)
+	// Guests is how strangers' cars may charge at a home; ok is false where the viewer
+	// is not its host.
+	Guests(ctx context.Context, home string) (Guests, bool)
 	Ledger(ctx context.Context, from uint64) Ledger
 	Entry(ctx context.Context, index uint64) (Entry, bool)
 	Alarms(ctx context.Context) []AlarmRow
@@ -242,6 +245,14 @@ type Pair struct{ Name, Value string }
 // Knows says what one party learned.
 type Knows struct{ Party, Learned, NotLearned, Because string }
 
+// Guests is the page that a host shows to a driver.
+type Guests struct {
+	Home   HomeRef
+	Link   string // what the driver's wallet opens; empty while no guest can charge
+	Closed string // why, and what to do
+	Terms  []Pair // prices and rules
+}
+
 // Ledger is the ledger page.
 type Ledger struct {
 	Origin        string
@@ -253,6 +264,7 @@ type Ledger struct {
 	Balances      []Balance
 	SumMicro      int64
 	Facts         []Pair
+	Machines      []Pair     // of an aggregator on several: address, and how it does
 	Entries       []EntryRow // newest first from the asked index
 	Older, Newer  *uint64
 	Equivocations int
@@ -454,6 +466,7 @@ type Mesh struct {
 	MorePeers int         // connected besides those
 	Packets   Packets
 	Relaying  Relaying // for other homes; only a gateway's
+	Decoys    Decoys   // of a leaf
 	Traffic   MeshTraffic
 	Routes    []Pair    // health of the ways, in words
 	Waiting   []Waiting // nothing waits where it is empty
@@ -493,6 +506,13 @@ func (p Packets) Share(n uint64) int {
 		return 0
 	}
 	return int((n*100 + all/2) / all)
+}
+
+// Decoys are bursts that look like a car asking to charge.
+type Decoys struct {
+	Shown bool   // this is a gateway or wallet, and its network is no trial
+	On    bool   // its owner set mesh.decoys
+	Sent  uint64 // since the node started, answered ones
 }
 
 // Relaying is how a home passes on packets of others.

@@ -189,7 +189,7 @@ func (s *Scene) Entry(st Step) *ledger.Entry {
 	e, err := ledger.NewEntry(st.Author, s.State.NextSeq(st.Author), st.Body)
 	s.must(err)
 	for _, k := range st.Signers {
-		s.must(ledger.SignAs(e, s.Here, k.Use, k.Key))
+		s.must(ledger.SignAs(e, s.State.Ledger(), k.Use, k.Key))
 	}
 	return e
 }
@@ -358,7 +358,7 @@ func (s *Scene) Note(i int) notes.Note {
 // Redeem spends notes to an account.
 func (s *Scene) Redeem(payee ledger.Account, list ...notes.Note) *ledger.Redeem {
 	r := &ledger.Redeem{Payee: payee, Bind: s.Bytes32()}
-	msg := notes.SpendMessage(s.Here, uint32(payee), r.Bind)
+	msg := notes.SpendMessage(s.State.Ledger(), uint32(payee), r.Bind)
 	for _, n := range list {
 		r.Notes = append(r.Notes, notes.Spent{Note: n, Spend: [64]byte(ed25519.Sign(s.serial[n.Serial()], msg))})
 	}
