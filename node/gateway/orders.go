@@ -291,6 +291,9 @@ func (g *Gateway) BatteryStatus() (s BatteryStatus, ok bool) {
 	in, stop, known := g.Insight()
 	car := g.movedCars()
 	m := g.mask
+	if m.bank != nil {
+		_, _, heard = m.bank.house() // a simulated house has values of its own
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := m.ctl.Today()
