@@ -102,6 +102,9 @@ func (p *Page) writePolicies(b *strings.Builder) {
 	if l := p.Leak; l != nil {
 		fmt.Fprintf(b, "<p>By model, veil leaks %.2f bits a day (standard error %.2f) of this home; proven for its own chain: %.2f; no battery of this size does better on independent days than %.2f.</p>\n", l.Masked, l.Err, l.Bound, l.Floor)
 	}
+	b.WriteString("<p>How to read it: fewer bits a day tell less; 10 bits tell one of about 1000 days apart. Strict F1 is how well an attacker finds when something of 500 W and more is switched, and how much it takes: 0 never, 1 always. " +
+		"Loose F1 asks for the time only, less what guessing finds. Appliances found is the share of the recorded appliances' switchings. Hour and linear R2 say how well the load of an hour, or of a minute, follows from the meter: 0 not at all, 1 exactly. " +
+		"Cost is the bill for energy against that without a battery, 1 being equal; cycles wear the battery; exposed minutes are those in which it could not hold the mask.</p>\n")
 	b.WriteString("<table><tr><th>policy<th>bits a day<th>strict F1<th>loose F1 over chance<th>appliances found<th>hour R2<th>linear R2<th>loss %<th>cost<th>cycles a day<th>exposed min a day</tr>\n")
 	for _, m := range p.Means {
 		name := m.Policy

@@ -46,8 +46,12 @@ func printBattery(w io.Writer, s gateway.BatteryStatus) error {
 		model = ", SIMULATED"
 	}
 	fmt.Fprintf(t, "battery\t%s%s\n", s.Driver, model)
-	fmt.Fprintf(t, "stored\t%.2f kWh\n", s.Stored/1000)
-	fmt.Fprintf(t, "now\t%s\n", doing(s.Power))
+	if s.Known {
+		fmt.Fprintf(t, "stored\t%.2f kWh\n", s.Stored/1000)
+		fmt.Fprintf(t, "now\t%s\n", doing(s.Power))
+	} else {
+		fmt.Fprintln(t, "stored\tnot known: the inverter has not answered yet")
+	}
 	fmt.Fprintf(t, "mask\t%s\n", s.Policy)
 	if s.Level > 0 {
 		fmt.Fprintf(t, "meter level\t%.0f W until the next full five minutes\n", s.Level)

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -239,10 +240,22 @@ func marksOfSessions(t *testing.T, s *Scene, net [8]byte) (out marks) {
 // hour of it each, and every five minutes as text. Nodes must be stopped.
 func marksOfLoads(t *testing.T, s *Scene) (out marks, text map[string]string) {
 	text = map[string]string{}
+	charges, levels := 0, 0
 	prefix := store.SpaceBattery.Key([]byte("demand/"))
 	const entry = 6 // minute u16, Wh float32
 	for _, m := range s.Of(member.RoleGateway) {
 		each(t, m.Dir, func(key, value []byte) {
+			switch {
+			case bytes.Equal(key, store.SpaceBattery.Key([]byte("house"))) && len(value) == 72:
+				out = append(out, mark{kind: kindLoad, of: m.Name, value: bytes.Clone(value[56:])}) // registers of true load and charge
+				charges++
+			case bytes.Equal(key, store.SpaceBattery.Key([]byte("mask"))):
+				for name, v := range marksOfMask(t, value) {
+					out = append(out, mark{kind: kindLoad, of: m.Name, value: []byte(v)})
+					text[name+" of "+m.Name] = v
+					levels++
+				}
+			}
 			if !bytes.HasPrefix(key, prefix) || len(value) < 6*entry {
 				return
 			}
@@ -254,10 +267,30 @@ func marksOfLoads(t *testing.T, s *Scene) (out marks, text map[string]string) {
 			}
 		})
 	}
-	if len(out) == 0 {
-		t.Fatal("no mask remembers anything: the scan is blind")
+	if len(out) == 0 || charges == 0 || levels == 0 {
+		t.Fatalf("no mask remembers anything: the scan is blind (%d marks, %d charges, %d levels)", len(out), charges, levels)
 	}
 	return out, text
+}
+
+// marksOfMask are the level that the mask drew and the account of the true load, as
+// they are written; only numbers long enough to be told from any other.
+func marksOfMask(t *testing.T, stored []byte) map[string]string {
+	t.Helper()
+	var x struct {
+		State struct{ Base, Shown, Day json.RawMessage }
+	}
+	var day struct{ LoadWh, ExposedWh json.RawMessage }
+	if err := errors.Join(json.Unmarshal(stored, &x), json.Unmarshal(x.State.Day, &day)); err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for name, v := range map[string]json.RawMessage{"level": x.State.Base, "what the mask shows": x.State.Shown, "true load of the day": day.LoadWh, "exposed energy": day.ExposedWh} {
+		if len(v) >= 12 {
+			out[name] = string(v)
+		}
+	}
+	return out
 }
 
 // disputedAt says whether a session is the first of the day's plan, which the

@@ -184,6 +184,25 @@ func TestAnInverterThatFailsEndsInRestAndWords(t *testing.T) {
 	}
 }
 
+// TestNobodyAtTheAddressIsSaidSo: where nothing answers at all, a person is not told to
+// look for SunSpec in the settings of an inverter that is off.
+func TestNobodyAtTheAddressIsSaidSo(t *testing.T) {
+	now := midsummer
+	m := realMask(t, "hold", "tcp://"+freeAddress(t), &now)
+	for range 40 {
+		second(t, m, &now, 800)
+	}
+	g := &Gateway{env: m.env, mask: m}
+	s, ok := g.BatteryStatus()
+	if !ok || s.Known || len(s.Trouble) != 1 || !strings.Contains(s.Trouble[0].Text, "does not answer") {
+		t.Errorf("status: %+v", s)
+	}
+	now = now.Add(time.Minute)
+	if s, _ = g.BatteryStatus(); len(s.Trouble) != 2 || s.Trouble[1].Title != "The meter is silent" {
+		t.Errorf("a minute without meter: %+v", s.Trouble)
+	}
+}
+
 // TestADeadInverterCostsNoMeter: nothing answers at all; every turn ends, and the
 // battery counts as unknown.
 func TestADeadInverterCostsNoMeter(t *testing.T) {

@@ -239,6 +239,7 @@ type BatteryStatus struct {
 	Driver    string      `json:"driver"`
 	Simulated bool        `json:"simulated"`
 	Policy    string      `json:"policy"`
+	Known     bool        `json:"known"`   // the inverter has answered since the start
 	Power     float64     `json:"power_w"` // discharge positive
 	Stored    float64     `json:"stored_wh"`
 	Level     float64     `json:"level_w"` // that the meter shows in this block; 0 without one
@@ -286,15 +287,18 @@ func (g *Gateway) BatteryStatus() (s BatteryStatus, ok bool) {
 	if g.mask == nil {
 		return s, false
 	}
-	h, _ := g.inverter()
+	h, heard := g.inverter()
 	in, stop, known := g.Insight()
 	car := g.movedCars()
 	m := g.mask
+	if m.bank != nil {
+		_, _, heard = m.bank.house() // a simulated house has values of its own
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := m.ctl.Today()
 	level, _ := m.ctl.Base()
-	s = BatteryStatus{Driver: m.env.Config.Battery.Driver, Simulated: m.bank == nil || m.bank.simulated(), Policy: r.Policy, Power: float64(h.BattWatts), Stored: float64(h.Stored), Level: float64(level),
+	s = BatteryStatus{Driver: m.env.Config.Battery.Driver, Simulated: m.bank == nil || m.bank.simulated(), Policy: r.Policy, Known: heard, Power: float64(h.BattWatts), Stored: float64(h.Stored), Level: float64(level),
 		Report: MaskReport{m.memory.mins, r.BoundBits, r.ExposedMins, r.ExposedWh, r.CommandedMins, r.StaleMins, r.ExposedSpans, r.ExposedBits, r.LoadWh, r.MeterWh, r.Reason}, Log: slices.Clone(m.orders.Log)}
 	slices.Reverse(s.Log)
 	s.Dial, s.Trouble = stop, g.batteryTrouble()

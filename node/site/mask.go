@@ -45,9 +45,9 @@ func MaskPage(h House, g *gateway.Gateway, now time.Time) web.Mask {
 }
 
 // shown is the share of the account's time in which the meter showed the mask;
-// negative before there is any.
+// negative before there is a block of it.
 func shown(r gateway.MaskReport) float64 {
-	if r.Mins <= 0 {
+	if r.Mins < battery.Block.Minutes() {
 		return -1
 	}
 	return max(0, 1-r.ExposedMins/r.Mins)

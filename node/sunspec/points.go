@@ -43,22 +43,27 @@ const maxModels = 64
 // block is where a model's points are.
 type block struct{ at, n uint16 }
 
-// discover finds a device's models. read gives n registers from an address; its
-// error at the beginning of a map means that the map is not there.
+// discover finds a device's models. read gives n registers from an address; where the
+// device refuses to, the map does not begin there.
 func discover(read func(at, n uint16) ([]uint16, error)) (map[uint16]block, error) {
 	var last error
 	for _, base := range bases {
 		mark, err := read(base, 2)
 		if err != nil {
-			last = err
+			if last == nil || refused(last) {
+				last = err
+			}
 			continue
 		}
 		if len(mark) == 2 && mark[0] == 'S'<<8|'u' && mark[1] == 'n'<<8|'S' {
 			return walk(read, int(base)+2)
 		}
 	}
-	if last != nil {
+	switch {
+	case last != nil && refused(last):
 		return nil, fmt.Errorf("%w at 40000, 50000 or 0: %w", ErrNoMap, last)
+	case last != nil: // silence says nothing of what there is
+		return nil, fmt.Errorf("look for a SunSpec map: %w", last)
 	}
 	return nil, fmt.Errorf("%w at 40000, 50000 or 0", ErrNoMap)
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/simonvetter/modbus"
+
 	"gridveil/battery"
 )
 
@@ -16,7 +18,7 @@ type registers struct {
 	all  []uint16
 }
 
-var errNothing = errors.New("illegal data address")
+var errNothing = modbus.ErrIllegalDataAddress
 
 func (r registers) read(at, n uint16) ([]uint16, error) {
 	from := int(at) - r.base
