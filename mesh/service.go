@@ -51,6 +51,7 @@ const (
 	Deck          Service = 263 // pseudonyms for a wallet, day identities for a meter
 	Pass          Service = 264 // host passes for a gateway
 	Mailbox       Service = 265 // boxes for who is away: open, put, get, done, close
+	Decoy         Service = 266 // nothing, in the shape of EVAuth; the recipient's onion answers it
 )
 
 // Class is the timing of an onion message.
@@ -137,6 +138,7 @@ var rules = map[Service]rule{
 	Deck:          {name: "deck", class: Meter, pairs: [][2]roles{{leaves, utility}}},
 	Pass:          {name: "pass", class: Meter, pairs: [][2]roles{{gateway, aggregator}}},
 	Mailbox:       {name: "mailbox", class: Meter, pairs: [][2]roles{{leaves, ssn}}},
+	Decoy:         {name: "decoy", class: Session, pairs: [][2]roles{{leaves, aggregator}}},
 }
 
 // String gives the service's name, as in the design.

@@ -152,19 +152,6 @@ func (o *Options) fill() {
 	}
 }
 
-// describeDamage turns the store's finding into what the operator should do. A
-// damaged store is closed: nothing may be decided on it.
-func describeDamage(err error, st *store.Store) error {
-	var d *store.DamageError
-	if !errors.As(err, &d) {
-		return err
-	}
-	if st != nil {
-		err = errors.Join(err, st.Close())
-	}
-	return fmt.Errorf("%w\nnext: %s", err, d.Next())
-}
-
 // join builds the node's mesh side and its role.
 func (n *Node) join() error {
 	if err := n.openHost(); err != nil {
@@ -172,7 +159,7 @@ func (n *Node) join() error {
 	}
 	var err error
 	if n.Onion, err = onion.New(n.Host, onion.Config{Rand: n.Rand, Log: n.Log, Store: meshStore{n.Store}, Relay: relays(n.ID.Member.Role) || n.Config.Mesh.Relay,
-		MinSet: n.Config.Mesh.MinSet, MinHomes: n.Config.Mesh.MinHomes, GuardsKept: true}); err != nil {
+		MinSet: n.Config.Mesh.MinSet, MinHomes: n.Config.Mesh.MinHomes, Decoys: n.Config.Mesh.Decoys, GuardsKept: true}); err != nil {
 		return err
 	}
 	signal.Guard(n.Host)

@@ -24,6 +24,7 @@ import (
 // Options says what network to start. Zero fields take the defaults named here.
 type Options struct {
 	Speed     float64       // of the clock; default 200
+	Patient   bool          // the clock waits for the machine: for many hosts, and for what is counted rather than timed
 	SSNs      int           // one zone each, named z1, z2, ...; operators dso1, dso2, ... issue them in turn
 	Operators int           // of SSNs; default 3
 	Others    []member.Role // further backbone members, of operator market
@@ -105,7 +106,11 @@ func Found(t testing.TB, o Options) *Network {
 	if o.Policy.HomesEnrolled == 0 {
 		o.Policy.HomesEnrolled = o.Homes
 	}
-	n := &Network{T: t, Clock: NewClock(o.Speed), CAs: map[string]member.CA{}, o: o}
+	clock := NewClock(o.Speed)
+	if o.Patient {
+		clock = NewPatientClock(t, o.Speed)
+	}
+	n := &Network{T: t, Clock: clock, CAs: map[string]member.CA{}, o: o}
 	_, n.Root, _ = ed25519.GenerateKey(rand.Reader)
 	b := &member.Bundle{Version: 1, RootKeys: []member.RootKey{member.RootKey(n.Root.Public().(ed25519.PublicKey))}, RootThreshold: 1, Policy: o.Policy}
 	rand.Read(b.Network[:])

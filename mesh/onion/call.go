@@ -281,7 +281,7 @@ func (o *Onion) send(to Recipient, c mesh.Class, timing mix.Timing, cl *call, s 
 		return nil, time.Time{}, errors.Join(err, o.cancel(jobs))
 	}
 	for i, j := range jobs {
-		j.user = users[i]
+		j.user, j.decoy = users[i], s == mesh.Decoy
 	}
 	if timing.Slots {
 		o.release(jobs)
@@ -431,7 +431,7 @@ func (o *Onion) answered(id packet.ReplyID, p *packet.Packet, now time.Time) {
 		return
 	}
 	if r == nil {
-		o.countLocked(DropAnswer, 1) // its call has ended without an answer
+		o.countLocked(DropLate, 1)
 		return
 	}
 	delete(o.replies, id)

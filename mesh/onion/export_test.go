@@ -81,6 +81,12 @@ func (o *Onion) PlanMeter(to Recipient, count int) error {
 	return err
 }
 
+// SendDecoy sends one decoy now and waits for its answer.
+func (o *Onion) SendDecoy(ctx context.Context) { o.decoy(ctx) }
+
+// SendDecoys sends decoys at times of a clock until ctx ends.
+func (o *Onion) SendDecoys(ctx context.Context, c mesh.Clock) { o.sendDecoys(ctx, c) }
+
 // Busy takes up n of the slots for handlers and gives a function that frees them.
 func (o *Onion) Busy(n int) (free func()) {
 	for range n {

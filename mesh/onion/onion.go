@@ -55,6 +55,7 @@ type Config struct {
 	GuardsKept bool
 
 	Relay    bool         // a backbone member that is no SSN, or a gateway with mesh.Config.Relay, relays too; SSNs always do
+	Decoys   bool         // a leaf sends decoys of class session, four a day; experimental
 	MinSet   int          // own floor of class meter, when above the network's
 	MinHomes int          // own floor of homes enrolled, when above the network's
 	Intake   [2]mix.Rate  // most that a leaf and that a backbone neighbour may send; zero means mix.LeafRate and mix.RelayRate
@@ -130,6 +131,8 @@ type Onion struct {
 	offSince time.Time     // zero while on
 	stopped  chan struct{} // closed while off
 
+	sessionTook time.Duration // by the last real request of class session that was handled here, wall time; for decoys
+
 	announced bool // home: the directory says that it relays
 	relaying  bool // home: it would, as refresh last saw
 	reach     mesh.Reachability
@@ -180,6 +183,9 @@ func New(h *mesh.Host, c Config) (*Onion, error) {
 	if _, err := o.relay.advance(o.clock.Now(), 0); err != nil {
 		return nil, fmt.Errorf("onion: %w", err)
 	}
+	if mesh.Decoy.AllowedRecipient(o.role) {
+		o.Handle(mesh.Decoy, o.answerDecoy)
+	}
 	h.Follow(gossip.KindDirectory, checkDirectory, o.learn)
 	h.Follow(gossip.KindTrust, nil, func(mesh.Envelope) { o.refresh(o.clock.Now()) }) // after the host: who was revoked leaves the routes
 	h.Streams(Protocol, o.serveStream)
@@ -202,6 +208,9 @@ func (o *Onion) Serve(ctx context.Context) error {
 	wg.Go(func() { o.housekeep(ctx) })
 	if o.role.Leaf() {
 		wg.Go(func() { o.sendSlots(ctx) })
+		if o.c.Decoys {
+			wg.Go(func() { o.sendDecoys(ctx, o.clock) })
+		}
 	}
 	if !o.role.Leaf() || o.chosen() || o.h.HomeRelay(o.h.Self().Key) { // also a home that relayed before it was restarted
 		wg.Go(func() { o.publishLoop(ctx) })

@@ -107,7 +107,7 @@ func TestWhatComesBackForAnAnsweredCallIsNoLoss(t *testing.T) {
 		_, err := home.CallBelowFloor(ctx, agg.Member.Key, mesh.EVRecord, []byte("x"))
 		return err
 	}
-	lost := func() uint64 { return home.Stats().Dropped[onion.DropAnswer] }
+	lost := func() uint64 { return home.Stats().Dropped[onion.DropLate] }
 	meshtest.EventuallyWithin(t, time.Minute, "cover of an answer comes after it", func() bool {
 		if err := ask(t.Context()); err != nil {
 			t.Fatal(err)

@@ -102,7 +102,9 @@ func (o *Onion) handle(ctx context.Context, q packet.Request) (answer []byte, fi
 		o.count(DropService, 1)
 		return []byte("\x02service is not offered here"), true
 	}
+	began := time.Now()
 	body, err := fn(ctx, q.Body)
+	o.worked(mesh.Service(q.Service), time.Since(began))
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil, false

@@ -21,7 +21,7 @@ func TestANeighbourhoodOfTwentyFiveHomesPassesTheFloor(t *testing.T) {
 	if testing.Short() {
 		t.Skip("33 hosts for ten seconds: left out with -short")
 	}
-	n := meshtest.Start(t, meshtest.Options{SSNs: 3, Homes: 25, Speed: 300, Onion: true, Ready: market,
+	n := meshtest.Start(t, meshtest.Options{SSNs: 3, Homes: 25, Speed: 300, Patient: true, Onion: true, Ready: market,
 		Others: []member.Role{member.RoleHeadend, member.RoleUtility, member.RoleUtility, member.RoleVerifier, member.RoleAggregator},
 		Policy: member.Policy{SlotMS: 23_000, HopMS: 60_000}})
 	n.AwaitDirectory()
@@ -39,7 +39,7 @@ func TestANeighbourhoodOfTwentyFiveHomesPassesTheFloor(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	for _, h := range n.Homes {
-		meshtest.Eventually(t, "the published numbers reach the floor", func() bool { return h.Onion.Status(mesh.Meter).Err == nil })
+		meshtest.EventuallyWithin(t, 5*time.Minute, "the published numbers reach the floor", func() bool { return h.Onion.Status(mesh.Meter).Err == nil })
 		wg.Go(func() {
 			if _, err := h.Onion.Call(t.Context(), agg.Member.Key, mesh.Meter, mesh.EVRecord, make([]byte, 1500)); err != nil {
 				t.Errorf("class meter: %v", err)

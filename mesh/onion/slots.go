@@ -19,6 +19,7 @@ import (
 type job struct {
 	to     Recipient
 	flag   packet.Flag
+	decoy  bool
 	hop    time.Duration // mean hold at a relay
 	depart time.Time
 	route  *route.Route   // chosen ahead, so that the time of arrival is known
@@ -296,7 +297,7 @@ func (o *Onion) depart(j *job) {
 		return
 	}
 	o.push(r.First(), &p, func(s *Stats) {
-		if j.flag == packet.FlagDrop {
+		if j.flag == packet.FlagDrop || j.decoy {
 			s.Cover++
 		} else {
 			s.Sent++

@@ -21,7 +21,8 @@ const (
 	DropMessage     mesh.Drop = "onion_message"     // fragments or seal of a message are bad
 	DropService     mesh.Drop = "onion_service"     // no such service here
 	DropHandlers    mesh.Drop = "onion_handlers"    // too many requests at once
-	DropAnswer      mesh.Drop = "onion_answer"      // no reply block left, or its call ended without an answer
+	DropAnswer      mesh.Drop = "onion_answer"      // an answer for which no reply block is left
+	DropLate        mesh.Drop = "onion_late"        // an answer that came after its call had ended without one
 	DropDirectory   mesh.Drop = "onion_directory"   // a directory register that does not fit
 	DropOff         mesh.Drop = "onion_off"         // private messages and relaying are switched off here
 	DropUnbuildable mesh.Drop = "onion_unbuildable" // a packet of a request could not be built
@@ -35,6 +36,7 @@ type Stats struct {
 	Answered      uint64 // answers sent from here
 	Sent          uint64 // packets sent as a leaf, loops not counted
 	Cover         uint64 // cover packets of class session
+	Decoys        uint64 // decoys of class session that were answered; their packets are among Cover
 	SlotCover     uint64 // packets of slots that had nothing to send and bring nothing back
 	SlotsEmpty    uint64 // slots in which nothing could be sent, for want of relays: a node that has just begun
 	LoopsSent     uint64

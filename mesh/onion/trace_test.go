@@ -49,12 +49,11 @@ func (h *tapped) see(at time.Time, link int, up bool, bytes int) {
 }
 
 // traceTown is three substations, an aggregator, and homes behind watched lines.
-func traceTown(t *testing.T, homes int, speed float64) (*meshtest.Network, []*tapped) {
+func traceTown(t *testing.T, homes int, speed float64, policy member.Policy, ready func(*meshtest.Node) error) (*meshtest.Network, []*tapped) {
 	t.Helper()
 	lines := map[member.Key][]*meshtest.Proxy{}
 	var substations []*meshtest.Node
-	n := meshtest.Start(t, meshtest.Options{SSNs: 3, Speed: speed, Onion: true, Others: []member.Role{member.RoleAggregator},
-		Policy: member.Policy{SlotMS: 15_000, HopMS: 30_000},
+	n := meshtest.Start(t, meshtest.Options{SSNs: 3, Speed: speed, Onion: true, Others: []member.Role{member.RoleAggregator}, Policy: policy,
 		Config: func(d *meshtest.Node, c *mesh.Config) {
 			if !d.Member.Role.Leaf() {
 				return
@@ -70,7 +69,7 @@ func traceTown(t *testing.T, homes int, speed float64) (*meshtest.Network, []*ta
 				}
 			}
 		},
-		Ready: takesAll})
+		Ready: ready})
 	substations = n.SSNs
 	var out []*tapped
 	for i := range homes {
@@ -388,7 +387,7 @@ func TestAStrangerOnTheLineCannotTellABusyHomeFromAnIdleOne(t *testing.T) {
 	if *long {
 		homes, before, each, count = 12, 20*time.Minute, 4*time.Hour, *traceWindows // 960 slots: a third of a day of 30-s slots
 	}
-	n, tapped := traceTown(t, homes, *traceSpeed)
+	n, tapped := traceTown(t, homes, *traceSpeed, member.Policy{SlotMS: 15_000, HopMS: 30_000}, takesAll)
 	span := each * time.Duration(count)
 	watch(t, n, tapped, before, span, 1)
 	from := n.Clock.Now().Add(-span)

@@ -155,6 +155,8 @@ func (c *Config) checkMesh(f *faults) {
 		f.add("mesh.listen", "a gateway dials out only, unless it relays for others; remove the key, or set mesh.relay = true")
 	case leaf && len(c.Mesh.Listen) > 0:
 		f.add("mesh.listen", "a %s dials out only; remove the key", c.Role)
+	case !leaf && c.Mesh.Decoys:
+		f.add("mesh.decoys", "role %s sends no private messages of its own; remove the key", c.Role)
 	case !leaf && c.Mesh.MinSet != 0:
 		f.add("mesh.min_set", "role %s sends no private messages of its own; remove the key", c.Role)
 	case !leaf && c.Mesh.MinHomes != 0:

@@ -61,6 +61,8 @@ type Mesh struct {
 	MinSet int `toml:"min_set"`
 	// MinHomes is how many homes must take part in the network before a gateway or wallet sends private messages. It only raises the network's own floor. Default: the network's.
 	MinHomes int `toml:"min_homes"`
+	// Decoys lets a gateway or wallet send the burst of packets with which a car asks to charge also when none does: four times a day at random times, experimental. Somebody who watches this line sees that it does so often, and is less sure that a burst is a guest. It takes 0.1 MB a day. Default false.
+	Decoys bool `toml:"decoys"`
 	// DailyMB caps the traffic of a gateway or wallet per UTC day and direction, 8 or more; alarms are never held back. Default 30.
 	DailyMB int `toml:"daily_mb"`
 }
@@ -119,6 +121,8 @@ type Battery struct {
 	EfficiencyPct int `toml:"efficiency_pct"`
 	// RampWPerS is how fast the mask changes the battery's power, in watts per second; 0 as fast as the inverter can.
 	RampWPerS int `toml:"ramp_w_per_s"`
+	// LeaveCar keeps the mask from moving the power of a charging car within what its driver agreed to. Default false.
+	LeaveCar bool `toml:"leave_car"`
 }
 
 // PV is the roof.

@@ -24,6 +24,7 @@ func TestMistakesAreNamedWithPlaceAndNearestKey(t *testing.T) {
 		{"listening leaf", "role = \"wallet\"\n[mesh]\nlisten = [\"/ip4/0.0.0.0/tcp/1\"]", `a wallet dials out only`},
 		{"listening gateway", "role = \"gateway\"\n[mesh]\nlisten = [\"/ip4/0.0.0.0/tcp/1\"]", `x.toml:3:1: mesh.listen: a gateway dials out only, unless it relays for others`},
 		{"relaying wallet", "role = \"wallet\"\n[mesh]\nrelay = true", `mesh.relay: only a gateway chooses to relay`},
+		{"decoys of a substation", "role = \"ssn\"\n[mesh]\ndecoys = true", `mesh.decoys: role ssn sends no private messages of its own`},
 		{"relay that does not listen", "role = \"gateway\"\n[mesh]\nrelay = true", `mesh.relay: a home that relays has to be reachable: set mesh.listen`},
 		{"relay without a public address", "role = \"gateway\"\n[mesh]\nrelay = true\nlisten = [\"/ip4/0.0.0.0/tcp/4100\"]", `mesh.relay: others cannot dial "/ip4/0.0.0.0/tcp/4100" (it stands for every address of this machine): set mesh.announce`},
 		{"relay with a private address", "role = \"gateway\"\n[mesh]\nrelay = true\nlisten = [\"/ip4/0.0.0.0/tcp/4100\"]\nannounce = [\"/ip4/192.168.1.2/tcp/4100\"]", `mesh.announce[0]: others cannot dial "/ip4/192.168.1.2/tcp/4100": it is private`},

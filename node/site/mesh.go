@@ -83,6 +83,7 @@ func MeshPage(ref web.HomeRef, env *role.Env, r role.Role) web.Mesh {
 	}
 	p.Traffic = trafficToday(env.Host.Usage())
 	p.Relaying = relaying(env, st.RelayedToday, p.Traffic, p.Off)
+	p.Decoys = web.Decoys{Shown: p.Leaf && !env.Lab(), On: env.Config.Mesh.Decoys, Sent: st.Decoys}
 	p.Headline = meshHeadline(p, env)
 	return p
 }

@@ -211,6 +211,13 @@ type Session struct {
 	Parties   []Knows // who learned what of this session
 	Offered   bool    // it was offered to the aggregator's pool
 	Moved     bool    // it followed an instruction of a grid operator
+	Masked    CarMoves
+}
+
+// CarMoves is how the mask used a charging car.
+type CarMoves struct {
+	Times   int     // that its power was moved away from its plan
+	Minutes float64 // that it stayed there
 }
 
 // Interval is a five-minute split.
@@ -389,6 +396,7 @@ type Mask struct {
 	Times    []int64    // Unix seconds, one a minute or coarser, at most 1500
 	True     []float64  // W, house without car
 	Metered  []float64  // W
+	Trouble  []string   // what keeps the mask from working now
 	Shown    float64    // share of the day's account in which the meter showed the mask, 0..1; negative while unknown
 	Leaks    []Pair     // what still leaks, in bits a day
 	Account  []Pair     // exposed minutes and energy
@@ -398,7 +406,9 @@ type Mask struct {
 	CannotDo []string   // what this battery cannot hide
 	Dial     []DialStop // private first; what each means is empty until it is known
 	DialNote string
-	CanOrder bool // the viewer is the owner
+	// DialKnown says that the stops have figures.
+	DialKnown bool
+	CanOrder  bool // the viewer is the owner
 }
 
 // DialStop is a position of the dial of cost against privacy.
@@ -456,6 +466,7 @@ type Mesh struct {
 	MorePeers int         // connected besides those
 	Packets   Packets
 	Relaying  Relaying // for other homes; only a gateway's
+	Decoys    Decoys   // of a leaf
 	Traffic   MeshTraffic
 	Routes    []Pair    // health of the ways, in words
 	Waiting   []Waiting // nothing waits where it is empty
@@ -495,6 +506,13 @@ func (p Packets) Share(n uint64) int {
 		return 0
 	}
 	return int((n*100 + all/2) / all)
+}
+
+// Decoys are bursts that look like a car asking to charge.
+type Decoys struct {
+	Shown bool   // this is a gateway or wallet, and its network is no trial
+	On    bool   // its owner set mesh.decoys
+	Sent  uint64 // since the node started, answered ones
 }
 
 // Relaying is how a home passes on packets of others.
