@@ -169,6 +169,7 @@ type author struct {
 	mu       sync.Mutex
 	seq      uint64
 	batch    int
+	refused  error // the newest refusal
 	receipts map[uint64]ledger.Hash
 	longest  time.Duration // between two receipts
 }
@@ -218,8 +219,13 @@ func (a *author) send(ctx context.Context, n int) {
 		raw := a.next(min(n, a.batch))
 		began := time.Now()
 		for len(raw) > 0 && ctx.Err() == nil {
+			if time.Since(began) > time.Minute {
+				a.t.Errorf("no receipts for a minute: %v", a.refused)
+				return
+			}
 			results, err := a.client.Submit(ctx, raw)
 			if err != nil {
+				a.refused = err
 				time.Sleep(20 * time.Millisecond) // the service is away: the same bytes again
 				continue
 			}
@@ -276,6 +282,7 @@ func (a *author) count(raw [][]byte, results []writer.Result) (left [][]byte) {
 			a.seq++
 			return nil
 		default:
+			a.refused = r.Err
 			left = append(left, raw[i])
 		}
 	}
