@@ -22,7 +22,7 @@ var ErrBadAmount = errors.New("amounts of this car cannot be hidden")
 // visible: 1 bit. It is not safe for concurrent use.
 type Amount struct {
 	Quantum WattHours // amounts are multiples of it
-	Slack   WattHours // used of what was given
+	Slack   WattHours
 	// Bits is what a night's amount tells, the least that this slack allows for
 	// independent nights; Bare what an amount tells that follows the need.
 	Bits, Bare float64
@@ -35,25 +35,25 @@ type Amount struct {
 // for a night without. slack is the energy, in Wh, that the car may hold beyond its
 // need. rnd is used by this law alone. It returns ErrBadAmount.
 func NewAmount(nights []WattHours, slack WattHours, rnd *rand.Rand) (*Amount, error) {
-	sum, count := WattHours(0), 0
+	sum, top, count := WattHours(0), WattHours(0), 0
 	for _, n := range nights {
 		if !(n >= 0) || n > mostNight {
 			return nil, fmt.Errorf("%w: a night of %g Wh, want 0 to %g", ErrBadAmount, n, float64(mostNight))
 		}
 		if n > 0 {
-			sum, count = sum+n, count+1
+			sum, top, count = sum+n, max(top, n), count+1
 		}
 	}
 	if count == 0 {
 		return nil, fmt.Errorf("%w: none of %d nights needed anything", ErrBadAmount, len(nights))
 	}
-	a := &Amount{Quantum: sum / WattHours(count) / amountParts, rnd: rnd}
-	c := int(slack/a.Quantum) - 1 // a part of a quantum is lost at either end
-	if !(slack > 0) || c < 1 || c > kernel.MaxStore {
-		return nil, fmt.Errorf("%w: slack of %g Wh, want %.0f to %.0f", ErrBadAmount, float64(slack), float64(2*a.Quantum), float64(kernel.MaxStore*a.Quantum))
+	a := &Amount{Quantum: sum / WattHours(count) / amountParts, Slack: slack, rnd: rnd}
+	if !(slack >= 2*a.Quantum) || slack > mostParts*a.Quantum || top > mostParts*a.Quantum {
+		return nil, fmt.Errorf("%w: slack of %g Wh and nights of up to %g, want a slack of %g Wh at least and both at most %g", ErrBadAmount,
+			float64(slack), float64(top), float64(2*a.Quantum), float64(mostParts*a.Quantum))
 	}
-	a.Slack = WattHours(c+1) * a.Quantum
-	a.p = amountLaw(nights, a.Quantum)
+	c := int(slack/a.Quantum + closeTo)
+	a.p = amountLaw(nights, a.Quantum, top)
 	var err error
 	if a.Bits, _, a.theta, err = kernel.Limit(a.p, c, 1e-5); err != nil {
 		return nil, err
@@ -65,13 +65,15 @@ func NewAmount(nights []WattHours, slack WattHours, rnd *rand.Rand) (*Amount, er
 // mostNight bounds a night's energy.
 const mostNight WattHours = 200_000
 
+// mostParts bounds the slack and the greatest night in quanta: twenty usual ones.
+const mostParts = 20 * amountParts
+
+// closeTo is by which part of a quantum an energy may miss one.
+const closeTo = 1e-9
+
 // amountLaw is the histogram of nights in quanta, each split between its neighbours, with
 // a quarter of a night for every amount up to the greatest.
-func amountLaw(nights []WattHours, q WattHours) []float64 {
-	top := WattHours(0)
-	for _, n := range nights {
-		top = max(top, n)
-	}
+func amountLaw(nights []WattHours, q, top WattHours) []float64 {
 	p := make([]float64, int(math.Ceil(float64(top/q)))+1)
 	rest := .25 / float64(len(p))
 	for _, n := range nights {
@@ -96,19 +98,22 @@ func amountLaw(nights []WattHours, q WattHours) []float64 {
 // slack leaves room for. What the car holds at most and needs at least must differ by the
 // slack.
 func (a *Amount) Tonight(beyond WattHours) WattHours {
-	w := int(math.Floor(float64(beyond / a.Quantum)))
-	total := 0.
-	for y, p := range a.p {
-		if i := w + y; i >= 0 && i < len(a.theta) {
-			total += p * a.theta[i]
+	w := int(math.Floor(float64(beyond/a.Quantum) + closeTo))
+	room := int(math.Floor(float64((a.Slack-beyond)/a.Quantum) + closeTo))
+	weigh := func(y int) float64 {
+		if i := w + y; i >= 0 && i < len(a.theta) && y <= room {
+			return a.p[y] * a.theta[i]
 		}
+		return 0
+	}
+	total := 0.
+	for y := range a.p {
+		total += weigh(y)
 	}
 	u := a.rnd.Float64() * total
-	for y, p := range a.p {
-		if i := w + y; i >= 0 && i < len(a.theta) {
-			if u -= p * a.theta[i]; u < 0 {
-				return WattHours(y) * a.Quantum
-			}
+	for y := range a.p {
+		if u -= weigh(y); u < 0 {
+			return WattHours(y) * a.Quantum
 		}
 	}
 	return max(0, -WattHours(w)) * a.Quantum // more than any night yet: what it needs

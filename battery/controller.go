@@ -153,7 +153,7 @@ func (c *Controller) account(o Obs, cmd Command) {
 	} else {
 		c.day.LoadWh += float64(o.Load) * hours
 	}
-	c.shown, c.cause, c.obeyed = cmd.Predicted-cmd.Exposed-cmd.EV, cmd.Cause, o.Commanded != nil
+	c.shown, c.cause, c.obeyed = cmd.Predicted-cmd.Exposed-o.drawn(cmd.EV), cmd.Cause, o.Commanded != nil
 }
 
 // remember keeps the demand of whole blocks for the home's chain.

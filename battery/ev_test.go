@@ -82,3 +82,28 @@ func TestTheCarLiftsThePowerLimit(t *testing.T) {
 		t.Errorf("without slack the car takes %.0f W, want its plan", c.EV)
 	}
 }
+
+// TestASlowCarMisleadsNoBattery: until a car follows, the battery acts on what flows.
+func TestASlowCarMisleadsNoBattery(t *testing.T) {
+	g := Governor{Spec: Reference(5000, 3000)}
+	drawn := Watts(3000)
+	ev := EVState{Plugged: true, Plan: 3000, Hi: 7400, Step: 230, Drawn: &drawn}
+	step := func(load Watts) Command {
+		return g.Decide(Obs{Time: noon, Dt: 10 * time.Second, Load: load, E: 2500, EV: ev}, fixed(3200))
+	}
+	peak := step(5000)
+	if peak.EV != 3000-7*230 || peak.Battery != 3000 || peak.Predicted != 5000 {
+		t.Errorf("in a peak: %+v, want the car asked down and 5 kW at the meter until it is", peak)
+	}
+	if c := step(500); c.EV != peak.EV || c.Battery != 300 || c.Predicted != 3200 {
+		t.Errorf("the peak is over and the car has not moved yet: %+v", c)
+	}
+	drawn = peak.EV
+	if c := step(500); c.Battery != 500+peak.EV-3200 || c.Predicted != 3200 {
+		t.Errorf("the car has moved: %+v", c)
+	}
+	drawn = Watts(math.NaN())
+	if c := step(500); c.Cause != CauseStale {
+		t.Errorf("a car of no power: %+v", c)
+	}
+}

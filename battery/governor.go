@@ -100,6 +100,11 @@ func (g *Governor) Decide(o Obs, p Policy) Command {
 		}
 	}
 	g.shift = car - o.EV.Plan
+	if cause == CausePolicy && net != o.Load+o.drawn(car) {
+		net = o.Load + o.drawn(car)
+		freeLo, freeHi = g.gridLimits(net, battLo, battHi)
+		lo, hi = g.operated(o, net, freeLo, freeHi)
+	}
 	b := net - target
 	c := min(max(b, lo), hi)
 	c = min(max(g.ramp(c, o), lo), hi) // hard limits win over the ramp
@@ -208,7 +213,7 @@ func (g *Governor) inside(e WattHours) WattHours {
 func usable(o Obs) bool {
 	limit := max(staleAfter, 2*o.Dt)
 	return o.Dt > 0 && o.Dt <= time.Minute && o.Stale <= limit && !bad(o.Load) && !bad(o.EV.Plan) &&
-		!bad(o.PrevMeter) && !bad(o.PrevEV) && !bad(o.PrevActual) && o.Load >= leastLoad && o.Load <= mostLoad && !math.IsNaN(float64(o.E))
+		!bad(o.drawn(0)) && !bad(o.PrevMeter) && !bad(o.PrevEV) && !bad(o.PrevActual) && o.Load >= leastLoad && o.Load <= mostLoad && !math.IsNaN(float64(o.E))
 }
 
 func bad(w Watts) bool { return math.IsNaN(float64(w)) || math.IsInf(float64(w), 0) }

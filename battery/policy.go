@@ -7,6 +7,9 @@ import "time"
 type EVState struct {
 	Plugged            bool
 	Plan, Lo, Hi, Step Watts // Step zero: any power from Lo to Hi
+	// Drawn is what the car draws now, where it needs a while to follow what it is
+	// asked to: until then the battery acts on what flows. Nil: it follows at once.
+	Drawn *Watts
 }
 
 // Obs is what a policy may see: the present and the past, never the future.
@@ -25,6 +28,14 @@ type Obs struct {
 	Commanded  *Watts        // battery power that operator, aggregator or owner asks for
 	PrevActual Watts         // battery power measured over the last step
 	Grid       *GridLimit    // what the operator of the grid allows the battery now
+}
+
+// drawn is what the car draws in this step, when it is asked to draw asked.
+func (o *Obs) drawn(asked Watts) Watts {
+	if o.EV.Drawn == nil {
+		return asked
+	}
+	return *o.EV.Drawn
 }
 
 // Policy chooses the meter power to aim at. It may keep state.

@@ -67,8 +67,9 @@ func PlanFor(s Spec, demand []float64, yearly float64) (Plan, error) {
 	return planFor(s, demand, math.Max(25, math.Ceil(usable/200/5)*5), 1)
 }
 
-// baseShare is how many of a home's blocks take less than its base.
-const baseShare = .05
+// baseShare is how many of a home's blocks take less than its base: with a quarter it is
+// the load that nobody switches.
+const baseShare = .25
 
 // planFor counts in quanta of q Wh, or more where the levels would not suffice.
 func planFor(s Spec, demand []float64, q float64, blocks int) (Plan, error) {

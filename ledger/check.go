@@ -17,8 +17,7 @@ type Check struct {
 // and returns nil if everything holds, else one error (or nil) per entry. A bad
 // signature does not hide which entry it belongs to: the batch is bisected.
 func Verify(groups [][]Check) []error {
-	var sigs []Check
-	var owner []int
+	sigs, owner := make([]Check, 0, len(groups)), make([]int, 0, len(groups))
 	var errs []error
 	fail := func(i int, err error) {
 		if errs == nil {

@@ -44,8 +44,8 @@ type Receipt struct {
 	Sig     [64]byte
 }
 
-func (r *Receipt) head() []byte {
-	b := make([]byte, 0, MaxReceiptSize)
+// head appends what the leaf of the receipt hashes.
+func (r *Receipt) head(b []byte) []byte {
 	b = append(b, r.Origin[:]...)                         // 0
 	b = binary.BigEndian.AppendUint64(b, r.Index)         // 32
 	b = append(b, r.Leaf[:]...)                           // 40
@@ -67,6 +67,7 @@ func receiptMessage(n uint16, root Hash) []byte {
 // of them. It returns the list.
 func SignReceipts(key ed25519.PrivateKey, list ...Receipt) []Receipt {
 	id := KeyIDOf(UseReceipt, Hash(key.Public().(ed25519.PublicKey)))
+	var buf [receiptHead]byte
 	for part := range slices.Chunk(list, MaxReceipts) {
 		n := uint16(len(part))
 		leaves := make([]tlog.Hash, n)
@@ -74,7 +75,7 @@ func SignReceipts(key ed25519.PrivateKey, list ...Receipt) []Receipt {
 			r := &part[i]
 			r.Key, r.Of, r.Pos = id, n, uint16(i)
 			r.Path = make([]Hash, 0, pathLen(n, uint16(i)))
-			leaves[i] = tlog.RecordHash(r.head())
+			leaves[i] = tlog.Hash(LeafHash(r.head(buf[:0])))
 		}
 		sig := [64]byte(ed25519.Sign(key, receiptMessage(n, Hash(growPaths(part, leaves)))))
 		for i := range part {
@@ -121,8 +122,9 @@ func pathLen(n, pos uint16) (hashes int) {
 
 // Encode gives the bytes of the receipt, 168 for one that was signed alone.
 func (r *Receipt) Encode() []byte {
-	b := binary.BigEndian.AppendUint16(r.head(), r.Of) // 100
-	b = binary.BigEndian.AppendUint16(b, r.Pos)        // 102
+	b := r.head(make([]byte, 0, receiptFixed+len(r.Path)*32))
+	b = binary.BigEndian.AppendUint16(b, r.Of)  // 100
+	b = binary.BigEndian.AppendUint16(b, r.Pos) // 102
 	for i := range r.Path {
 		b = append(b, r.Path[i][:]...) // 104
 	}
@@ -173,7 +175,7 @@ func (r *Receipt) Verify(origin string, pub Hash) error {
 	if r.Of > MaxReceipts || r.Pos >= r.Of || len(r.Path) != pathLen(r.Of, r.Pos) {
 		return refuse(ErrSignature, "receipt %d of %d has a path of %d hashes", r.Pos, r.Of, len(r.Path))
 	}
-	root := rootOf(tlog.RecordHash(r.head()), r.Of, r.Pos, r.Path)
+	root := rootOf(tlog.Hash(LeafHash(r.head(nil))), r.Of, r.Pos, r.Path)
 	if !sigbatch.One(pub[:], receiptMessage(r.Of, Hash(root)), r.Sig[:]) {
 		return refuse(ErrSignature, "receipt")
 	}

@@ -1,20 +1,14 @@
 package node
 
 import (
-	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"gridveil/node/alarm"
-	"gridveil/node/control"
 	"gridveil/node/model"
 	"gridveil/node/report"
-	"gridveil/node/store"
 	"gridveil/node/utility"
 )
 
@@ -110,26 +104,4 @@ func (n *Node) acknowledge(prefix string) (string, error) {
 		return "", err
 	}
 	return hit[0], alarm.OpenInbox(n.Store).Acknowledge(n.viewer(), id, who, n.Clock.Now())
-}
-
-// CheckStore re-hashes every commit and opens every value of the store in dir:
-// through the node that runs there, or else by itself. The error says what is
-// damaged and what to do.
-func CheckStore(ctx context.Context, dir string) error {
-	err := control.Call(ctx, dir, "store-check", nil, nil)
-	if !errors.Is(err, control.ErrNotRunning) {
-		return err
-	}
-	if _, err := os.Stat(filepath.Join(dir, "store")); err != nil {
-		return fmt.Errorf("no store in %s: a node makes it when it first runs", dir)
-	}
-	mk, err := store.LoadKey(filepath.Join(dir, "store.key"))
-	if err != nil {
-		return err
-	}
-	st, err := store.Open(filepath.Join(dir, "store"), mk, store.Options{})
-	if err != nil {
-		return describeDamage(err, st)
-	}
-	return errors.Join(describeDamage(st.Check(ctx), nil), st.Close())
 }

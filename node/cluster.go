@@ -29,6 +29,7 @@ import (
 	"gridveil/node/keys"
 	"gridveil/node/party"
 	"gridveil/node/role"
+	"gridveil/node/site"
 	"gridveil/node/store"
 	"gridveil/privacy"
 )
@@ -263,9 +264,9 @@ func (m *machine) page(rw http.ResponseWriter, r *http.Request) {
 func (m *machine) control() *control.Server {
 	s := control.NewServer(m.c.Dir)
 	m.commands(s)
-	s.Handle("status", func(context.Context, json.RawMessage) (any, error) {
+	s.Handle("status", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		return Status{Role: m.c.Role, Name: m.c.Name, Now: m.o.Clock.Now(), Uptime: time.Since(m.started).Round(time.Second).String(), Peers: map[string]int{},
-			Cluster: m.String(), Warnings: []role.Warning{}}, nil
+			Cluster: m.String(), Warnings: m.warnings(ctx)}, nil
 	})
 	s.Handle("doctor", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		m.mu.RLock()
@@ -281,6 +282,16 @@ func (m *machine) control() *control.Server {
 		return nil, describeDamage(m.st.Check(ctx), nil)
 	})
 	return s
+}
+
+// warnings are the standing problems that a machine sees while it stands by.
+func (m *machine) warnings(ctx context.Context) []role.Warning {
+	s := m.status(ctx)
+	if s.Quorate() {
+		return []role.Warning{}
+	}
+	return []role.Warning{{Code: "cluster-stopped", Severity: role.Fault, Title: "No machine of the cluster leads",
+		Text: "Sessions and records wait at the homes, and nothing enters the ledger.", Next: s.Next, Since: m.o.Clock.Now()}}
 }
 
 // store is the open store.
@@ -391,10 +402,6 @@ func (m *machine) status(ctx context.Context) ClusterStatus {
 	st := m.cluster.Status()
 	out := ClusterStatus{Leader: st.Leader, Term: st.Term}
 	list := m.cluster.Survey(ctx)
-	var entries, changes uint64
-	for _, s := range list {
-		entries, changes = max(entries, s.Size), max(changes, s.Beside)
-	}
 	for _, s := range list {
 		x := ClusterMember{Key: s.ID, Address: s.Address, This: s.ID == m.self, Answers: s.Answers, Entries: s.Size, Changes: s.Beside, Leads: s.Answers && s.Leads}
 		if !s.Heard.IsZero() {
@@ -402,30 +409,13 @@ func (m *machine) status(ctx context.Context) ClusterStatus {
 			x.Heard = &at
 		}
 		if s.Answers {
-			x.Behind = entries - s.Size + changes - s.Beside
+			x.Behind = cluster.Behind(list, s)
 		}
-		x.Standing = words(x, s.InStep)
+		x.Standing = site.MachineWords(s, x.Behind)
 		out.Members = append(out.Members, x)
 	}
 	out.Next = out.advice(m.self)
 	return out
-}
-
-// words say how a machine does.
-func words(x ClusterMember, inStep bool) string {
-	switch {
-	case !x.Answers && x.Heard == nil:
-		return "does not answer, and never did since this machine started"
-	case !x.Answers:
-		return fmt.Sprintf("does not answer; it did %v ago", time.Since(*x.Heard).Round(time.Second))
-	case x.Leads:
-		return "leads"
-	case !inStep:
-		return "takes over what the others have"
-	case x.Behind > 0:
-		return fmt.Sprintf("stands by, %d behind", x.Behind)
-	}
-	return "stands by, has everything"
 }
 
 // advice is what an operator should do.

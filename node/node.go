@@ -152,19 +152,6 @@ func (o *Options) fill() {
 	}
 }
 
-// describeDamage turns the store's finding into what the operator should do. A
-// damaged store is closed: nothing may be decided on it.
-func describeDamage(err error, st *store.Store) error {
-	var d *store.DamageError
-	if !errors.As(err, &d) {
-		return err
-	}
-	if st != nil {
-		err = errors.Join(err, st.Close())
-	}
-	return fmt.Errorf("%w\nnext: %s", err, d.Next())
-}
-
 // join builds the node's mesh side and its role.
 func (n *Node) join() error {
 	if err := n.openHost(); err != nil {

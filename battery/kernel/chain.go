@@ -67,9 +67,11 @@ func Prior(mean float64, mx int) Chain {
 // oldest first. Demand is split between the neighbouring levels and each pair
 // is spread a little, so that no transition is impossible. A transition halfLife
 // blocks old counts half.
-func Fit(demand []float64, mx int, halfLife float64) Chain { return fit(demand, mx, .02, halfLife) }
+func Fit(demand []float64, mx int, halfLife float64) Chain {
+	return fit(demand, mx, .02, halfLife, spreadInside)
+}
 
-func fit(demand []float64, mx int, extra, halfLife float64) Chain {
+func fit(demand []float64, mx int, extra, halfLife float64, spread func(q [][]float64, x, z int, weight float64)) Chain {
 	q := make([][]float64, mx+1)
 	for x := range q {
 		q[x] = make([]float64, mx+1)
@@ -116,7 +118,7 @@ func nearest(e float64, mx int) int { return int(min(max(math.RoundToEven(e), 0)
 // Spread is [Fit] without forgetting: every pair counts alike, and extra is added
 // to each count.
 func Spread(demand []float64, mx int, extra float64) Chain {
-	return fit(demand, mx, extra, math.Inf(1))
+	return fit(demand, mx, extra, math.Inf(1), spread)
 }
 
 // Regime is a chain that knows more than a kernel does: besides the level, whether
@@ -202,12 +204,37 @@ func split(e float64, mx int) [2]part {
 	return [2]part{{low, 1 - f}, {min(low+1, mx), f}}
 }
 
+// Shares of a pair that go to the levels beside it.
+var (
+	spreadFrom = [3]float64{.15, .7, .15}
+	spreadTo   = [3]float64{.2, .6, .2}
+)
+
+// spread gives what falls off an end to the end.
 func spread(q [][]float64, x, z int, weight float64) {
 	mx := len(q) - 1
 	clip := func(v int) int { return min(max(v, 0), mx) }
-	for dx, fx := range [3]float64{.15, .7, .15} {
-		for dz, fz := range [3]float64{.2, .6, .2} {
+	for dx, fx := range spreadFrom {
+		for dz, fz := range spreadTo {
 			q[clip(x+dx-1)][clip(z+dz-1)] += weight * fx * fz
+		}
+	}
+}
+
+// spreadInside leaves pairs at an end where they are, so that the mean demand stays
+// what it was: a model that takes more than its home fills the store.
+func spreadInside(q [][]float64, x, z int, weight float64) {
+	mx := len(q) - 1
+	for dx, fx := range spreadFrom {
+		for dz, fz := range spreadTo {
+			from, to := x+dx-1, z+dz-1
+			if x == 0 || x == mx {
+				from = x
+			}
+			if z == 0 || z == mx {
+				to = z
+			}
+			q[from][to] += weight * fx * fz
 		}
 	}
 }

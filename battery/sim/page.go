@@ -21,6 +21,7 @@ type Page struct {
 	Means    []Mean            `json:"policies"` // of one home: means over nothing
 	Leak     *battery.Leak     `json:"leak"`     // nil where nothing could be rated
 	EV       []EVTest          `json:"ev"`
+	Amounts  []AmountTest      `json:"ev_amounts"` // experimental
 
 	day *Run // the first scored day of veil
 }
@@ -53,6 +54,12 @@ func Report(ctx context.Context, h Home, g Grid, visits []Visit) (*Page, error) 
 		}
 		p.EV = append(p.EV, e)
 	}
+	for _, a := range AmountTests() {
+		if a, err = a.Run(ctx, []Home{h}, visits, o, kernels); err != nil {
+			return nil, err
+		}
+		p.Amounts = append(p.Amounts, a)
+	}
 	return p, nil
 }
 
@@ -71,6 +78,7 @@ func (p *Page) HTML() string {
 	p.writeDay(&b)
 	p.writePolicies(&b)
 	p.writeEV(&b)
+	p.writeAmounts(&b)
 	b.WriteString("</body></html>\n")
 	return b.String()
 }
@@ -108,10 +116,7 @@ func (p *Page) writePolicies(b *strings.Builder) {
 
 func (p *Page) writeEV(b *strings.Builder) {
 	b.WriteString("<h2>A car at night</h2>\n<p>How often a detector is right about which of two days had a car (0.50: it knows nothing); in brackets against a heater that took the same energy.</p>\n<table><tr><th>charging<th>policy")
-	for _, d := range score.Detectors {
-		fmt.Fprintf(b, "<th>%s", html.EscapeString(d))
-	}
-	b.WriteString("</tr>\n")
+	writeDetectors(b)
 	ch := chart{title: "plateau detector: days with a car that it finds", x: "share of days without a car that it takes for one", y: "share of days with a car"}
 	for _, e := range p.EV {
 		fmt.Fprintf(b, "<tr><td>%s<td>%s", html.EscapeString(string(e.Charging)), e.Policy)
@@ -119,11 +124,42 @@ func (p *Page) writeEV(b *strings.Builder) {
 			fmt.Fprintf(b, "<td>%.2f (%.2f)", c.AUC, e.Null[i])
 		}
 		b.WriteString("</tr>\n")
-		s := series{name: string(e.Charging) + ", " + e.Policy, line: true}
-		for i := range e.Curves[0].True {
-			s.points = append(s.points, at(e.Curves[0].False[i], e.Curves[0].True[i]))
+		ch.series = append(ch.series, detection(string(e.Charging)+", "+e.Policy, e.Curves[0]))
+	}
+	fmt.Fprintf(b, "</table>\n%s", ch.svg())
+}
+
+// writeDetectors ends a table's head.
+func writeDetectors(b *strings.Builder) {
+	for _, d := range score.Detectors {
+		fmt.Fprintf(b, "<th>%s", html.EscapeString(d))
+	}
+	b.WriteString("</tr>\n")
+}
+
+// detection is a detector's curve, as a line of a chart.
+func detection(name string, c score.Curve) series {
+	s := series{name: name, line: true}
+	for i := range c.True {
+		s.points = append(s.points, at(c.False[i], c.True[i]))
+	}
+	return s
+}
+
+func (p *Page) writeAmounts(b *strings.Builder) {
+	b.WriteString("<h2>How much a resident car takes (experimental)</h2>\n<p>The car is plugged in every night, behind veil, and was driven on half of the days. With slack in its own battery it charges amounts that tell little of the day. " +
+		"The table says how often a detector is right about which of two days it was driven on. What this cannot hide: that there is a car, a charge larger than the slack, a guest's car, energy over weeks, absences.</p>\n" +
+		"<table><tr><th>slack, in usual sessions<th>bits a night, at the least")
+	writeDetectors(b)
+	last := len(score.Detectors) - 1
+	ch := chart{title: score.Detectors[last] + " detector: driven days that it finds", x: "share of other days that it takes for driven ones", y: "share of driven days"}
+	for _, a := range p.Amounts {
+		fmt.Fprintf(b, "<tr><td>%g<td>%.2f", a.Slack, a.Bits)
+		for _, c := range a.Curves {
+			fmt.Fprintf(b, "<td>%.2f", c.AUC)
 		}
-		ch.series = append(ch.series, s)
+		b.WriteString("</tr>\n")
+		ch.series = append(ch.series, detection(fmt.Sprintf("slack %g", a.Slack), a.Curves[last]))
 	}
 	fmt.Fprintf(b, "</table>\n%s", ch.svg())
 }

@@ -13,15 +13,20 @@ import (
 // TestThePageNeedsNothingElse: a report is one file without addresses to fetch or
 // scripts, has its charts and tables, and is the same for the same seed.
 func TestThePageNeedsNothingElse(t *testing.T) {
-	h := Home{"<home>", synthetic(7)}
+	h := Home{"<home>", synthetic(11)}
 	g := Grid{Policies: []string{"veil", "hold", "none"}, Stops: []int{0, 2}, Capacities: []battery.WattHours{4000}, Powers: []battery.Watts{3000}, Seeds: 1, First: 1, Learn: 4}
 	page := func() string {
 		p, err := Report(context.Background(), h, g, MadeVisits(20, 1))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if p.Leak == nil || len(p.EV) != len(EVTests()) || len(p.Means) != 4 {
-			t.Fatalf("%d policies, %d tests of a car, leak %v", len(p.Means), len(p.EV), p.Leak)
+		if p.Leak == nil || len(p.EV) != len(EVTests()) || len(p.Means) != 4 || len(p.Amounts) != len(AmountTests()) {
+			t.Fatalf("%d policies, %d and %d tests of a car, leak %v", len(p.Means), len(p.EV), len(p.Amounts), p.Leak)
+		}
+		for i, a := range p.Amounts {
+			if a.Missing > 1 || i > 0 && a.Bits >= p.Amounts[i-1].Bits {
+				t.Errorf("slack of %g sessions: %.3f bits a night, cars lack %.0f Wh", a.Slack, a.Bits, a.Missing)
+			}
 		}
 		return p.HTML()
 	}
@@ -30,7 +35,7 @@ func TestThePageNeedsNothingElse(t *testing.T) {
 	if m := regexp.MustCompile(`(?i)(://|<script|<link|@import|src=|href=|url\()`).FindString(bare); m != "" {
 		t.Errorf("the page has %q", m)
 	}
-	if strings.Contains(text, "<home>") || strings.Contains(text, "NaN") || strings.Count(text, "<svg") != 4 || strings.Count(text, "<table") != 2 {
+	if strings.Contains(text, "<home>") || strings.Contains(text, "NaN") || strings.Count(text, "<svg") != 5 || strings.Count(text, "<table") != 3 {
 		t.Errorf("%d charts and %d tables, or a name that was not escaped", strings.Count(text, "<svg"), strings.Count(text, "<table"))
 	}
 	if *long && text != page() {

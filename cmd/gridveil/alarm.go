@@ -64,17 +64,3 @@ func printAlarms(w io.Writer, all []node.Alarm) error {
 	}
 	return t.Flush()
 }
-
-func storeCommand() *cobra.Command {
-	return group("store", "The node's database", &cobra.Command{
-		Use: "check", Short: "Read the whole store and verify every value", Args: noArgs,
-		Long: "Re-hashes every commit and opens every value, through the running node or, if none runs, by itself.\nExit code 0: sound; 1: damaged or not readable.",
-		RunE: func(c *cobra.Command, _ []string) error {
-			if err := node.CheckStore(c.Context(), data(c)); err != nil {
-				return err
-			}
-			fmt.Fprintln(c.OutOrStdout(), "the store is sound")
-			return nil
-		},
-	})
-}

@@ -70,8 +70,17 @@ func printBattery(w io.Writer, s gateway.BatteryStatus) error {
 	if s.Ordered != nil && s.Until != nil {
 		fmt.Fprintf(t, "your command\t%s until %s\n", doing(*s.Ordered), s.Until.Local().Format("15:04"))
 	}
+	if x := s.Car; x != nil {
+		fmt.Fprintf(t, "car\tmoved %d times, %.0f min, in the last 24 hours\n", x.Times, x.Mins)
+		if x.Alone != "" {
+			fmt.Fprintf(t, "\tleft alone now: %s\n", x.Alone)
+		}
+	}
 	if r.Reason != "" {
 		fmt.Fprintf(t, "note\t%s\n", r.Reason)
+	}
+	for _, x := range s.Trouble {
+		fmt.Fprintf(t, "trouble\t%s. %s\n\tnext: %s\n", x.Title, x.Text, x.Next)
 	}
 	return t.Flush()
 }

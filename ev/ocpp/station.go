@@ -141,6 +141,10 @@ func (st *Station) Stop(ctx context.Context, transaction string) error {
 	return st.order(ctx, func(d Dialect) (Request, error) { return d.Stop(transaction) })
 }
 
+// begun is how long ago every limit begins: a station whose clock is behind would
+// otherwise fall back to its default until its clock comes to the limit's begin.
+const begun = 5 * time.Minute
+
 // Limit sets what the car on an EVSE may draw, in watts >= 0 (0 pauses), until
 // a time; the zero time means until the transaction ends. After that the
 // station's default profile holds, so a limit that protects a fuse must be
@@ -151,7 +155,7 @@ func (st *Station) Limit(ctx context.Context, evse int, watts int64, until time.
 	}
 	now := st.srv.cfg.Clock.Now()
 	st.mu.Lock()
-	l := Limit{EVSE: evse, Transaction: st.running[evse], Watts: watts, From: now, Until: until, Traits: st.traits}
+	l := Limit{EVSE: evse, Transaction: st.running[evse], Watts: watts, From: now.Add(-begun), Until: until, Traits: st.traits}
 	st.mu.Unlock()
 	err := st.order(ctx, func(d Dialect) (Request, error) { return d.Limit(l), nil })
 	if err == nil {
@@ -170,7 +174,7 @@ func (st *Station) DefaultLimit(ctx context.Context, watts int64) error {
 	}
 	st.mu.Lock()
 	st.defaultW = watts
-	l := Limit{Watts: watts, Default: true, From: st.srv.cfg.Clock.Now(), Traits: st.traits}
+	l := Limit{Watts: watts, Default: true, From: st.srv.cfg.Clock.Now().Add(-begun), Traits: st.traits}
 	st.mu.Unlock()
 	return st.order(ctx, func(d Dialect) (Request, error) { return d.Limit(l), nil })
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -203,8 +204,11 @@ func (n *Node) open() error {
 	if err := os.MkdirAll(n.cfg.Dir, 0o700); err != nil {
 		return fmt.Errorf("create directory of the cluster: %w", err)
 	}
+	err := n.claim()
+	if err != nil {
+		return err
+	}
 	ln := n.cfg.Listener
-	var err error
 	if ln == nil {
 		if ln, err = net.Listen("tcp", n.cfg.Address); err != nil {
 			return fmt.Errorf("listen for the cluster: %w", err)
@@ -232,6 +236,22 @@ func (n *Node) open() error {
 		return fmt.Errorf("start cluster member: %w", err)
 	}
 	n.raft.Store(r)
+	return nil
+}
+
+// claim keeps a copied folder from being used: two members with one raft log
+// could vote twice.
+func (n *Node) claim() error {
+	file := filepath.Join(n.cfg.Dir, "member")
+	b, err := os.ReadFile(file)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return os.WriteFile(file, []byte(n.self), 0o600)
+	case err != nil:
+		return fmt.Errorf("read directory of the cluster: %w", err)
+	case string(b) != string(n.self):
+		return fmt.Errorf("%s is the raft log of another machine\nnext: delete that folder, and let this machine take over what the others have", n.cfg.Dir)
+	}
 	return nil
 }
 

@@ -31,6 +31,7 @@ type fleet struct {
 	members []*member
 	tune    func(*writer.Config) // nil: small, and the scene's policy
 	list    []cluster.Member
+	beside  bool // each member keeps its shelf in step
 
 	mu       sync.Mutex
 	cut      map[string]bool // addresses that nobody reaches and that reach nobody
@@ -49,6 +50,7 @@ type member struct {
 	no      int
 	key     ed25519.PrivateKey
 	address string
+	shelf   *shelf
 
 	mu    sync.Mutex
 	node  *cluster.Node // nil while it is down
@@ -72,11 +74,17 @@ func emptyFleet(t testing.TB, s *scene.Scene) *fleet {
 }
 
 func (f *fleet) start(n int) {
+	for i := range n {
+		f.newMember(i)
+	}
+	f.startMembers()
+}
+
+func (f *fleet) startMembers() {
 	f.t.Helper()
 	t := f.t
 	var lns []net.Listener
-	for i := range n {
-		m := f.newMember(i)
+	for _, m := range f.members {
 		ln := listen(t, m)
 		lns = append(lns, ln)
 		f.list = append(f.list, cluster.Member{ID: cluster.ID(m.key.Public().(ed25519.PublicKey)), Address: m.address})
@@ -95,7 +103,7 @@ func (f *fleet) kill() {
 }
 
 func (f *fleet) newMember(no int) *member {
-	m := &member{f: f, no: no, key: f.tw.Scene.Key()}
+	m := &member{f: f, no: no, key: f.tw.Scene.Key(), shelf: &shelf{}}
 	f.members = append(f.members, m)
 	return m
 }
@@ -129,8 +137,12 @@ func (m *member) open(ln net.Listener) {
 	if m.f.tune != nil {
 		m.f.tune(&w)
 	}
-	n, err := cluster.Open(cluster.Config{Writer: w, Dir: w.Dir + "-cluster", Key: m.key, Address: m.address, Listener: ln,
-		Members: m.f.list[:3], ElectionTimeout: election, Dial: m.dial})
+	cfg := cluster.Config{Writer: w, Dir: w.Dir + "-cluster", Key: m.key, Address: m.address, Listener: ln,
+		Members: m.f.list[:3], ElectionTimeout: election, Dial: m.dial}
+	if m.f.beside {
+		cfg.Beside = m.shelf
+	}
+	n, err := cluster.Open(cfg)
 	if err != nil {
 		m.f.t.Fatal(err)
 	}

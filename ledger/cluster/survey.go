@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,25 +34,35 @@ const (
 	askTimeout = 2 * time.Second
 )
 
-// heard is when each member answered last.
+// heard is the newest survey, and when each member answered last.
 type heard struct {
-	mu sync.Mutex
-	at map[string]time.Time
+	mu   sync.Mutex
+	at   map[string]time.Time
+	list []Standing
 }
 
-func (h *heard) note(id string, now time.Time) {
+// note keeps a survey and fills in the times of the answers.
+func (h *heard) note(list []Standing, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.at == nil {
 		h.at = map[string]time.Time{}
 	}
-	h.at[id] = now
+	for i := range list {
+		if list[i].Answers {
+			h.at[list[i].ID] = now
+		}
+		list[i].Heard = h.at[list[i].ID]
+	}
+	h.list = slices.Clone(list)
 }
 
-func (h *heard) last(id string) time.Time {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.at[id]
+// Known is what the newest survey found, at most some seconds old; nil before the
+// first one. It asks nobody.
+func (n *Node) Known() []Standing {
+	n.heard.mu.Lock()
+	defer n.heard.mu.Unlock()
+	return slices.Clone(n.heard.list)
 }
 
 // watch asks the others from time to time, so that their last answers are known.
@@ -85,15 +96,22 @@ func (n *Node) Survey(ctx context.Context) []Standing {
 				s, err = n.ask(ctx, m)
 			}
 			s.Member, s.Answers = m, err == nil
-			if err == nil {
-				n.heard.note(m.ID, time.Now())
-			}
-			s.Heard = n.heard.last(m.ID)
 			out[i] = s
 		})
 	}
 	wg.Wait()
+	n.heard.note(out, time.Now())
 	return out
+}
+
+// Behind is how many entries and changes the furthest member has beyond one that
+// answers.
+func Behind(list []Standing, s Standing) uint64 {
+	var entries, changes uint64
+	for _, x := range list {
+		entries, changes = max(entries, x.Size), max(changes, x.Beside)
+	}
+	return entries - s.Size + changes - s.Beside
 }
 
 // standing is how this member does.

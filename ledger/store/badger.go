@@ -79,7 +79,11 @@ func cut(first uint64, entries [][]byte, limit int) []chunk {
 		at := first + uint64(i)
 		last := len(out) - 1
 		if last < 0 || at%tile.Width == 0 || len(out[last].frames)+2+len(e) > limit {
-			out = append(out, chunk{first: at})
+			room := 0
+			for _, e := range entries[i:min(uint64(len(entries)), uint64(i)+tile.Width-at%tile.Width)] {
+				room += 2 + len(e)
+			}
+			out = append(out, chunk{first: at, frames: make([]byte, 0, min(room, max(limit, 2+len(e))))})
 			last++
 		}
 		out[last].frames = ledger.AppendBundle(out[last].frames, e)

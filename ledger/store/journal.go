@@ -194,25 +194,32 @@ func checksum(parts ...[]byte) uint32 {
 // encode is "GVJ1" len:u32 first:u64 count:u32 crc32c:u32, then the framed
 // entries and the root; with a key the latter two are sealed.
 func (j *journal) encode(r *record) []byte {
-	var payload []byte
+	n := len(r.root)
+	for _, e := range r.entries {
+		n += 2 + len(e)
+	}
+	magic, size := journalMagic, n
+	if j.aead != nil {
+		magic, size = sealedMagic, n+j.aead.Overhead()
+	}
+	b := make([]byte, 0, journalHead+size)
+	b = append(b, magic...)                                      // 0
+	b = binary.BigEndian.AppendUint32(b, uint32(size))           // 4
+	b = binary.BigEndian.AppendUint64(b, r.first)                // 8
+	b = binary.BigEndian.AppendUint32(b, uint32(len(r.entries))) // 16
+	head, payload := b, b[journalHead:journalHead]
+	if j.aead != nil {
+		payload = make([]byte, 0, n)
+	}
 	for _, e := range r.entries {
 		payload = ledger.AppendBundle(payload, e)
 	}
 	payload = append(payload, r.root[:]...)
-	magic, n := journalMagic, len(payload)
 	if j.aead != nil {
-		magic, n = sealedMagic, len(payload)+j.aead.Overhead()
+		payload = j.aead.Seal(b[journalHead:journalHead], nil, payload, head)
 	}
-	b := make([]byte, 0, journalHead+n)
-	b = append(b, magic...)                                      // 0
-	b = binary.BigEndian.AppendUint32(b, uint32(n))              // 4
-	b = binary.BigEndian.AppendUint64(b, r.first)                // 8
-	b = binary.BigEndian.AppendUint32(b, uint32(len(r.entries))) // 16
-	if j.aead != nil {
-		payload = j.aead.Seal(nil, nil, payload, b)
-	}
-	b = binary.BigEndian.AppendUint32(b, checksum(b, payload)) // 20
-	return append(b, payload...)
+	binary.BigEndian.AppendUint32(head, checksum(head, payload)) // 20
+	return b[:journalHead+size]
 }
 
 // resume goes on writing after the last good record of segment seg. What stood

@@ -121,6 +121,8 @@ type Battery struct {
 	EfficiencyPct int `toml:"efficiency_pct"`
 	// RampWPerS is how fast the mask changes the battery's power, in watts per second; 0 as fast as the inverter can.
 	RampWPerS int `toml:"ramp_w_per_s"`
+	// LeaveCar keeps the mask from moving the power of a charging car within what its driver agreed to. Default false.
+	LeaveCar bool `toml:"leave_car"`
 }
 
 // PV is the roof.

@@ -39,6 +39,13 @@ func TestMistakesAreNamedWithPlaceAndNearestKey(t *testing.T) {
 		{"a battery that is all reserve", "role = \"gateway\"\n[battery]\ncapacity_wh = 5000\nreserve_wh = 5000", `x.toml:4:14: battery.reserve_wh: want 0 to less than the highest charge (5000 Wh), got 5000`},
 		{"an address of a modelled battery", "role = \"gateway\"\n[battery]\naddress = \"tcp://h:502\"", `x.toml:3:11: battery.address: an address is for driver "sunspec"`},
 		{"an inverter of no known size", "role = \"gateway\"\n[meter]\nsource = \"sim\"\n[battery]\ndriver = \"sunspec\"\naddress = \"tcp://h:502\"", `battery.capacity_wh: driver "sunspec" needs the usable capacity`},
+		{"a cluster without an address", "role = \"aggregator\"\n[ledger.cluster]\nmembers = [\"x\"]", `ledger.cluster.members: the cluster is off without ledger.cluster.address`},
+		{"a cluster of two", "role = \"aggregator\"\n[ledger.cluster]\naddress = \"a:1\"\nmembers = [\"x\", \"y\"]", `ledger.cluster.members: want the 3 or 5 machines that found the cluster, got 2`},
+		{"a machine without a key", "role = \"aggregator\"\n[ledger.cluster]\naddress = \"a:1\"\nmembers = [\"carol c:1\"]", `ledger.cluster.members[0]: want a machine's key and address such as`},
+		{"a machine twice", "role = \"aggregator\"\n[ledger.cluster]\naddress = \"a:1\"\nmembers = [\"" + strings.Repeat("0a", 32) + " a:1\", \"" + strings.Repeat("0b", 32) + " a:1\"]", `ledger.cluster.members[1]: has the key or address of ledger.cluster.members[0]`},
+		{"a cluster that nobody reaches", "role = \"aggregator\"\n[ledger.cluster]\naddress = \"0.0.0.0:7090\"", `ledger.cluster.address: want where the other machines reach this one`},
+		{"a cluster of wallets", "role = \"wallet\"\n[ledger.cluster]\naddress = \"a:1\"", `ledger.cluster.address: only an aggregator runs on several machines`},
+		{"a hasty cluster", "role = \"aggregator\"\n[ledger.cluster]\naddress = \"a:1\"\nelection = \"1ms\"", `ledger.cluster.election: want 200 to 60000, got 1`},
 		{"p1 without address", "role = \"gateway\"\n[meter]\nsource = \"p1\"", `needs an address`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -11,7 +11,6 @@ import (
 	"gridveil/node/clock"
 	"gridveil/node/gateway"
 	"gridveil/node/headend"
-	"gridveil/node/ssn"
 	"gridveil/node/utility"
 )
 
@@ -206,13 +205,4 @@ func (s *Scene) utility(name string) *utility.Utility {
 
 func (s *Scene) gateway(m *Member) *gateway.Gateway {
 	return m.Node().Role.(*gateway.Gateway) // the cast gives homes this role
-}
-
-func (s *Scene) substation(name string) (*ssn.SSN, bool) {
-	n := s.Get(name).Node()
-	if n == nil {
-		return nil, false
-	}
-	r, ok := n.Role.(*ssn.SSN)
-	return r, ok
 }

@@ -13,7 +13,7 @@ import (
 	"gridveil/node/store"
 )
 
-var long = flag.Bool("long", false, "run the test of the whole dial")
+var long = flag.Bool("long", false, "run the tests of the whole dial and of a wallbox that hangs")
 
 // TestWithOnePriceTheDialHasNothingToSell: every stop is the private one, and what
 // leaks is rated.

@@ -56,10 +56,13 @@ func New(ctx context.Context, env *role.Env, hw Hardware) (*Gateway, error) {
 	}
 	g.batteryCommands()
 	if env.Config.Hosts() {
-		if g.hosting, err = newHosting(env, g.journal, g.mask.setPlan); err != nil {
+		if g.hosting, err = newHosting(env, g.journal, g.mask); err != nil {
 			return nil, fmt.Errorf("wallbox: %w", err)
 		}
 		g.hosting.heed(g.signals)
+		if g.mask != nil {
+			g.mask.replan = g.hosting.replan
+		}
 		if g.house != nil && clock.Pace(env.Clock) != nil {
 			g.house.ordered, g.hosting.stepped = g.hosting.ordered, true
 		}

@@ -171,6 +171,9 @@ func (o flexOffer) from() int64 {
 	return x.From
 }
 
+// ends is when the last slot of an offer is over.
+func (o flexOffer) ends() time.Time { return time.UnixMilli(o.from() + pool.Slots*pool.SlotMS) }
+
 func (h *hosting) inTime(x *pool.Flex, now time.Time) bool {
 	return now.Add(flexLead-time.Minute).UnixMilli() < x.From
 }

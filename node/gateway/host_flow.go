@@ -43,17 +43,6 @@ func (g *Gateway) observe(f meter.Frame, at time.Time, watts battery.Watts) {
 	g.hosting.sample(m)
 }
 
-// setPlan tells the mask what the car does and how far it may be moved; a house
-// without battery has no mask.
-func (m *mask) setPlan(s battery.EVState) {
-	if m == nil {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.plan = s
-}
-
 // samples are the house's registers minute by minute, as far back as an open
 // bill or the memory of the battery needs them.
 type samples struct {

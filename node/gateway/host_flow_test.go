@@ -129,6 +129,7 @@ func TestWishesDecideThePower(t *testing.T) {
 		{"giving when asked", want{Give: 1_000_000, OnCall: true}, ev.Energy{}, 4_000, 0, 0},
 		{"no more than asked", wantMWh(1_000_000, time.Time{}), ev.Energy{Grid: 1_000_000}, 500, 0, 0},
 		{"in time", wantMWh(10_000_000, now.Add(time.Hour)), ev.Energy{}, 500, 9_900, 11_000},
+		{"a small rest", wantMWh(10_000_000, now.Add(2*time.Hour)), ev.Energy{Grid: 9_990_000}, 500, 4_140, 4_140},
 		{"the fuse", want{}, ev.Energy{}, 14_000, 0, 4_100},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -137,8 +138,8 @@ func TestWishesDecideThePower(t *testing.T) {
 			h.samples.marks = []gauges{{At: now, MeterW: c.meterW}}
 			v := &visit{rec: record{Want: c.want, Agreed: &agreed{Discharge: true}}}
 			v.s.Payer, v.s.Energy = ev.Guest, c.energy
-			if d := ev.Resolve(h.demand(v, now)); d.W < c.lo || d.W > c.hi {
-				t.Errorf("power: %d W, want %d to %d", d.W, c.lo, c.hi)
+			if w := h.coarse(ev.Resolve(h.demand(v, now)).W); w < c.lo || w > c.hi {
+				t.Errorf("power: %d W, want %d to %d", w, c.lo, c.hi)
 			}
 		})
 	}

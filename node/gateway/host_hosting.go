@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"gridveil/battery"
 	"gridveil/ev/guest"
 	"gridveil/ev/ocmf"
 	"gridveil/ev/ocpp"
@@ -56,8 +55,8 @@ type hosting struct {
 	srv     *ocpp.Server
 	door    *guest.Door // nil unless guests are welcome
 	outbox  store.Outbox
-	mailbag store.Outbox // receipts for drivers who left
-	onPlan  func(battery.EVState)
+	mailbag store.Outbox   // receipts for drivers who left
+	mask    *mask          // nil without battery
 	signals outside        // nil: nobody outside is heard
 	key     ocmf.PublicKey // pinned meter key, zero if none
 	network [16]byte
@@ -81,19 +80,17 @@ type hosting struct {
 	cert    *pool.MeterCert // of the pinned meter, nil while sessions are not offered to the pool
 	// discharging says that the newest order that the wallbox took is a discharge.
 	discharging bool
+	took        limitTaken
 }
 
-// newHosting opens the hosting half of the gateway. onPlan is told what the car
-// does and may do, for the mask; nil ignores it.
-func newHosting(env *role.Env, j *journal, onPlan func(battery.EVState)) (*hosting, error) {
-	return openHosting(env, j, ask.Operators{Env: env}, onPlan)
+// newHosting opens the hosting half of the gateway. m is told how far it may move the
+// car, and asked how far it wants to; nil without battery.
+func newHosting(env *role.Env, j *journal, m *mask) (*hosting, error) {
+	return openHosting(env, j, ask.Operators{Env: env}, m)
 }
 
-func openHosting(env *role.Env, j *journal, ops operators, onPlan func(battery.EVState)) (*hosting, error) {
-	if onPlan == nil {
-		onPlan = func(battery.EVState) {}
-	}
-	h := &hosting{env: env, journal: j, ops: ops, outbox: env.Store.Outbox("settle"), mailbag: env.Store.Outbox("mail"), onPlan: onPlan, network: [16]byte(env.ID.Bundle.Network),
+func openHosting(env *role.Env, j *journal, ops operators, m *mask) (*hosting, error) {
+	h := &hosting{env: env, journal: j, ops: ops, outbox: env.Store.Outbox("settle"), mailbag: env.Store.Outbox("mail"), mask: m, network: [16]byte(env.ID.Bundle.Network),
 		kick: make(chan struct{}, 1), send: make(chan struct{}, 1), post: make(chan struct{}, 1), command: make(chan struct{}, 1), visits: map[visitID]*visit{}, v2x: true}
 	if text := env.Config.EVSE.MeterKey; text != "" {
 		key, err := ocmf.ParseKey(text)

@@ -232,6 +232,9 @@ func (h *hosting) ingest(_ context.Context, station string, e ev.Event) error {
 	if v.s.TransactionID == e.TransactionID && e.TransactionID != "" {
 		v.rec.Heard = now.UnixMilli()
 		v.merge(e)
+		if len(e.Samples) > 0 {
+			v.heard = now
+		}
 	}
 	if v.s.State.Running() && len(e.Samples) > 0 {
 		h.progress(t)
@@ -279,7 +282,7 @@ func (v *visit) merge(e ev.Event) {
 func (h *hosting) follow(v *visit, before ev.State) {
 	if v == h.current && v.s.State >= ev.EndedState {
 		h.current = h.blank(v.s.Plugged)
-		h.informMask(nil)
+		h.mask.setCar(carPlan{why: carNoCar})
 	}
 	if v == h.current && before == ev.Idle && v.s.State == ev.Plugged && h.door == nil {
 		if err := h.startOwn(h.env.Clock.Now(), false); err != nil {
@@ -325,6 +328,8 @@ type order struct {
 	code        string
 	transaction string
 	watts       int64
+	moved       bool      // by the mask, away from the plan
+	since       time.Time // it is wanted
 	notBefore   time.Time
 }
 
@@ -340,6 +345,7 @@ const firstLimit = 10 * time.Minute
 // holds mu.
 func (h *hosting) addOrder(o order) {
 	h.orders = slices.DeleteFunc(h.orders, func(x order) bool { return x.visit == o.visit && x.kind == o.kind })
+	o.since = h.env.Clock.Now()
 	h.orders = append(h.orders, o)
 	poke(h.command)
 }
@@ -461,6 +467,7 @@ func (h *hosting) answered(o order, err error) {
 	case err == nil:
 		if o.kind == orderPower {
 			h.discharging = o.watts < 0
+			h.tookLimit(o)
 		}
 		h.orders = slices.Delete(h.orders, i, i+1)
 	case errors.As(err, &refused) && o.kind == orderPower && o.watts < 0:

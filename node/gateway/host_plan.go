@@ -3,7 +3,6 @@ package gateway
 import (
 	"time"
 
-	"gridveil/battery"
 	"gridveil/ev"
 	"gridveil/ev/sched"
 	"gridveil/node/signal"
@@ -37,23 +36,22 @@ func (h *hosting) plan(t *turn) {
 	if v.s.Payer == ev.Guest && v.rec.Want.Give > 0 && h.mayDischarge(v) && v.s.Locked == 0 {
 		h.lockNotes(t) // at once, not when the energy is wanted: change takes minutes to come
 	}
-	t.session(ev.Limit{W: d.W / roundW * roundW})
-	h.informMask(&d)
+	t.session(ev.Limit{W: h.masked(t, demand, h.coarse(d.W))})
 	h.offerFlex(t)
+}
+
+// coarse rounds a set point towards 0, but not below what a car charges with.
+func (h *hosting) coarse(w int64) int64 {
+	least := int64(leastAmpere * volt * h.phases())
+	if w >= least {
+		return max(least, w/roundW*roundW)
+	}
+	return w / roundW * roundW
 }
 
 // firstPower is what a transaction may draw before its first reading.
 func (h *hosting) firstPower(v *visit, now time.Time) int64 {
-	return max(0, ev.Resolve(h.demand(v, now)).W/roundW*roundW)
-}
-
-// informMask tells the battery mask what the car does and how far it may be moved.
-func (h *hosting) informMask(d *ev.Decision) {
-	if d == nil {
-		h.onPlan(battery.EVState{})
-		return
-	}
-	h.onPlan(battery.EVState{Plugged: true, Plan: battery.Watts(d.W), Lo: battery.Watts(d.Lo), Hi: battery.Watts(d.Hi), Step: battery.Watts(volt * h.phases())})
+	return max(0, h.coarse(ev.Resolve(h.demand(v, now)).W))
 }
 
 // demand gathers everything that wants to decide.
@@ -62,11 +60,7 @@ func (h *hosting) demand(v *visit, now time.Time) ev.Demand {
 	now = now.Truncate(time.Minute) // a plan holds for a minute and does not depend on when in it it is made
 	c := h.env.Config
 	maxW := int64(c.EVSE.MaxW)
-	house := int64(0)
-	if n := len(h.samples.marks); n > 0 {
-		g := h.samples.marks[n-1]
-		house = g.MeterW - g.CarW
-	}
+	house := h.houseNow()
 	ampere := int64(volt * h.phases())    // W
 	wallbox := (maxW + ampere/2) / ampere // "11 kW" is 16 A: the plan keeps to the watts
 	fuse := max(0, int64(c.Meter.ConnectionLimitW)-max(0, house)) / ampere
@@ -89,6 +83,15 @@ func (h *hosting) demand(v *visit, now time.Time) ev.Demand {
 		d.HasSoC, d.SoC, d.FloorSoC = true, v.readings[r-1].SoCPermille, socFloor
 	}
 	return d
+}
+
+// houseNow is what the house draws without the car by the newest sample, W.
+func (h *hosting) houseNow() int64 {
+	n := len(h.samples.marks)
+	if n == 0 {
+		return 0
+	}
+	return h.samples.marks[n-1].MeterW - h.samples.marks[n-1].CarW
 }
 
 // heard is what holds at now of what grid, utility and aggregator signalled. On an
@@ -163,8 +166,12 @@ func (h *hosting) charge(v *visit, now time.Time, maxW, surplusW int64) int64 {
 		return maxW // without a proven plan the car simply charges
 	}
 	share := p.Shares[0].Res + p.Shares[0].Grid
+	if share == 0 {
+		return 0
+	}
 	left := max(slotMS-now.UnixMilli()%slotMS, 60_000)
-	return min(maxW, share*3600/left)
+	least := int64(leastAmpere * volt * h.phases()) // a rest that asks for less would never be charged
+	return min(maxW, max(share*3600/left, least))
 }
 
 // slots are the steps until departure. The roof is taken to go on as now for an

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	mrand "math/rand/v2"
 	"net"
 	"os"
@@ -17,11 +18,13 @@ import (
 	"testing"
 	"time"
 
+	"gridveil/battery"
 	"gridveil/ev/evsim"
 	"gridveil/mesh/member"
 	"gridveil/node/clock"
 	"gridveil/node/config"
 	"gridveil/node/identity"
+	"gridveil/node/plant"
 	"gridveil/node/role"
 	"gridveil/node/store"
 	"gridveil/node/wallet"
@@ -53,6 +56,9 @@ type scene struct {
 	loadW    int64
 	pvW      int64
 	carW     int64
+	battery  *battery.Store // nil: the house has none
+	flowed   plant.Registers
+	metered  []int64 // power at the meter, minute by minute
 	ocpp     string
 	door     string
 	onHost   func(*hosting)
@@ -89,6 +95,7 @@ type sceneOptions struct {
 	wallet     func(*config.Config)
 	version    string
 	speed      float64 // 0 means speed
+	batteryWh  int     // 0: none; else its mask holds the meter, with 3 kW
 }
 
 func newScene(t *testing.T, o sceneOptions) *scene {
@@ -119,7 +126,12 @@ func newScene(t *testing.T, o sceneOptions) *scene {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if o.batteryWh > 0 {
+		spec := battery.Reference(battery.WattHours(o.batteryWh), 3000)
+		s.battery = &battery.Store{Spec: spec, E: spec.Capacity / 2}
+	}
 	s.home = s.newNode("gateway", func(c *config.Config) {
+		c.Battery.Policy = "veil"
 		c.EVSE = config.EVSE{Listen: s.ocpp, MaxW: 11_000, Station: "box", MeterKey: hex.EncodeToString(pub)}
 		c.Hosting.Enabled, c.Hosting.Listen = true, s.door
 		if o.unsigned {
@@ -226,7 +238,13 @@ func (s *scene) startHost() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	h, err := openHosting(s.home.env, j, s.market, nil)
+	var m *mask
+	if s.battery != nil {
+		if m, err = newMask(s.t.Context(), s.home.env, s.battery.Spec, sharedPrior); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	h, err := openHosting(s.home.env, j, s.market, m)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -284,7 +302,8 @@ func (s *scene) minute(end time.Time) {
 	car := s.cp.Step(end.Add(-time.Minute), time.Minute)
 	s.mu.Lock()
 	s.carW = car
-	net := s.loadW + car - s.pvW
+	net := s.loadW + car - s.pvW - s.mask(end, car)
+	s.metered = append(s.metered, net)
 	s.g.At = end
 	s.g.PV += s.pvW * 1000 / 60
 	if net >= 0 {
@@ -299,6 +318,21 @@ func (s *scene) minute(end time.Time) {
 	for i := 0; i < 50 && s.cp.Status().Queued > 0 && s.cp.Status().Online; i++ {
 		time.Sleep(time.Millisecond) // the wallbox's messages are on a real socket
 	}
+}
+
+// mask is what the battery gives in the minute before end, W. The caller holds mu.
+func (s *scene) mask(end time.Time, car int64) int64 {
+	if s.battery == nil {
+		return 0
+	}
+	begin := end.Add(-time.Minute)
+	b := s.host.mask.step(plant.Flow{At: begin.Add(plant.Reaction), Load: float64(s.loadW), PV: float64(s.pvW), Car: float64(car), Stored: s.battery.E, Last: s.flowed})
+	b = battery.Watts(math.Round(float64(b)))
+	s.battery.Apply(b, time.Minute)
+	s.flowed = plant.Registers{MeterW: float64(s.loadW + car - s.pvW - int64(b)), CarW: float64(car), BatteryW: float64(b)}
+	s.g.BattOut += max(int64(b), 0) * 1000 / 60
+	s.g.BattIn += max(-int64(b), 0) * 1000 / 60
+	return int64(b)
 }
 
 func (s *scene) weather(loadW, pvW int64) {

@@ -142,7 +142,7 @@ func (t *turn) output(o ev.Output) {
 	case ev.StopTransaction:
 		t.orders = append(t.orders, order{visit: v.rec.ID, kind: orderStop, transaction: o.TransactionID})
 	case ev.SetPower:
-		t.orders = append(t.orders, order{visit: v.rec.ID, kind: orderPower, watts: o.W})
+		t.orders = append(t.orders, order{visit: v.rec.ID, kind: orderPower, watts: o.W, moved: v.away})
 	case ev.Report:
 		t.report()
 	case ev.Finish:

@@ -113,6 +113,7 @@ func (h *hosting) full(v *visit) web.Session {
 		s.Steps = append(s.Steps, web.Event{At: time.UnixMilli(st.At).UTC(), Kind: st.Kind, Text: st.Text})
 	}
 	s.Intervals = h.intervals(v)
+	s.Masked = web.CarMoves{Times: v.rec.Moves.Times, Minutes: v.rec.Moves.Mins}
 	if f := v.rec.Flex; f != nil {
 		s.Offered, s.Moved = f.Line != nil || slices.ContainsFunc(f.Offers, func(o flexOffer) bool { return o.State == flexTaken }), f.Followed
 	}
@@ -267,13 +268,17 @@ func (h *hosting) knows(v *visit) []web.Knows {
 	if f := v.rec.Flex; f != nil && f.Followed {
 		aggregator.Learned += ", the meter's signed record, since it proves what the grid operator paid for"
 	}
-	return []web.Knows{
+	list := []web.Knows{
 		{Party: "this house", Learned: "authorised, energy, amount", NotLearned: driver, Because: "the certificate travels sealed to the aggregator"},
 		aggregator,
 		{Party: "the driver's utility", Learned: "contract, day, energy, amount", NotLearned: "house, zone, hour", Because: "a bill line has no field for them"},
 		{Party: "this house's utility", Learned: "nothing of this session", NotLearned: "that a guest was here", Because: "the house is paid in blind notes"},
 		{Party: "the ledger", Learned: "one hidden amount of one utility's day", NotLearned: "everything else", Because: "the entry is a commitment"},
 	}
+	if v.rec.Moves.Times > 0 {
+		list = append(list, web.Knows{Party: "the driver", Learned: "at which moments the car charged slower or faster: the house asked for more than its battery gives, or for less than it takes", NotLearned: "what for", Because: "the car feels its power change; battery.leave_car turns that off"})
+	}
+	return list
 }
 
 // Counts are the sessions by outcome, for the demonstration's summary.
@@ -337,6 +342,16 @@ func (g *Gateway) carWatts() float64 {
 }
 
 // errNoWallbox is the answer of a gateway that hosts no cars.
+// carDrawn is what the car draws now, for the mask of a real house.
+func (g *Gateway) carDrawn() float64 {
+	if g.hosting == nil {
+		return 0
+	}
+	g.hosting.mu.Lock()
+	defer g.hosting.mu.Unlock()
+	return float64(g.hosting.drawn())
+}
+
 var errNoWallbox = errors.New("this gateway has no wallbox: set evse.listen in the configuration")
 
 // GuestLink is today's link for guests, see hosting.guestLink.

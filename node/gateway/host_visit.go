@@ -41,6 +41,11 @@ type visit struct {
 	// readings are those of the running transaction, for the running bill; the
 	// final one folds the stored events anew.
 	readings []ev.Reading
+	heard    time.Time // when the wallbox last told the car's power
+	// away says that the mask holds the car's limit away from its plan, planned when
+	// that was last decided, leftAlone until when the mask may not.
+	away               bool
+	planned, leftAlone time.Time
 	// closes caches when intake ends, for the events heard until then.
 	closes struct {
 		heard int64
@@ -68,6 +73,7 @@ type record struct {
 	Mailed  [][]byte   `json:",omitempty"` // ids in the mailbag, once it was put there
 	Outcome outcome
 	Steps   []step
+	Moves   moves // of the mask
 }
 
 // agreed is what both sides signed before the first Wh, and what opens it.

@@ -55,11 +55,6 @@ func (j *journal) record(tx *store.Tx, e leak.Entry) error {
 	return tx.Set(store.SpaceJournal.Key(store.U64(j.seq)), e.Store())
 }
 
-// note is record in an update of its own.
-func (j *journal) note(e leak.Entry) error {
-	return j.st.Update(func(tx *store.Tx) error { return j.record(tx, e) })
-}
-
 // day is what left on the day of t.
 func (j *journal) day(t time.Time) leak.View {
 	j.mu.Lock()

@@ -31,10 +31,15 @@ type mask struct {
 	car    func() float64
 	fresh  chan struct{} // a reading came
 	turned chan struct{} // the dial was
+	// replan has a new wish for the car carried out at once; nil without wallbox. It
+	// takes the lock of the hosting half, which is never taken under mu.
+	replan func()
 
 	mu     sync.Mutex
 	ctl    *battery.Controller
-	plan   battery.EVState
+	plan   carPlan
+	wish   battery.Watts // by which the mask wants the car away from its plan
+	wished time.Time     // when it last said so
 	orders orders
 	memory memory
 	meter  metered // of a real meter
@@ -128,21 +133,57 @@ func (m *mask) decide(o battery.Obs, car battery.Watts) battery.Watts {
 	price := m.price(s, o.Time)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	o.EV = m.plan
-	o.EV.Plan, o.EV.Lo, o.EV.Hi = car, car, car // the wallbox keeps its plan
+	o.EV = battery.EVState{Plan: car, Lo: car, Hi: car} // the wallbox keeps its plan
 	o.Price = price
 	if o.Dt > 0 {
 		m.memory.mins += o.Dt.Minutes()
 	}
 	m.orders.book(o)
 	m.orders.apply(&o, s)
+	m.free(&o, s, car)
 	c := m.ctl.Step(o)
+	m.wish, m.wished = c.EV-o.EV.Plan, o.Time
 	m.orders.decided(o, c)
 	m.memory.note(m.ctl, &m.orders, o.Time)
 	if m.bank != nil {
 		m.bank.ask(c.Battery)
 	}
 	return c.Battery
+}
+
+// carPlan is what the hosting half says of the car: its plan and slack, or why it may
+// not be moved.
+type carPlan struct {
+	at    time.Time
+	state battery.EVState
+	why   string
+}
+
+// setCar tells the mask how far it may move the car, and gives how far it wants to. A
+// house without battery has no mask.
+func (m *mask) setCar(p carPlan) (wish battery.Watts) {
+	if m == nil {
+		return 0
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.plan = p
+	if p.why != carFree || p.at.Sub(m.wished).Abs() > moveSilent {
+		return 0
+	}
+	return m.wish
+}
+
+// free lets the governor move the car, where hosting says how far and nobody commands.
+func (m *mask) free(o *battery.Obs, s signal.Signals, car battery.Watts) {
+	p := m.plan
+	if p.at.IsZero() || p.why != carFree || o.Time.Sub(p.at).Abs() > moveSilent || o.Commanded != nil || len(s.Sets) > 0 {
+		return
+	}
+	o.EV = p.state
+	if m.bank == nil || m.car != nil { // the step of a simulated house before an inverter is for the next minute: the car has followed by then
+		o.EV.Drawn = &car
+	}
 }
 
 // price is what a kWh from the grid costs at t, in currency units.
@@ -315,8 +356,15 @@ func (m *mask) turn(now time.Time) error {
 		o.Stale = math.MaxInt64
 	}
 	r.turned, r.prev = now, r.watts
+	before := m.wish
 	m.mu.Unlock()
 	m.decide(o, car)
 	m.bank.tell(now, bankHolds)
+	m.mu.Lock()
+	asks := m.wish != before
+	m.mu.Unlock()
+	if asks && m.replan != nil {
+		m.replan()
+	}
 	return m.keep()
 }

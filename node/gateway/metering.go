@@ -179,7 +179,7 @@ func (g *Gateway) openMask(ctx context.Context) error {
 	if g.house != nil {
 		g.house.regulate(m)
 	} else {
-		m.car = g.carWatts
+		m.car = g.carDrawn
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"gridveil/battery"
@@ -247,6 +248,22 @@ type BatteryStatus struct {
 	Log       []OrderLine `json:"commands"` // newest first
 	Dial      int         `json:"dial"`     // 0 private to 4 thrifty
 	Insight   *Insight    `json:"insight,omitempty"`
+	Trouble   []Trouble   `json:"trouble,omitempty"` // what keeps the mask from working now
+	Car       *MaskedCar  `json:"car,omitempty"`     // nil without wallbox
+}
+
+// Trouble is something that keeps a mask from working, in words for people.
+type Trouble struct {
+	Title string `json:"title"`
+	Text  string `json:"text"`
+	Next  string `json:"next"`
+}
+
+// MaskedCar is how the mask uses the cars at the wallbox.
+type MaskedCar struct {
+	Times int     `json:"moved"`          // that a car was moved from its plan, of sessions of the last day
+	Mins  float64 `json:"moved_min"`      // that they stayed there
+	Alone string  `json:"left_alone_for"` // why the mask leaves the car alone now; empty while it may move it
 }
 
 // MaskReport is the running account, since two at night UTC.
@@ -271,6 +288,7 @@ func (g *Gateway) BatteryStatus() (s BatteryStatus, ok bool) {
 	}
 	h, _ := g.inverter()
 	in, stop, known := g.Insight()
+	car := g.movedCars()
 	m := g.mask
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -279,7 +297,13 @@ func (g *Gateway) BatteryStatus() (s BatteryStatus, ok bool) {
 	s = BatteryStatus{Driver: m.env.Config.Battery.Driver, Simulated: m.bank == nil || m.bank.simulated(), Policy: r.Policy, Power: float64(h.BattWatts), Stored: float64(h.Stored), Level: float64(level),
 		Report: MaskReport{m.memory.mins, r.BoundBits, r.ExposedMins, r.ExposedWh, r.CommandedMins, r.StaleMins, r.ExposedSpans, r.ExposedBits, r.LoadWh, r.MeterWh, r.Reason}, Log: slices.Clone(m.orders.Log)}
 	slices.Reverse(s.Log)
-	s.Dial = stop
+	s.Dial, s.Trouble = stop, g.batteryTrouble()
+	if g.hosting != nil {
+		s.Car = &car
+		if car.Alone = m.plan.why; m.plan.at.IsZero() && car.Alone == carFree {
+			car.Alone = carNoCar
+		}
+	}
 	if known {
 		s.Insight = &in
 	}
@@ -288,6 +312,41 @@ func (g *Gateway) BatteryStatus() (s BatteryStatus, ok bool) {
 		s.Ordered, s.Until = &w, &until
 	}
 	return s, true
+}
+
+// meterSilent is from when on a person is told that the mask gets no readings.
+const meterSilent = 30 * time.Second
+
+// batteryTrouble is what a person should know before they trust the mask. The mask's
+// lock is held.
+func (g *Gateway) batteryTrouble() (list []Trouble) {
+	now := g.env.Clock.Now()
+	for _, w := range g.env.Warn.Standing(now) {
+		if strings.HasPrefix(w.Code, "battery-") {
+			list = append(list, Trouble{w.Title, w.Text, w.Next})
+		}
+	}
+	if m := g.mask; g.house == nil && !m.meter.turned.IsZero() && now.Sub(m.meter.at) > meterSilent {
+		list = append(list, Trouble{"The meter is silent", "Without its readings nothing can be masked: the battery rests, and the meter shows the house.", "Look at the cable and the adapter between meter and gateway."})
+	}
+	return list
+}
+
+// movedCars sums what the mask did with the cars of the last day.
+func (g *Gateway) movedCars() (c MaskedCar) {
+	if g.hosting == nil {
+		return c
+	}
+	h := g.hosting
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	since := h.env.Clock.Now().Add(-24 * time.Hour).UnixMilli()
+	for _, v := range h.visits {
+		if v.rec.Begun >= since {
+			c.Times, c.Mins = c.Times+v.rec.Moves.Times, c.Mins+v.rec.Moves.Mins
+		}
+	}
+	return c
 }
 
 // batteryCommands are what `gridveil battery` asks a running gateway:

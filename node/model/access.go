@@ -136,9 +136,6 @@ var matrix = []ObjectInfo{
 	{ObjKeys, "keys, PINs", "0-0:43.0.0", "secret", KeepReplaced, SphereTechnical, [5]string{"", "", "", "", ""}},
 }
 
-// Objects lists the matrix in row order; the slice is a copy.
-func Objects() []ObjectInfo { return append([]ObjectInfo(nil), matrix...) }
-
 // Info is the row of o; ok is false for a number outside the table.
 func (o Object) Info() (ObjectInfo, bool) {
 	if o < ObjClock || int(o) > len(matrix) {

@@ -152,21 +152,3 @@ func (c Channel) IsRegister() bool { return c >= ImportTotal && c <= ExportT3 }
 
 // IsExport says whether c counts energy fed into the grid.
 func (c Channel) IsExport() bool { return c >= ExportTotal && c <= ExportT3 }
-
-// ByOBIS finds the channel of a code such as "1-0:1.8.0"; a trailing "*255" is
-// ignored.
-func ByOBIS(code string) (Channel, bool) {
-	if n := len(code); n > 4 && code[n-4:] == "*255" {
-		code = code[:n-4]
-	}
-	c, ok := byOBIS[code]
-	return c, ok
-}
-
-var byOBIS = func() map[string]Channel {
-	m := make(map[string]Channel, len(channels))
-	for _, c := range channels {
-		m[c.OBIS] = c.Channel
-	}
-	return m
-}()

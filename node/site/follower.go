@@ -163,7 +163,11 @@ func ForAggregator(env *role.Env, a *aggregator.Aggregator) *Aggregator {
 
 // Ledger is the ledger page.
 func (s *Aggregator) Ledger(ctx context.Context, from uint64) web.Ledger {
-	return s.book.Ledger(ctx, from)
+	v := s.book.Ledger(ctx, from)
+	if s.env.Cluster != nil {
+		v.Machines = machines(s.env.Cluster)
+	}
+	return v
 }
 
 // Entry is one entry in full.

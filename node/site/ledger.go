@@ -3,8 +3,10 @@ package site
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"gridveil/ledger"
+	"gridveil/ledger/cluster"
 	"gridveil/node/web"
 )
 
@@ -58,6 +60,33 @@ func EntryPage(log Log, index uint64) (web.Entry, bool) {
 		log.Read(func(s *ledger.State) { v.Postings = postings(s, e.Body()) })
 	}
 	return v, true
+}
+
+// MachineWords say how a machine of an aggregator on several machines does, which is
+// behind by so many entries and changes.
+func MachineWords(s cluster.Standing, behind uint64) string {
+	switch {
+	case !s.Answers && s.Heard.IsZero():
+		return "does not answer, and never did since this machine started"
+	case !s.Answers:
+		return fmt.Sprintf("does not answer; it did %v ago", time.Since(s.Heard).Round(time.Second))
+	case s.Leads:
+		return "leads"
+	case !s.InStep:
+		return "takes over what the others have"
+	case behind > 0:
+		return fmt.Sprintf("stands by, %d behind", behind)
+	}
+	return "stands by, has everything"
+}
+
+// machines are the machines of an aggregator and how each does, as last heard.
+func machines(n *cluster.Node) (out []web.Pair) {
+	list := n.Known()
+	for _, s := range list {
+		out = append(out, web.Pair{Name: s.Address, Value: MachineWords(s, cluster.Behind(list, s))})
+	}
+	return out
 }
 
 // facts are the numbers that a reader wants next to the balances.

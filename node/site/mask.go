@@ -30,7 +30,11 @@ func MaskPage(h House, g *gateway.Gateway, now time.Time) web.Mask {
 		}
 	}
 	m.Dial, m.DialNote = dial(s)
-	m.Leaks, m.Account, m.CannotDo = leaks(s), account(s.Report), CannotHide(h, day)
+	m.DialKnown = s.Insight != nil
+	for _, x := range s.Trouble {
+		m.Trouble = append(m.Trouble, fmt.Sprintf("%s. %s %s", x.Title, x.Text, x.Next))
+	}
+	m.Leaks, m.Account, m.CannotDo = leaks(s), account(s), CannotHide(h, day)
 	for _, l := range s.Log[:min(pageCommands, len(s.Log))] {
 		m.Commands = append(m.Commands, command(l))
 	}
@@ -52,17 +56,17 @@ func shown(r gateway.MaskReport) float64 {
 func leaks(s gateway.BatteryStatus) []web.Pair {
 	r := s.Report
 	if r.BoundBits <= 0 {
-		return []web.Pair{{Name: "Proven bound", Value: "none for this policy"}}
+		return []web.Pair{{Name: "At most", Value: "nothing is proven of this policy"}}
 	}
-	out := []web.Pair{{Name: "Proven bound", Value: fmt.Sprintf("%.1f bits a day, for the home as its mask knows it", r.BoundBits)}}
+	out := []web.Pair{{Name: "At most", Value: fmt.Sprintf("%.1f bits a day: proven, for a home as the mask takes this one to be", r.BoundBits)}}
 	if s.Insight == nil {
-		return append(out, web.Pair{Name: "Rated", Value: "after four days of this home's own demand"})
+		return append(out, web.Pair{Name: "Measured", Value: "after four days: first the mask has to get to know this home"})
 	}
 	l := s.Insight.Leak
-	out = append(out, web.Pair{Name: "Rated", Value: fmt.Sprintf("%.1f ± %.1f bits a day, by a richer model of this home, last night", l.Masked, l.Err)},
-		web.Pair{Name: "Floor line", Value: fmt.Sprintf("%.1f bits a day: no battery of this size does better on independent days like yours", l.Floor)})
+	out = append(out, web.Pair{Name: "Measured", Value: fmt.Sprintf("%.1f ± %.1f bits a day, last night, on a finer model of this home", l.Masked, l.Err)},
+		web.Pair{Name: "Floor line", Value: fmt.Sprintf("%.1f bits a day: no battery of this size can do better on days like yours, were they independent", l.Floor)})
 	if l.Doubtful {
-		out = append(out, web.Pair{Name: "Doubt", Value: "the rating is below the floor line, so the model does not fit this home: do not rely on it"})
+		out = append(out, web.Pair{Name: "Doubt", Value: "what was measured is below the floor line, so the model does not fit this home: do not rely on it"})
 	}
 	return append(out, web.Pair{Name: "Exposed", Value: fmt.Sprintf("%.0f bits today, in %s", r.ExposedBits, Plural(r.ExposedSpans, "interval", "intervals"))})
 }
@@ -94,7 +98,8 @@ func dial(s gateway.BatteryStatus) (out []web.DialStop, note string) {
 	return out, note
 }
 
-func account(r gateway.MaskReport) []web.Pair {
+func account(s gateway.BatteryStatus) []web.Pair {
+	r := s.Report
 	out := []web.Pair{{Name: "Exposed", Value: fmt.Sprintf("%.0f min, %.2f kWh beyond the mask", r.ExposedMins, r.ExposedWh/1000)}}
 	if r.CommandedMins > 0 {
 		out = append(out, web.Pair{Name: "Under a command", Value: fmt.Sprintf("%.0f min of them", r.CommandedMins)})
@@ -102,7 +107,23 @@ func account(r gateway.MaskReport) []web.Pair {
 	if r.StaleMins > 0 {
 		out = append(out, web.Pair{Name: "Without a reading", Value: fmt.Sprintf("%.0f min of them", r.StaleMins)})
 	}
-	return append(out, web.Pair{Name: "House", Value: fmt.Sprintf("%.2f kWh, car and roof apart", r.LoadWh/1000)}, web.Pair{Name: "Meter", Value: fmt.Sprintf("%.2f kWh", r.MeterWh/1000)})
+	out = append(out, web.Pair{Name: "House", Value: fmt.Sprintf("%.2f kWh, car and roof apart", r.LoadWh/1000)}, web.Pair{Name: "Meter", Value: fmt.Sprintf("%.2f kWh", r.MeterWh/1000)})
+	if c := s.Car; c != nil {
+		out = append(out, web.Pair{Name: "Car", Value: carWords(*c)})
+	}
+	return out
+}
+
+// carWords says how a charging car helped the mask, and why it does not now.
+func carWords(c gateway.MaskedCar) string {
+	words := "did not have to help the battery in the last 24 hours"
+	if c.Times > 0 {
+		words = fmt.Sprintf("helped the battery %s, %.0f min, in the last 24 hours", Plural(c.Times, "time", "times"), c.Mins)
+	}
+	if c.Alone != "" {
+		words += "; now left alone: " + c.Alone
+	}
+	return words
 }
 
 func command(l gateway.OrderLine) web.Command {

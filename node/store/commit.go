@@ -2,7 +2,6 @@ package store
 
 import (
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -257,6 +256,3 @@ func (s *Store) Get(key []byte) (value []byte, err error) {
 func (s *Store) Set(key, value []byte) error {
 	return s.Update(func(tx *Tx) error { return tx.Set(key, value) })
 }
-
-// IsRetry says whether the caller may simply try again later.
-func IsRetry(err error) bool { return errors.Is(err, ErrFull) }

@@ -18,8 +18,8 @@
 //
 // It does not bring lost records back: Open then returns a *DamageError that
 // names the lost commits together with a readable store in DEGRADED state. The
-// owner refetches from its source or peer and calls AcceptDamage, which starts a
-// new chain that names the gap. Nor does it hold against someone who replaces
+// owner restores a backup, or calls AcceptDamage, which starts a new chain that
+// names the gap. Nor does it hold against someone who replaces
 // the whole directory by an older copy of itself.
 //
 // # Use

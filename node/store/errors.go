@@ -107,10 +107,10 @@ func (e *DamageError) Unwrap() []error {
 	return []error{ErrDegraded, e.Cause}
 }
 
-// Next is the step that the operator or the role should take.
+// Next is the step that the operator should take.
 func (e *DamageError) Next() string {
 	if e.Kind == Unopenable {
-		return "set the directory aside (store.SetAside), start with an empty store and refetch from peers"
+		return "restore the data directory from a backup, or let `gridveil store accept` set the store aside and begin with an empty one"
 	}
-	return "refetch what the lost commits held from its source or peer, then accept the damage to start a new chain"
+	return "restore the data directory from a backup, or go on without what was lost: `gridveil store accept` says what that means"
 }

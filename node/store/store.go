@@ -188,8 +188,8 @@ func (s *Store) Head() uint64 {
 }
 
 // AcceptDamage ends the DEGRADED state: it starts a new commit chain that names
-// the gap. Call it after everything that could be refetched has a source, and
-// raise the event (kind 1) first.
+// the gap. What was lost is not brought back: the owner decides, see
+// node.AcceptDamage.
 func (s *Store) AcceptDamage() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

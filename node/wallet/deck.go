@@ -98,7 +98,6 @@ func (w *Wallet) serveDecks(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-w.wake:
 		case <-w.env.Clock.After(pause):
 		}
 	}

@@ -56,8 +56,7 @@ type Wallet struct {
 	env   *role.Env
 	ops   Operators
 	purse *purse.Purse
-	begun chan *trip // trips to serve
-	wake  chan struct{}
+	begun chan *trip    // trips to serve
 	away  chan struct{} // a host cannot be reached, or a session is over
 	crash func() error  // tests: dies between a durable step and what follows from it
 
@@ -76,7 +75,7 @@ func (w *Wallet) CrashAfter(f func() error) { w.crash = f }
 
 // Open is New with another way to the operators, for tests.
 func Open(env *role.Env, ops Operators) (*Wallet, error) {
-	w := &Wallet{env: env, ops: ops, begun: make(chan *trip, maxTrips), wake: make(chan struct{}, 1), away: make(chan struct{}, 1), trips: map[tripID]*trip{}, decks: map[uint32]*pseudo.Deck{}}
+	w := &Wallet{env: env, ops: ops, begun: make(chan *trip, maxTrips), away: make(chan struct{}, 1), trips: map[tripID]*trip{}, decks: map[uint32]*pseudo.Deck{}}
 	self := env.ID.Member
 	var err error
 	w.purse, err = purse.Open(purse.Config{Store: env.Store, Clock: env.Clock, Rand: env.Rand, Log: env.Log, Operators: ops, Claims: claims{w},
@@ -159,13 +158,6 @@ func (w *Wallet) unfinished() []*trip {
 	}
 	slices.SortFunc(out, func(a, b *trip) int { return int(a.rec.Begun - b.rec.Begun) })
 	return out
-}
-
-func (w *Wallet) poke() {
-	select {
-	case w.wake <- struct{}{}:
-	default: // the deck loop has not yet seen the last poke
-	}
 }
 
 // note writes down what leaves, inside the update that lets it leave.

@@ -177,7 +177,7 @@ func (f fixture) Mask(ctx context.Context, home string) (Mask, bool) {
 	e, _ := f.Energy(ctx, home)
 	m := Mask{Battery: true, Model: true, Policy: "veil: the meter follows a drawn staircase that hardly depends on the house", Times: e.Times, True: e.True, Metered: e.Metered, Shown: .976, MostW: 3000, CanOrder: true,
 		Dial: []DialStop{{"0 private", "9.3 bits a day", "EUR 2.51", "0.42 kWh a day", "0.95 full cycles a day", true}, {"1", "9.7 bits a day", "EUR 2.44", "0.42 kWh a day", "0.95 full cycles a day", false}, {Name: "4 thrifty"}}, DialNote: "Tried out last night.",
-		Leaks: []Pair{{"Proven bound", "9.3 bits a day, for the home as its mask knows it"}}, Account: []Pair{{"Exposed", "14 min, 0.31 kWh beyond the mask"}, {"House", "6.21 kWh, car and roof apart"}, {"Meter", "6.48 kWh"}},
+		Leaks: []Pair{{"At most", "9.3 bits a day: proven, for a home as the mask takes this one to be"}}, Account: []Pair{{"Exposed", "14 min, 0.31 kWh beyond the mask"}, {"House", "6.21 kWh, car and roof apart"}, {"Meter", "6.48 kWh"}},
 		CannotDo: []string{"How much you use in all: the meter counts every watt-hour, 6.48 kWh today, and the bill needs it.", "More than 3.00 kW at once: that is all the battery gives."},
 		Commands: []Command{{noon, "you", "take 2000 W", "20 of 31 min, else the grid operator", "0.67 kWh in", "EUR 0.21", false}, {noon.Add(-time.Hour), "grid operator", "at most 0 W of charging from the grid", "11 of 11 min", "0.00 kWh in", "EUR 0.00", true}}}
 	if asked.Load() != nil && asked.Load().(BatteryOrder).Do != "release" {

@@ -211,6 +211,13 @@ type Session struct {
 	Parties   []Knows // who learned what of this session
 	Offered   bool    // it was offered to the aggregator's pool
 	Moved     bool    // it followed an instruction of a grid operator
+	Masked    CarMoves
+}
+
+// CarMoves is how the mask used a charging car.
+type CarMoves struct {
+	Times   int     // that its power was moved away from its plan
+	Minutes float64 // that it stayed there
 }
 
 // Interval is a five-minute split.
@@ -257,6 +264,7 @@ type Ledger struct {
 	Balances      []Balance
 	SumMicro      int64
 	Facts         []Pair
+	Machines      []Pair     // of an aggregator on several: address, and how it does
 	Entries       []EntryRow // newest first from the asked index
 	Older, Newer  *uint64
 	Equivocations int
@@ -388,6 +396,7 @@ type Mask struct {
 	Times    []int64    // Unix seconds, one a minute or coarser, at most 1500
 	True     []float64  // W, house without car
 	Metered  []float64  // W
+	Trouble  []string   // what keeps the mask from working now
 	Shown    float64    // share of the day's account in which the meter showed the mask, 0..1; negative while unknown
 	Leaks    []Pair     // what still leaks, in bits a day
 	Account  []Pair     // exposed minutes and energy
@@ -397,7 +406,9 @@ type Mask struct {
 	CannotDo []string   // what this battery cannot hide
 	Dial     []DialStop // private first; what each means is empty until it is known
 	DialNote string
-	CanOrder bool // the viewer is the owner
+	// DialKnown says that the stops have figures.
+	DialKnown bool
+	CanOrder  bool // the viewer is the owner
 }
 
 // DialStop is a position of the dial of cost against privacy.

@@ -95,20 +95,6 @@ func AddBlinds(a, b [Size]byte) ([Size]byte, error) {
 	return curve.ScalarBytes(x.Add(x, y)), nil
 }
 
-// SubBlinds gives a - b modulo the group order: the blind that is left when a
-// commitment leaves a sum.
-func SubBlinds(a, b [Size]byte) ([Size]byte, error) {
-	x, err := parseBlind(a)
-	if err != nil {
-		return [Size]byte{}, err
-	}
-	y, err := parseBlind(b)
-	if err != nil {
-		return [Size]byte{}, err
-	}
-	return curve.ScalarBytes(x.Sub(x, y)), nil
-}
-
 func parseBlind(r [Size]byte) (group.Scalar, error) {
 	s, err := curve.ParseScalar(r[:])
 	if err != nil {

@@ -145,10 +145,6 @@ func TestTakingACommitmentOutRestoresTheSum(t *testing.T) {
 	if one.Join(empty).Bytes() != one.Bytes() || empty.Join(one).Bytes() != one.Bytes() || one.Join(one).Bytes() == one.Bytes() {
 		t.Error("Join does not add")
 	}
-	blind, err := SubBlinds(mustBlind(t, "a"), mustBlind(t, "a"))
-	if err != nil || blind != ([Size]byte{}) {
-		t.Errorf("a blind minus itself: %x, %v", blind, err)
-	}
 }
 
 func TestASumSurvivesItsEncoding(t *testing.T) {

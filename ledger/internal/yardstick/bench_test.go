@@ -180,8 +180,14 @@ func BenchmarkSingles(b *testing.B) {
 		return float64(n.Load()) / time.Since(start).Seconds()
 	}
 	var ours, naive, grouped float64
+	var groups atomic.Int64
 	for b.Loop() {
-		w, stop := ourWriter(b, s, town.NewLax(s))
+		w, stop := ourWriter(b, s, town.NewLax(s), func(step string) error {
+			if step == "W1" {
+				groups.Add(1)
+			}
+			return nil
+		})
 		ours += rate(func(c int) {
 			if r := w.Submit(context.Background(), raw[c:c+1])[0]; r.Err != nil {
 				b.Error(r.Err)
@@ -208,6 +214,7 @@ func BenchmarkSingles(b *testing.B) {
 	}
 	b.ReportMetric(ours/naive, "badger-ratio")
 	b.ReportMetric(ours/grouped, "pebble-ratio")
+	b.ReportMetric(ours*long.Seconds()/float64(groups.Load()), "entries/group")
 	b.ReportMetric(ours/float64(b.N), "entries/s")
 }
 
@@ -219,9 +226,10 @@ func (quiet) Errorf(format string, args ...any) { slog.Error(fmt.Sprintf(format,
 func (quiet) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
 
 // ourWriter is a log on the disk without witnesses and on the wall clock.
-func ourWriter(b *testing.B, s *scene.Scene, m ledger.Machine) (w *writer.Writer, stop func()) {
+// step is called before and after each durable step.
+func ourWriter(b *testing.B, s *scene.Scene, m ledger.Machine, step func(string) error) (w *writer.Writer, stop func()) {
 	tw := town.New(b, s)
-	tw.Store = store.Options{MemTableBytes: memTable, MinFree: -1}
+	tw.Store = store.Options{MemTableBytes: memTable, MinFree: -1, Fail: step}
 	cfg := tw.WriterConfig()
 	cfg.Policy, cfg.Clock, cfg.Machine = ledger.NewPolicy(tw.Policy.Log), nil, m
 	return tw.Writer(cfg)
@@ -237,7 +245,7 @@ func BenchmarkTessera(b *testing.B) {
 	s := transfers(b, batches*width)
 	var ours, std, same cost
 	for b.Loop() {
-		w, stop := ourWriter(b, s, ledger.NewMoney(scene.Origin))
+		w, stop := ourWriter(b, s, ledger.NewMoney(scene.Origin), nil)
 		for _, r := range w.Submit(context.Background(), s.Log[:2]) {
 			must(b, r.Err)
 		}

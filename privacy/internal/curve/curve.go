@@ -113,12 +113,6 @@ func Bytes(e group.Element) [Size]byte {
 // Add gives a + b.
 func Add(a, b group.Element) group.Element { return group.Ristretto255.NewElement().Add(a, b) }
 
-// Sub gives a - b.
-func Sub(a, b group.Element) group.Element {
-	n := group.Ristretto255.NewElement().Neg(b)
-	return n.Add(a, n)
-}
-
 // Mul gives s*e.
 func Mul(e group.Element, s group.Scalar) group.Element {
 	return group.Ristretto255.NewElement().Mul(e, s)

@@ -42,7 +42,7 @@ func TestRandomnessComesFromTheReaderOnly(t *testing.T) {
 func TestOperationsLeaveTheirArgumentsAlone(t *testing.T) {
 	a, b := MulBase(FromInt64(3)), MulBase(FromInt64(5))
 	before := [2][Size]byte{Bytes(a), Bytes(b)}
-	if Bytes(Add(a, b)) != Bytes(MulBase(FromInt64(8))) || Bytes(Sub(a, b)) != Bytes(MulBase(FromInt64(-2))) ||
+	if Bytes(Add(a, b)) != Bytes(MulBase(FromInt64(8))) ||
 		Bytes(Mul(a, FromInt64(4))) != Bytes(MulBase(FromInt64(12))) {
 		t.Error("wrong arithmetic")
 	}

@@ -1,0 +1,55 @@
+package node
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"gridveil/ledger/cluster"
+	"gridveil/node/site"
+)
+
+// three are the machines of a cluster as one of them sees them.
+func three() ClusterStatus {
+	return ClusterStatus{Leader: "aa", Term: 3, Members: []ClusterMember{
+		{Key: "aa", Address: "a:1", Answers: true, Leads: true, Entries: 9},
+		{Key: "bb", Address: "b:1", Answers: true, This: true, Entries: 9},
+		{Key: "cc", Address: "c:1", Answers: true, Entries: 9},
+	}}
+}
+
+func TestAClusterSaysInWordsHowItIs(t *testing.T) {
+	ago := time.Now().Add(-time.Minute)
+	for _, tc := range []struct {
+		name, self string
+		change     func(*ClusterStatus)
+		next, row  string
+		state      Health
+	}{
+		{"all is well", "bb", func(*ClusterStatus) {}, "", "a:1 leads.\nb:1 stands by, has everything.", Well},
+		{"one lags", "bb", func(s *ClusterStatus) { s.Members[2].Behind = 4 }, "", "c:1 stands by, 4 behind.", Well},
+		{"one is away", "bb", func(s *ClusterStatus) { s.Members[2].Answers, s.Members[2].Heard = false, &ago }, "Start the machine at c:1.", "c:1 does not answer; it did 1m0s ago.", Limited},
+		{"one never came", "bb", func(s *ClusterStatus) { s.Members[2].Answers = false }, "Start the machine at c:1.", "never did since this machine started", Limited},
+		{"two are away", "bb", func(s *ClusterStatus) { s.Leader, s.Members[0].Answers, s.Members[2].Answers = "", false, false }, "1 of 3 machines answer", "", Sick},
+		{"nobody leads", "bb", func(s *ClusterStatus) { s.Leader = "" }, "Nobody leads yet", "", Sick},
+		{"a stranger", "dd", func(*ClusterStatus) {}, "This machine is no member.", "", Limited},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := three()
+			tc.change(&s)
+			for i := range s.Members {
+				m := &s.Members[i]
+				x := cluster.Standing{Answers: m.Answers, Leads: m.Leads, InStep: true}
+				if m.Heard != nil {
+					x.Heard = *m.Heard
+				}
+				m.Standing = site.MachineWords(x, m.Behind)
+			}
+			s.Next = s.advice(tc.self)
+			f := judgeCluster(s)
+			if f.State != tc.state || !strings.Contains(f.Next, tc.next) || !strings.Contains(f.Text, tc.row) {
+				t.Errorf("got %s %q, next %q", f.State, f.Text, f.Next)
+			}
+		})
+	}
+}
