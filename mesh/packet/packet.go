@@ -56,12 +56,11 @@ const (
 
 // Packet errors. Unwrap drops for any of them, without an answer.
 var (
-	ErrVersion   = errors.New("packet has another version, suite or key")
-	ErrTampered  = errors.New("packet was changed on its way or is not for this key")
-	ErrRouting   = errors.New("packet asks for an impossible next step")
-	ErrRoute     = errors.New("route is not usable")
-	ErrUserSize  = errors.New("user bytes do not have the packet's size")
-	ErrWrongFlag = errors.New("packet is not for delivery here")
+	ErrVersion  = errors.New("packet has another version, suite or key")
+	ErrTampered = errors.New("packet was changed on its way or is not for this key")
+	ErrRouting  = errors.New("packet asks for an impossible next step")
+	ErrRoute    = errors.New("route is not usable")
+	ErrUserSize = errors.New("user bytes do not have the packet's size")
 )
 
 // Packet is one onion packet. It is changed in place at every hop.

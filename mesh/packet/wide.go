@@ -11,10 +11,7 @@ import (
 // wideKeys are the four round keys of the wide-block cipher.
 type wideKeys [4][32]byte
 
-const (
-	wideLeft  = 32
-	wideRight = payloadSize - wideLeft // 1660
-)
+const wideLeft = 32 // the rest, 1660 bytes, is the right part
 
 // encrypt turns the whole payload into one block of a 13,536-bit cipher
 // (LIONESS): one changed bit anywhere changes all of it on the way back.

@@ -243,6 +243,7 @@ func (f fixture) Mesh(_ context.Context, id string) (Mesh, bool) {
 		m.Classes = []MeshClass{{"Slow messages", "records, notes, the neighbourhood's sum: minutes", 7.8, 8, 12, 20, false, "12 homes take part in this network; there must be 20.", "Nothing to do here: messages leave as soon as 8 more homes have joined.", "mesh.min_homes = 5 changes nothing: the network asks for 20, and it only raises."},
 			{"Quick messages", "a car asks to charge: a second", 7.8, 0, 12, 20, true, "", "", ""}}
 		m.Relaying = Relaying{Shown: true, Chosen: !m.Off, On: !m.Off, Packets: 4321, Share: 61}
+		m.Decoys = Decoys{Shown: true, On: !m.Off, Sent: 23}
 	}
 	return m, true
 }

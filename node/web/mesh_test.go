@@ -58,8 +58,9 @@ func TestTheSwitchIsMovedByTheOwnPageOnly(t *testing.T) {
 func TestTheMeshPageSaysWhatIsMissing(t *testing.T) {
 	s := server(t, fixture{})
 	for path, wants := range map[string][]string{
-		"/mesh":              {"there must be 20", "Nothing to do here", "Stop private messages and relaying", "30 % of the", "1 % of all", "12 ms", "not known", "changes nothing: the network asks for 20", "Relays for others", "✓ yes", "4\u202f321", "Everybody in the network can see that this home is a member"},
-		"/mesh?node=home-2":  {"switched off since", "Turn private messages on", "A home passes on nothing for others", "could then see that it is a member"},
+		"/mesh": {"there must be 20", "Nothing to do here", "Stop private messages and relaying", "30 % of the", "1 % of all", "12 ms", "not known", "changes nothing: the network asks for 20", "Relays for others", "✓ yes", "4\u202f321", "Everybody in the network can see that this home is a member",
+			"Decoys <small>experimental</small>", "23 since the start", "To end it, remove <span class=\"mono\">mesh.decoys</span>"},
+		"/mesh?node=home-2":  {"switched off since", "Turn private messages on", "A home passes on nothing for others", "could then see that it is a member", "set <span class=\"mono\">mesh.decoys = true</span>"},
 		"/mesh?node=ssn-elm": {"passes packets on without learning"},
 		"/mesh?node=home-3":  {"is offline"},
 	} {
@@ -69,6 +70,9 @@ func TestTheMeshPageSaysWhatIsMissing(t *testing.T) {
 				t.Errorf("%s does not say %q", path, want)
 			}
 		}
+	}
+	if html := get(t, s, "/mesh?node=ssn-elm").Body.String(); strings.Contains(html, "ecoys") {
+		t.Error("a substation is told of decoys, which leaves send")
 	}
 	if html := get(t, s, "/mesh?node=home-3").Body.String(); strings.Contains(html, "method=\"post\"") {
 		t.Error("a node that does not run has a switch")
