@@ -257,6 +257,7 @@ type Ledger struct {
 	Balances      []Balance
 	SumMicro      int64
 	Facts         []Pair
+	Shards        []Pair     // the logs that it is kept in, the growing one last: origin, and what and where it is in words
 	Entries       []EntryRow // newest first from the asked index
 	Older, Newer  *uint64
 	Equivocations int
