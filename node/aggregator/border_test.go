@@ -108,6 +108,9 @@ func TestALedgerGoesOnWithOpenBusiness(t *testing.T) {
 			return files == nil && os.IsNotExist(store)
 		})
 	}
+	if l := s.evagg().Ledger(0); len(l.Shards) != 2 || l.Shards[0].Value != fmt.Sprintf("sealed, %d entries from number 0 on, flat files in %s", list0(s), one) {
+		t.Errorf("the page says: %+v", l.Shards)
+	}
 	hash := ledger.OriginHash(plan.Origin)
 	for _, path := range []string{"checkpoint", "tile/entries/000.p/1", "tile/0/000.p/3", "proof/0"} {
 		if code, b := s.get(fmt.Sprintf("/%x/%s", hash, path)); code != http.StatusOK || len(b) == 0 {
@@ -126,6 +129,12 @@ func TestALedgerGoesOnWithOpenBusiness(t *testing.T) {
 	s.restart("evagg")
 	s.restart("watchdog")
 	s.eventually("the next shard after a restart", func() bool { return s.copyOf("watchdog") == plan.Next && s.evagg().Ledger(0).Origin == plan.Next })
+}
+
+// list0 is the size of the sealed log.
+func list0(s *scene) (n uint64) {
+	s.evagg().Read(func(st *ledger.State) { n = st.Base() })
+	return n
 }
 
 // due lists payments that are on their way to utility-a.

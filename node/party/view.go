@@ -72,6 +72,9 @@ func (c Copy) Page(before uint64, now time.Time) web.Ledger {
 		v.Origin = s.Origin()
 		v.Balances, v.SumMicro = balances(s)
 	})
+	for _, x := range c.shardLines() {
+		v.Shards = append(v.Shards, web.Pair{Name: x.Origin, Value: x.Text()})
+	}
 	c.cosigners(&v, now)
 	if before == 0 || before > c.Size {
 		before = c.Size

@@ -265,6 +265,7 @@ type Ledger struct {
 	SumMicro      int64
 	Facts         []Pair
 	Machines      []Pair     // of an aggregator on several: address, and how it does
+	Shards        []Pair     // the logs that it is kept in, the growing one last: origin, and what and where it is in words
 	Entries       []EntryRow // newest first from the asked index
 	Older, Newer  *uint64
 	Equivocations int

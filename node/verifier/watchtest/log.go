@@ -101,15 +101,15 @@ func Sealed(tb testing.TB, n int, next, dir string) (list, goesOn [][]byte) {
 		_, err = s.Apply(e)
 		must(err)
 	}
-	do := func(origin string, body ledger.Body) []byte {
+	do := func(body ledger.Body) []byte {
 		e, err := ledger.NewEntry(1, s.NextSeq(1), body)
 		must(err)
-		must(ledger.Sign(e, origin, Key(1)))
+		must(ledger.Sign(e, Origin, Key(1)))
 		_, err = s.Apply(e)
 		must(err)
 		return e.Bytes()
 	}
-	list = append(list, do(Origin, &ledger.Seal{Next: next}))
+	list = append(list, do(&ledger.Seal{Next: next}))
 	l := Serve(tb, list)
 	note := l.Show(n, "uta", "utb")
 	_, err := export.Archive(dir, memory{list, note}, export.Config{Policy: Policy()})
@@ -118,8 +118,8 @@ func Sealed(tb testing.TB, n int, next, dir string) (list, goesOn [][]byte) {
 	must(err)
 	s, err = ledger.Succeed(Origin, next, carried)
 	must(err)
-	goesOn = append(goesOn, do(next, s.NewShard(s.Params(), note)))
-	return list, append(goesOn, do(next, s.NextTick(uint64(s.LogTime().UnixMilli())+1000)))
+	goesOn = append(goesOn, do(s.NewShard(s.Params(), note)))
+	return list, append(goesOn, do(s.NextTick(uint64(s.LogTime().UnixMilli())+1000)))
 }
 
 // memory is a log as an export reads it.
