@@ -26,15 +26,15 @@ func GuestsPage(ref web.HomeRef, g *gateway.Gateway, h config.Hosting) web.Guest
 func guestTerms(h config.Hosting) []web.Pair {
 	perKWh := func(micro int64) string { return "EUR " + Rate(micro) + " per kWh" }
 	return []web.Pair{
-		{Name: "Energy of the house, from roof or battery", Value: perKWh(h.PRes)},
-		{Name: "Energy from the grid", Value: perKWh(h.PGrid)},
-		{Name: "Paid to the driver for what the house takes from the car", Value: perKWh(h.POut)},
-		{Name: "Paid to the driver for what the grid takes from the car", Value: perKWh(h.PExport)},
-		{Name: "The roof's energy goes", Value: map[string]string{"ev-first": "to the car first", "home-first": "to the house first",
-			"pro-rata": "to car and house in proportion to what they draw"}[h.Policy]},
-		{Name: "While the aggregator is away", Value: map[string]string{"trust": "guests charge on trust, for " + Money(h.TrustLimit, "EUR") + " at the most",
+		{Name: "own solar energy", Value: perKWh(h.PRes)},
+		{Name: "energy from the grid", Value: perKWh(h.PGrid)},
+		{Name: "energy from the car, used here", Value: perKWh(h.POut)},
+		{Name: "energy from the car, fed in", Value: perKWh(h.PExport)},
+		{Name: "solar energy goes to", Value: map[string]string{"ev-first": "the car first", "home-first": "the house first",
+			"pro-rata": "car and house, in proportion to what they draw"}[h.Policy]},
+		{Name: "aggregator away", Value: map[string]string{"trust": "guests charge on trust, for " + Money(h.TrustLimit, "EUR") + " at the most",
 			"gift": "guests charge for nothing", "refuse": "no guest can start"}[h.OfflineGuest]},
-		{Name: "When the driver's phone is gone for five minutes", Value: map[string]string{"stop": "charging stops",
+		{Name: "phone away for 5 min", Value: map[string]string{"stop": "charging stops",
 			"gift": "charging goes on for nothing", "unattended": "the meter's signature decides, up to the amount that the driver chose"}[h.OnCut]},
 	}
 }

@@ -114,7 +114,7 @@ func (f fixture) Session(_ context.Context, id string) (Session, bool) {
 func (f fixture) Guests(_ context.Context, home string) (Guests, bool) {
 	g := Guests{Home: HomeRef{home, "Home"}, Closed: "No guests can charge here: this home has no wallbox."}
 	if !f.empty && home == "home-1" {
-		g = Guests{Home: g.Home, Link: "http://192.168.178.20:8480/g/AQEg-wABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f", Terms: []Pair{{"Energy from the roof or battery", "EUR 0.18 per kWh"}}}
+		g = Guests{Home: g.Home, Link: "http://192.168.178.20:8480/g/AQEg-wABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f", Terms: []Pair{{"energy from the car, used here", "EUR 0.2600 per kWh"}, {"aggregator away", "guests charge on trust, for EUR 10.00 at the most"}}}
 	}
 	return g, home == "home-1" || home == "home-2"
 }
