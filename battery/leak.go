@@ -24,9 +24,10 @@ type Leak struct {
 // ErrNoHistory means that fewer than four days of demand are known.
 var ErrNoHistory = errors.New("too little demand is known to rate a mask")
 
-// ratedBlocks and ratedPaths make the standard error about a percent.
+// ratedBlocks and ratedPaths make the standard error a few percent even of a mask that
+// tells two bits a day.
 const (
-	ratedBlocks = 12_000
+	ratedBlocks = 48_000
 	ratedPaths  = 3
 )
 

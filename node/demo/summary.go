@@ -127,11 +127,14 @@ func (s *Summary) String() string {
 	line("alarms", "%d raised, %d delivered", s.Alarms.Raised, s.Alarms.Delivered)
 	x := s.Sessions
 	line("sessions", "%d settled (%d solar, %d grid, %d mixed, %d car to house, %d car to grid), %d gift, %d refused", x.Settled, x.PV, x.Grid, x.Mixed, x.V2GHouse, x.V2GGrid, x.Gift, x.Refused)
-	var causes strings.Builder
+	line("onion", "%d packets relayed, %d dropped", s.Onion.Relayed, s.Onion.Dropped)
+	var causes []string
 	for _, cause := range slices.Sorted(maps.Keys(s.Onion.Causes)) {
-		fmt.Fprintf(&causes, ", %d by %s", s.Onion.Causes[cause], cause)
+		causes = append(causes, fmt.Sprintf("%d %s", s.Onion.Causes[cause], cause))
 	}
-	line("onion", "%d packets relayed, %d dropped%s", s.Onion.Relayed, s.Onion.Dropped, causes.String())
+	if len(causes) > 0 {
+		line("dropped", "%s", strings.Join(causes, ", "))
+	}
 	l := s.Ledger
 	line("ledger", "%d entries, %d cosigned by %d of %d, %d contradictions, accounts sum to %d", l.Entries, l.CosignedSize, l.Quorum, s.Verifiers, l.Equivocations, l.SumMicro)
 	line("notes", "%s issued, %s redeemed, %s outstanding", euros(s.Notes.Issued), euros(s.Notes.Redeemed), euros(s.Notes.Outstanding))
