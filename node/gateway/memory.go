@@ -39,12 +39,13 @@ type block struct {
 
 // memory is what a mask remembers over a restart.
 type memory struct {
-	since time.Time // when the running account began
-	mins  float64   // that it accounts for
-	saved time.Time // block of the last note
-	day   time.Time // of today
-	today []byte    // its blocks, encoded
-	due   *kept     // what is still to be written
+	since time.Time     // when the running account began
+	mins  float64       // that it accounts for
+	saved time.Time     // block of the last note
+	level battery.Watts // in it
+	day   time.Time     // of today
+	today []byte        // its blocks, encoded
+	due   *kept         // what is still to be written
 }
 
 // kept is what is in the store, or on its way into it.
@@ -68,16 +69,18 @@ type storedMask struct {
 	Orders orders
 }
 
-// note remembers the state at now: when a block is over, or a command changed.
+// note remembers the state at now: when a block is over, a gap or fault within it made
+// the mask draw anew, or a command changed.
 func (m *memory) note(c *battery.Controller, o *orders, now time.Time) {
 	at := now.Truncate(battery.Block)
-	if at.Equal(m.saved) && !o.changed {
+	level, _ := c.Base()
+	if at.Equal(m.saved) && level == m.level && !o.changed {
 		return
 	}
 	if !at.Equal(m.saved) {
 		m.add(c)
 	}
-	m.saved, o.changed = at, false
+	m.saved, m.level, o.changed = at, level, false
 	m.due = &kept{state: c.State(), since: m.since, mins: m.mins, orders: o.clone(), day: m.day, demand: m.today}
 }
 
