@@ -30,9 +30,15 @@ type Policy struct {
 	Witnesses []Witness
 	Groups    []Group
 	Quorum    string // name of a witness or group, "none" if the log alone suffices
-	// Shards are origins of other logs of the same ledger, under the same key:
+	// Shards are the other logs of the same ledger, under the same key:
 	// checkpoints of theirs are opened too. The text form leaves them out.
-	Shards []string
+	Shards []LaterLog
+}
+
+// LaterLog is a log in which a ledger goes on.
+type LaterLog struct {
+	Origin string
+	Base   uint64 // entries of all logs before it
 }
 
 // Witness is a cosigner that the policy knows.
@@ -225,8 +231,8 @@ func (p *Policy) String() string {
 // witnesses' in the order of the policy.
 func (p *Policy) Keys() []VerifierKey {
 	keys := []VerifierKey{p.Log}
-	for _, origin := range p.Shards {
-		keys = append(keys, LogKey(origin, p.Log.pub))
+	for _, l := range p.Shards {
+		keys = append(keys, LogKey(l.Origin, p.Log.pub))
 	}
 	for _, w := range p.Witnesses {
 		keys = append(keys, w.Key)
@@ -260,7 +266,7 @@ func (p *Policy) Open(msg []byte) (c Checkpoint, cosigners []string, err error) 
 	if err != nil {
 		return Checkpoint{}, nil, err
 	}
-	if c.Origin != p.Log.Name() && !slices.Contains(p.Shards, c.Origin) {
+	if _, ok := p.Base(c.Origin); !ok {
 		return Checkpoint{}, nil, refuse(ErrSignature, "checkpoint is of the log %q, the policy is for %q", c.Origin, p.Log.Name())
 	}
 	signed := func(k VerifierKey) bool {
@@ -275,6 +281,19 @@ func (p *Policy) Open(msg []byte) (c Checkpoint, cosigners []string, err error) 
 		}
 	}
 	return c, cosigners, nil
+}
+
+// Base is how many entries the logs before the one of this origin have; ok says
+// whether it is a log of the policy.
+func (p *Policy) Base(origin string) (base uint64, ok bool) {
+	if origin == p.Log.Name() {
+		return 0, true
+	}
+	i := slices.IndexFunc(p.Shards, func(l LaterLog) bool { return l.Origin == origin })
+	if i < 0 {
+		return 0, false
+	}
+	return p.Shards[i].Base, true
 }
 
 // OpenFinal is Open for a checkpoint that must have the quorum. It returns

@@ -59,15 +59,14 @@ func ParseSuccessor(b []byte) (*Successor, error) {
 	return x, nil
 }
 
-// Sealed is the origin of the log that x says is sealed, unchecked. It returns
-// ErrMalformed.
-func (x *Successor) Sealed() (string, error) {
+// Sealed is the last checkpoint of the log that x says is sealed, unchecked. It
+// returns ErrMalformed.
+func (x *Successor) Sealed() (Checkpoint, error) {
 	b, err := x.shard()
 	if err != nil {
-		return "", err
+		return Checkpoint{}, err
 	}
-	c, err := b.SealedBy()
-	return c.Origin, err
+	return b.SealedBy()
 }
 
 func (x *Successor) shard() (*Shard, error) {

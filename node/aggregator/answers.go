@@ -26,7 +26,7 @@ func (a *Aggregator) answer() {
 	for service, ops := range map[mesh.Service]map[ask.Op]func([]byte) ([]byte, error){
 		mesh.EVAuth:    {ask.Authorise: a.take(privacy.KindAuthReq), ask.Lock: a.take(privacy.KindLock)},
 		mesh.EVRecord:  {ask.Settle: a.take(privacy.KindSettle), ask.Flex: a.takeFlex},
-		mesh.EVCollect: {ask.Collect: a.take(privacy.KindCollect, privacy.KindCollectInner), ask.Shares: a.take(privacy.KindShareAsk)},
+		mesh.EVCollect: {ask.Collect: a.take(privacy.KindCollect, privacy.KindCollectInner), ask.Shares: a.take(privacy.KindShareAsk), ask.Issue: a.issue},
 		mesh.Notes:     {ask.Denoms: a.denoms, ask.Swap: a.take(privacy.KindSwap)},
 		mesh.Pass:      {ask.PassKey: a.passKey, ask.Passes: a.passes},
 		mesh.Dispute:   {ask.Cases: a.cases, ask.Statement: a.statement, ask.Booked: a.booked},
@@ -112,6 +112,22 @@ func (a *Aggregator) booked(body []byte) ([]byte, error) {
 	a.Read(func(s *ledger.State) { index, state = s.Session(ledger.Hash(body)) })
 	if state == ledger.CDRUnknown {
 		return nil, &ask.NotYetError{After: again}
+	}
+	return a.proven(index)
+}
+
+// issue gives an issue entry with its proof, to whoever was told its number.
+func (a *Aggregator) issue(body []byte) ([]byte, error) {
+	index, err := ask.ParseIssueBody(body)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := a.Entry(index)
+	if err != nil {
+		return nil, &ask.NotYetError{After: again}
+	}
+	if e, err := ledger.Parse(raw); err != nil || e.Kind() != ledger.KindIssue {
+		return nil, &ask.RefusedError{Reason: "the entry with this number is no issue of notes"}
 	}
 	return a.proven(index)
 }

@@ -279,10 +279,23 @@ func (x *street) collect(v *visit) int64 {
 	b, err := s.asks("home", s.seenBy("home").Key, mesh.EVCollect, ask.Collect, c.Bytes())
 	s.must(err)
 	got := must(session.ParseCollected(b))
-	var issue *ledger.Issue
-	raw := must(s.entryOf(got.Issue))
-	issue = raw.Body().(*ledger.Issue)
-	s.must(settle.VerifyClaim(&got, uint32(due/ev.MinorEUR), issue))
+	if got.Request != c.Hash(s.places["home"].node.Env.Net) {
+		s.t.Errorf("the answer is to request %x", got.Request[:6])
+	}
+	shown, err := s.asks("home", s.seenBy("home").Key, mesh.EVCollect, ask.Issue, ask.IssueBody(got.Issue))
+	s.must(err)
+	policy := must(s.operators("home").Policy())
+	e := must(must(ask.ParseProven(shown)).OpenAt(policy, got.Issue))
+	s.must(settle.VerifyClaim(&got, uint32(due/ev.MinorEUR), e.Body().(*ledger.Issue)))
+	if err := settle.VerifyClaim(&got, uint32(due/ev.MinorEUR)+1, e.Body().(*ledger.Issue)); !errors.Is(err, session.ErrEvidence) {
+		s.t.Errorf("a cent more is proved as well: %v", err)
+	}
+	if _, err := must(ask.ParseProven(shown)).OpenAt(policy, got.Issue+1); !errors.Is(err, ask.ErrBody) {
+		s.t.Errorf("the entry passes for the one after it: %v", err)
+	}
+	if err := refusedWith(lastOf(s.asks("home", s.seenBy("home").Key, mesh.EVCollect, ask.Issue, ask.IssueBody(0)))); err != nil {
+		s.t.Errorf("an entry of another kind: %v", err)
+	}
 	s.must(x.purse.Finish(op.ID, x.month.Denoms, []*note.Row{&got.Row}))
 	return due
 }

@@ -7,6 +7,7 @@
 //	ev.record    Settle     body session.Settle         answer session.Receipt
 //	             Flex       body pool.Flex              answer signal.Line, the session's control line
 //	ev.collect   Collect    body session.Collect (a driver's is boxed)  answer session.Collected
+//	             Issue      body index u64              answer Proven issue entry
 //	             Shares     body session's sealed question  answer session.Shares, sealed
 //	notes        Denoms     body currency u16 | epoch u32, 0 for today's   answer ledger.Proven denominations entry
 //	             Swap       body note.SwapRequest       answer note.SwapReply
@@ -51,6 +52,7 @@ const (
 	Statement Op = 14
 	Share     Op = 18 // 15 to 17 stand in parts.go
 	Shares    Op = 19
+	Issue     Op = 20
 )
 
 // Request is op | body.

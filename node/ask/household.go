@@ -132,16 +132,43 @@ func ParseProven(b []byte) (p Proven, err error) {
 
 // Open gives the entry if the policy's quorum vouches for it.
 func (p Proven) Open(policy *ledger.Policy) (*ledger.Entry, error) {
-	e, err := ledger.Parse(p.Entry)
-	if err != nil {
-		return nil, err
-	}
-	proof, err := ledger.ParseProof(p.Proof)
-	if err != nil {
-		return nil, err
-	}
-	_, err = proof.Verify(policy, e.Leaf())
+	e, _, _, err := p.open(policy)
 	return e, err
+}
+
+func (p Proven) open(policy *ledger.Policy) (e *ledger.Entry, proof *ledger.Proof, c ledger.Checkpoint, err error) {
+	if e, err = ledger.Parse(p.Entry); err != nil {
+		return nil, nil, c, err
+	}
+	if proof, err = ledger.ParseProof(p.Proof); err != nil {
+		return nil, nil, c, err
+	}
+	c, err = proof.Verify(policy, e.Leaf())
+	return e, proof, c, err
+}
+
+// OpenAt is Open for the entry with this number, counted over all shards. It
+// returns ErrBody for a proof of another one.
+func (p Proven) OpenAt(policy *ledger.Policy, index uint64) (*ledger.Entry, error) {
+	e, proof, c, err := p.open(policy)
+	if err != nil {
+		return nil, err
+	}
+	if base, ok := policy.Base(c.Origin); !ok || base+proof.Index != index {
+		return nil, fmt.Errorf("%w: it proves entry %d of the log %q, not entry %d of the ledger", ErrBody, proof.Index, c.Origin, index)
+	}
+	return e, nil
+}
+
+// IssueBody asks for an issue entry by its number, counted over all shards.
+func IssueBody(index uint64) []byte { return binary.BigEndian.AppendUint64(nil, index) }
+
+// ParseIssueBody is the inverse of IssueBody.
+func ParseIssueBody(b []byte) (index uint64, err error) {
+	if len(b) != 8 {
+		return 0, fmt.Errorf("%w: %d bytes ask for an issue", ErrBody, len(b))
+	}
+	return binary.BigEndian.Uint64(b), nil
 }
 
 // Month is a month's mint keys with the ledger's number of their currency.

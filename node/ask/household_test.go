@@ -101,6 +101,9 @@ func TestHouseholdBodiesAreBijective(t *testing.T) {
 	if err != nil || cur != Currency || epoch != 202606 {
 		t.Errorf("denoms: %v", err)
 	}
+	if index, err := ParseIssueBody(IssueBody(1 << 40)); err != nil || index != 1<<40 {
+		t.Errorf("issue: %d, %v", index, err)
+	}
 }
 
 func FuzzBodies(f *testing.F) {
@@ -122,6 +125,9 @@ func FuzzBodies(f *testing.F) {
 		}
 		if p, err := ParseProven(b); err == nil && !bytes.Equal(p.Bytes(), b) {
 			t.Fatal("proven")
+		}
+		if index, err := ParseIssueBody(b); err == nil && !bytes.Equal(IssueBody(index), b) {
+			t.Fatal("issue")
 		}
 		_, _ = ParseAnswer(d.Handle(b)) // must not panic
 	})

@@ -17,11 +17,11 @@ func successorKey(sealed string) []byte {
 // maxShards bounds how far a chain of logs is followed: a century of years.
 const maxShards = 100
 
-// Shards gives the origins of the logs in which the ledger of a policy goes on,
-// in order, as this node has heard and checked. Whoever vouches for the last one
+// Shards gives the logs in which the ledger of a policy goes on, in order, as this node has heard and checked. Whoever vouches for the last one
 // vouches for those before it: their cosigners of old may be gone.
-func Shards(st *store.Store, p *ledger.Policy) (out []string, err error) {
-	var heard []string
+func Shards(st *store.Store, p *ledger.Policy) (out []ledger.LaterLog, err error) {
+	var heard []ledger.LaterLog
+	var base uint64
 	sure := 0
 	for at := p; len(heard) < maxShards; {
 		b, err := st.Get(successorKey(at.Log.Name()))
@@ -39,7 +39,12 @@ func Shards(st *store.Store, p *ledger.Policy) (out []string, err error) {
 		if err != nil {
 			break // another ledger was founded since
 		}
-		heard, at = append(heard, next), p.As(next)
+		sealed, err := x.Sealed()
+		if err != nil {
+			return nil, fmt.Errorf("stored successor of the ledger's log: %w", err)
+		}
+		base += sealed.Size
+		heard, at = append(heard, ledger.LaterLog{Origin: next, Base: base}), p.As(next)
 		if final {
 			sure = len(heard)
 		}
@@ -54,12 +59,12 @@ func Succeeded(st *store.Store, p *ledger.Policy, x *ledger.Successor) error {
 	if err != nil {
 		return nil // it shows nothing
 	}
-	own := p.As(sealed)
+	own := p.As(sealed.Origin)
 	_, final, err := x.Check(own)
 	if err != nil {
 		return nil
 	}
-	b, err := st.Get(successorKey(sealed))
+	b, err := st.Get(successorKey(sealed.Origin))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("stored successor of the ledger's log: %w", err)
 	}
@@ -68,5 +73,5 @@ func Succeeded(st *store.Store, p *ledger.Policy, x *ledger.Successor) error {
 			return nil // what is kept shows no less
 		}
 	}
-	return st.Set(successorKey(sealed), x.Encode())
+	return st.Set(successorKey(sealed.Origin), x.Encode())
 }

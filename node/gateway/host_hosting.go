@@ -111,7 +111,7 @@ func openHosting(env *role.Env, j *journal, ops operators, m *mask) (*hosting, e
 func (h *hosting) openPurse() (err error) {
 	self := h.env.ID.Member
 	h.purse, err = purse.Open(purse.Config{Store: h.env.Store, Clock: h.env.Clock, Rand: h.env.Rand, Log: h.env.Log, Operators: h.ops, Claims: claims{h},
-		Operator: self.Operator, Contract: ask.Contract(h.network, self.Key), Journal: h.journal.record})
+		Operator: self.Operator, Contract: ask.Contract(h.network, self.Key), Warn: h.env.Warn, Journal: h.journal.record})
 	return err
 }
 

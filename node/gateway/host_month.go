@@ -40,6 +40,7 @@ func (h *hosting) month(q monthAsked) (monthly.Statement, error) {
 			e = b.Energy
 		}
 		x.InMWh, x.OutMWh = e.In(), e.Out
+		x.Claims = h.purse.Claims(v.claim())
 		x.MeterKey = hex.EncodeToString(h.key.Point)
 		for _, r := range h.readings(v) {
 			x.Readings = append(x.Readings, monthly.Reading{OCMF: r.Raw, OK: r.OK, Verdict: r.Verdict})

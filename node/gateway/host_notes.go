@@ -62,6 +62,12 @@ func (c claims) Request(claim purse.Claim, epoch uint32, row note.Row) ([]byte, 
 	return m.Bytes(), nil
 }
 
+// Name is the request's hash.
+func (c claims) Name(_ purse.Claim, msg []byte) ([32]byte, error) {
+	m, err := session.ParseCollect(msg)
+	return m.Hash(c.h.env.Net), err
+}
+
 // Open reads the aggregator's answer.
 func (c claims) Open(_ purse.Claim, answer []byte) (session.Collected, error) {
 	return session.ParseCollected(answer)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"gridveil/mesh/route"
 	"gridveil/node/ask"
 	"gridveil/node/config"
+	"gridveil/node/monthly"
 	"gridveil/node/role"
 	"gridveil/node/wallet"
 	"gridveil/node/web"
@@ -175,6 +177,17 @@ func TestCarFeedsHouseAndGridForLockedNotes(t *testing.T) {
 	if owed == 0 || owed > locked {
 		t.Errorf("drivers earned %d of %d locked", owed, locked)
 	}
+	s.eventually("a proof of what house and driver got in notes", func() bool {
+		if err := errors.Join(s.h().purse.Hurry(), s.w().HurryNotes()); err != nil {
+			t.Fatal(err)
+		}
+		host, _ := s.h().Session(row.ID)
+		driver, _ := s.w().Session(s.w().Sessions()[0].ID)
+		proved := func(list []monthly.Claim, n int) bool {
+			return len(list) == n && !slices.ContainsFunc(list, func(c monthly.Claim) bool { return !c.Proved })
+		}
+		return proved(host.Claims, 1) && proved(driver.Claims, 1) // the house's is what is left of its lock
+	})
 }
 
 func TestForgedAndReplayedRecordsPayNothing(t *testing.T) {

@@ -105,7 +105,7 @@ func firstOf(list ...string) string {
 }
 
 func (h *hosting) full(v *visit) web.Session {
-	s := web.Session{SessionRow: h.row(v), Terms: h.termsView(v), Payees: h.payees(v), OCMF: h.readings(v), Parties: h.knows(v)}
+	s := web.Session{SessionRow: h.row(v), Terms: h.termsView(v), Payees: h.payees(v), Claims: h.purse.Claims(v.claim()), OCMF: h.readings(v), Parties: h.knows(v)}
 	if v.s.EndedAt != 0 {
 		s.End = time.UnixMilli(v.s.EndedAt).UTC()
 	}

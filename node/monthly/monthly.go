@@ -47,6 +47,47 @@ type Session struct {
 	Earned   int64     `json:"earned_micro"`
 	MeterKey string    `json:"meter_key,omitempty"` // public key, hexadecimal
 	Readings []Reading `json:"readings,omitempty"`  // only where they were asked for
+	Claims   []Claim   `json:"claims,omitempty"`    // of whose statement it is, whose notes are here
+}
+
+// Claim is what the ledger shows of notes that a session brought. An auditor who
+// has the ledger's policy needs no more than a claim with its proof: the entry is
+// final under the policy, and its root covers the leaf of request and amount.
+type Claim struct {
+	For       string `json:"for"`
+	Minor     uint16 `json:"minor"`     // cents
+	Issue     uint64 `json:"issue"`     // number of the entry, counted over all shards
+	Proved    bool   `json:"proved"`    // the entry covers the claim
+	Uncovered bool   `json:"uncovered"` // the entry is there and does not
+	Verdict   string `json:"verdict"`   // the same in words
+	// Proof is what shows it, where proofs were asked for.
+	Proof *ClaimProof `json:"proof,omitempty"`
+}
+
+// ClaimProof is a claim's leaf in an issue entry, and the entry in the ledger.
+// Bytes are base64 in JSON.
+type ClaimProof struct {
+	Request    []byte `json:"request"` // H(Collect)
+	Salt       []byte `json:"salt"`
+	Leaf       []byte `json:"leaf_proof"`
+	Entry      []byte `json:"entry,omitempty"`
+	EntryProof string `json:"entry_proof,omitempty"` // .tlog-proof
+}
+
+// ledger sums up a session's claims for a column.
+func (x Session) ledger() string {
+	words := ""
+	for _, c := range x.Claims {
+		switch {
+		case c.Uncovered:
+			return "not covered"
+		case !c.Proved:
+			words = "not yet"
+		case words == "":
+			words = "proved"
+		}
+	}
+	return words
 }
 
 // Reading is a record as the meter signed it, byte for byte.
@@ -69,8 +110,8 @@ func Span(month string, zone *time.Location) (from, to time.Time, err error) {
 }
 
 // Make takes those of list that ended in the month of s, which names owner, month
-// and span, and adds them up. signed says whether readings and keys of meters
-// stay in it; a meter's key tells where a session was.
+// and span, and adds them up. signed says whether readings and keys of meters and
+// proofs of claims stay in it; a meter's key tells where a session was.
 func Make(s Statement, list []Session, signed bool) Statement {
 	s.Currency, s.Sessions = "EUR", []Session{}
 	for _, x := range list {
@@ -78,7 +119,10 @@ func Make(s Statement, list []Session, signed bool) Statement {
 			continue
 		}
 		if !signed {
-			x.Readings, x.MeterKey = nil, ""
+			x.Readings, x.MeterKey, x.Claims = nil, "", slices.Clone(x.Claims)
+			for i := range x.Claims {
+				x.Claims[i].Proof = nil
+			}
 		}
 		s.Sessions = append(s.Sessions, x)
 		s.InMWh, s.OutMWh = s.InMWh+x.InMWh, s.OutMWh+x.OutMWh
@@ -99,10 +143,10 @@ func (s Statement) JSON() ([]byte, error) {
 func (s Statement) CSV() []byte {
 	var out bytes.Buffer
 	w := csv.NewWriter(&out)
-	rows := [][]string{{"session", "begin", "end", "case", "in_mwh", "out_mwh", "paid_micro", "earned_micro", "currency", "meter_key", "verdict", "ocmf"}}
+	rows := [][]string{{"session", "begin", "end", "case", "in_mwh", "out_mwh", "paid_micro", "earned_micro", "currency", "meter_key", "verdict", "ocmf", "ledger"}}
 	num := func(v int64) string { return strconv.FormatInt(v, 10) }
 	for _, x := range s.Sessions {
-		row := []string{x.ID, x.Begin.UTC().Format(time.RFC3339), x.End.UTC().Format(time.RFC3339), x.Case, num(x.InMWh), num(x.OutMWh), num(x.Paid), num(x.Earned), s.Currency, x.MeterKey, "", ""}
+		row := []string{x.ID, x.Begin.UTC().Format(time.RFC3339), x.End.UTC().Format(time.RFC3339), x.Case, num(x.InMWh), num(x.OutMWh), num(x.Paid), num(x.Earned), s.Currency, x.MeterKey, "", "", x.ledger()}
 		for i, r := range x.Readings {
 			if i > 0 {
 				rows = append(rows, row)
@@ -125,11 +169,11 @@ func (s Statement) Text() []byte {
 		fmt.Fprintln(&out, "No session ended in this month.")
 	} else {
 		w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "session\tbegin\tend\tcase\tcharged\tgiven\tpaid\tearned")
+		fmt.Fprintln(w, "session\tbegin\tend\tcase\tcharged\tgiven\tpaid\tearned\tledger")
 		for _, x := range s.Sessions {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", x.ID, x.Begin.In(s.From.Location()).Format("2 Jan 15:04"), x.End.In(s.From.Location()).Format("2 Jan 15:04"), x.Case, kWh(x.InMWh), kWh(x.OutMWh), euros(x.Paid), euros(x.Earned))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", x.ID, x.Begin.In(s.From.Location()).Format("2 Jan 15:04"), x.End.In(s.From.Location()).Format("2 Jan 15:04"), x.Case, kWh(x.InMWh), kWh(x.OutMWh), euros(x.Paid), euros(x.Earned), x.ledger())
 		}
-		fmt.Fprintf(w, "total\t\t\t\t%s\t%s\t%s\t%s\n", kWh(s.InMWh), kWh(s.OutMWh), euros(s.Paid), euros(s.Earned))
+		fmt.Fprintf(w, "total\t\t\t\t%s\t%s\t%s\t%s\t\n", kWh(s.InMWh), kWh(s.OutMWh), euros(s.Paid), euros(s.Earned))
 		w.Flush() // a bytes.Buffer takes everything
 	}
 	if s.Unbilled > 0 {

@@ -92,3 +92,24 @@ func TestMonthsAreCutInTheirZone(t *testing.T) {
 		t.Errorf("an empty month:\n%s\n%s", empty.Text(), empty.CSV())
 	}
 }
+
+// TestStatementSaysWhatTheLedgerShows has a session of each verdict.
+func TestStatementSaysWhatTheLedgerShows(t *testing.T) {
+	s := june(t, true)
+	proof := &ClaimProof{Request: []byte{1}, Salt: []byte{2}}
+	proved := Claim{For: "energy into the car", Minor: 181, Issue: 9, Proved: true, Verdict: "proved on the ledger", Proof: proof}
+	for want, claims := range map[string][]Claim{"": nil, "proved": {proved}, "not yet": {{Proof: proof}, proved}, "not covered": {proved, {Uncovered: true, Proof: proof}, {}}} {
+		x := s.Sessions[0]
+		x.Claims = claims
+		signed, unsigned := Make(s, []Session{x}, true), Make(s, []Session{x}, false)
+		rows, err := csv.NewReader(bytes.NewReader(unsigned.CSV())).ReadAll()
+		if err != nil || rows[0][12] != "ledger" || rows[1][12] != want || !strings.Contains(string(unsigned.Text()), want) {
+			t.Errorf("%q: %v, %v\n%s", want, rows, err, unsigned.Text())
+		}
+		for i := range claims {
+			if unsigned.Sessions[0].Claims[i].Proof != nil || signed.Sessions[0].Claims[i].Proof != claims[i].Proof {
+				t.Errorf("%q: proofs belong into signed statements only", want)
+			}
+		}
+	}
+}

@@ -22,6 +22,7 @@ func (w *Wallet) Month(month string, signed bool) (monthly.Statement, error) {
 	for _, t := range w.trips {
 		x, ok := t.statement()
 		if ok {
+			x.Claims = w.purse.Claims(hex.EncodeToString(t.rec.ID[:]))
 			list = append(list, x)
 		} else if begun := time.UnixMilli(t.rec.Begun); t.rec.Over && !begun.Before(s.From) && begun.Before(s.To) {
 			s.Unbilled++

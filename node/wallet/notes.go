@@ -65,6 +65,17 @@ func (c claims) Request(claim purse.Claim, epoch uint32, row note.Row) ([]byte, 
 	return t.driver.Collect(claim.Party, epoch, row)
 }
 
+// Name is the hash of the request inside the box.
+func (c claims) Name(claim purse.Claim, msg []byte) ([32]byte, error) {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	t, err := c.trip(claim)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	return t.driver.CollectName(msg)
+}
+
 // Open reads the sealed answer.
 func (c claims) Open(claim purse.Claim, answer []byte) (session.Collected, error) {
 	c.w.mu.Lock()

@@ -31,7 +31,9 @@ func (w *Wallet) Session(id string) (web.Session, bool) {
 	defer w.mu.Unlock()
 	for _, t := range w.trips {
 		if t.name() == id || hex.EncodeToString(t.rec.ID[:]) == id {
-			return t.full(), true
+			s := t.full()
+			s.Claims = w.purse.Claims(hex.EncodeToString(t.rec.ID[:]))
+			return s, true
 		}
 	}
 	return web.Session{}, false

@@ -79,7 +79,7 @@ func Open(env *role.Env, ops Operators) (*Wallet, error) {
 	self := env.ID.Member
 	var err error
 	w.purse, err = purse.Open(purse.Config{Store: env.Store, Clock: env.Clock, Rand: env.Rand, Log: env.Log, Operators: ops, Claims: claims{w},
-		Operator: self.Operator, Contract: w.contract(), Journal: w.note})
+		Operator: self.Operator, Contract: w.contract(), Warn: env.Warn, Journal: w.note})
 	if err != nil {
 		return nil, err
 	}

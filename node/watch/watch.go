@@ -75,7 +75,7 @@ func New(env *role.Env, judge Judge) *Watch {
 // or what shows where a sealed log goes on, under the sealed one's.
 func checkCheckpoint(e gossip.Envelope) gossip.Verdict {
 	if x, err := ledger.ParseSuccessor(e.Body); err == nil {
-		if sealed, err := x.Sealed(); err == nil && gossip.OriginKey(sealed) == e.Key {
+		if sealed, err := x.Sealed(); err == nil && gossip.OriginKey(sealed.Origin) == e.Key {
 			return gossip.Verdict{}
 		}
 		return gossip.Verdict{Action: gossip.Reject, Reason: mesh.ReasonBody}
@@ -183,12 +183,8 @@ func (w *Watch) round(ctx context.Context) error {
 
 // holds says whether evidence convicts one of the ledger's logs.
 func (w *Watch) holds(x *ledger.Evidence) bool {
-	for _, origin := range append([]string{w.policy.Log.Name()}, w.policy.Shards...) {
-		if x.Check(w.policy.As(origin)) == nil {
-			return true
-		}
-	}
-	return false
+	return x.Check(w.policy.As(w.policy.Log.Name())) == nil ||
+		slices.ContainsFunc(w.policy.Shards, func(l ledger.LaterLog) bool { return x.Check(w.policy.As(l.Origin)) == nil })
 }
 
 // look judges one register; again means that our copy of the ledger is not open yet.

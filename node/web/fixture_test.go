@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"gridveil/node/monthly"
 )
 
 // fixture is a small neighbourhood with every state that a page can show.
@@ -105,7 +107,7 @@ func (f fixture) Session(_ context.Context, id string) (Session, bool) {
 			entry := uint64(17)
 			return Session{SessionRow: r, End: noon, Entry: &entry, Steps: []Event{{noon, "session", "opened by a wallet", ""}, {noon, "session", "authorised", ""}},
 				Intervals: []Interval{{Start: noon, FromPV: .5, FromGrid: .2, Amount: "EUR 0.15"}}, Terms: []Pair{{"solar", "EUR 0.1800 per kWh"}, {"band", "EUR 10"}},
-				Payees: []Payee{{"host", "solar energy", "830220.66", "EUR 0.83", "notes"}}, OCMF: []Reading{{`OCMF|{"FV":"1.0"}|{"SD":"00"}`, "signature verifies", true, "a1b2-c3d4"}},
+				Payees: []Payee{{"host", "solar energy", "830220.66", "EUR 0.83", "notes"}}, Claims: []monthly.Claim{{For: "energy into the car", Minor: 83, Issue: 17, Proved: true, Verdict: "proved on the ledger"}}, OCMF: []Reading{{`OCMF|{"FV":"1.0"}|{"SD":"00"}`, "signature verifies", true, "a1b2-c3d4"}},
 				Parties: []Knows{{"Uta", "nothing", "that a car was there", "no message of the session reaches it"}}}, true
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"gridveil/node/monthly"
 )
 
 // Site is what a node, or a whole demonstration, shows. Methods are called from
@@ -205,6 +207,7 @@ type Session struct {
 	Intervals []Interval
 	Terms     []Pair // prices, rule, band
 	Payees    []Payee
+	Claims    []monthly.Claim // what the ledger shows of the notes that are here
 	OCMF      []Reading
 	Ref       string // ledger ref; only for driver and aggregator views
 	Entry     *uint64

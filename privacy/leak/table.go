@@ -36,7 +36,8 @@ const (
 	MailAddress  Message = 28
 	Mail         Message = 29
 	MailAsk      Message = 30
-	lastMessage          = MailAsk
+	ProofAsk     Message = 31
+	lastMessage          = ProofAsk
 )
 
 // String names the message as the page does.
@@ -45,7 +46,7 @@ func (m Message) String() string {
 		"shown meter records", "shown certificate", "lock", "collect", "collect (boxed)", "swap", "redeem", "host pass request",
 		"deck request", "bill line", "meter report", "alarm", "private sum report", "day certificates request", "onion packet",
 		"ledger entry", "flexibility offer", "assent to a flexibility offer", "question for pool pay",
-		"mailbox address", "mail", "mailbox request"}
+		"mailbox address", "mail", "mailbox request", "question for a proof"}
 	if m >= Offer && m <= lastMessage {
 		return names[m]
 	}
@@ -127,5 +128,6 @@ var table = []Row{
 	{MailAddress, HostHome, "where a receipt may wait for you", []Field{{"box, new for each session", Technical, random}}},
 	{Mail, Keeper, "a sealed receipt for a guest who left", []Field{{"box", Technical, random}, {"sealed receipt", Customer, ciphered}, {"time", Technical, second}}},
 	{MailAsk, Keeper, "is there a receipt for you?", []Field{{"box", Technical, random}, {"time", Technical, second}}},
+	{ProofAsk, Aggregator, "is what I was paid on the ledger? asked by onion", []Field{{"number of an entry that others are in as well", Customer, everyone}}},
 	{ShareAsk, Aggregator, "what did my session earn in the pool?", []Field{{"session", Customer, everyone}}},
 }

@@ -475,6 +475,21 @@ func (d *Driver) Collect(p Party, epoch uint32, row note.Row) ([]byte, error) {
 	return boxCollect(rnd, d.exporter, c.Session, c.Bytes())
 }
 
+// CollectName is H(Collect) of a request that Collect gave: what the ledger's
+// issue entry must cover.
+func (d *Driver) CollectName(msg []byte) ([32]byte, error) {
+	_, box, err := splitBoxed(msg)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	b, err := d.exporter.Open(privacy.KindCollectInner, box)
+	if err != nil {
+		return [32]byte{}, fmt.Errorf("collect: %w", err)
+	}
+	c, err := ParseCollect(b)
+	return c.Hash(d.cfg.Net), err
+}
+
 // OpenCollected opens the answer to Collect.
 func (d *Driver) OpenCollected(msg []byte) (Collected, error) {
 	_, box, err := splitBoxed(msg)

@@ -84,6 +84,7 @@ type Market struct {
 	entries  map[[32]byte]ask.Proven // cdr entries by ref
 	locks    map[[32]byte]int64
 	claims   map[[32]byte]bool // collects that were answered "not yet" once
+	issues   map[uint64]ask.Proven
 	down     bool
 	Lines    []session.Line // what the driver's utility would bill
 	Issued   int64          // minor units
@@ -108,7 +109,7 @@ type keys struct {
 func New(t testing.TB, c clock.Clock) *Market {
 	t.Helper()
 	m := &Market{t: t, clock: c, stored: map[string][]byte{}, registry: &note.Registry{}, nulls: map[[32]byte]string{},
-		settled: map[[32]byte]*session.Settled{}, entries: map[[32]byte]ask.Proven{}, claims: map[[32]byte]bool{}, locks: map[[32]byte]int64{}, earned: map[[32]byte][]session.Share{}, Seen: map[ask.Op]int{}}
+		settled: map[[32]byte]*session.Settled{}, entries: map[[32]byte]ask.Proven{}, claims: map[[32]byte]bool{}, locks: map[[32]byte]int64{}, earned: map[[32]byte][]session.Share{}, issues: map[uint64]ask.Proven{}, Seen: map[ask.Op]int{}}
 	m.keepers = map[mailbox.Key]*mailbox.Keeper{}
 	for _, c := range m.Keepers() {
 		m.keepers[c.Key] = must(mailbox.NewKeeper(c.Key, &shelf{values: map[string][]byte{}}))
@@ -280,18 +281,6 @@ func (m *Market) Policy() (*ledger.Policy, error) {
 	return ledger.NewPolicy(ledger.LogKey(Origin, pub(m.keys.log)), ledger.Witness{Name: "witness", Key: ledger.WitnessKey("market.test/witness", pub(m.keys.witness))}), nil
 }
 
-// prove puts an entry into a log of its own and proves it.
-func (m *Market) prove(body ledger.Body) ask.Proven {
-	e := must(ledger.NewEntry(1, 1, body))
-	if err := ledger.Sign(e, Origin, m.keys.record); err != nil {
-		panic(err)
-	}
-	c := ledger.Checkpoint{Origin: Origin, Size: 1, Root: e.Leaf()}
-	msg := must(ledger.SignCheckpoint(c, ledger.LogSigner(Origin, m.keys.log), ledger.Cosigner("market.test/witness", m.keys.witness, m.clock.Now())))
-	p := ledger.Proof{Index: 0, Checkpoint: msg}
-	return ask.Proven{Entry: e.Bytes(), Proof: p.Encode()}
-}
-
 // Ask answers like an operator behind an onion.
 func (m *Market) Ask(ctx context.Context, to member.Key, _ mesh.Service, op ask.Op, body []byte) ([]byte, error) {
 	if ctx.Err() != nil {
@@ -329,6 +318,12 @@ func (m *Market) decide(op ask.Op, body []byte) ([]byte, error) {
 			err = &ask.NotYetError{After: time.Minute}
 		}
 		return b, err
+	case ask.Issue:
+		p, ok := m.issues[must(ask.ParseIssueBody(body))]
+		if !ok {
+			return nil, &ask.NotYetError{After: time.Minute}
+		}
+		return p.Bytes(), nil
 	case ask.Flex:
 		return m.flex(body)
 	case ask.Denoms:
@@ -447,7 +442,9 @@ func (m *Market) collect(now time.Time, body []byte) ([]byte, error) {
 		return nil, err
 	}
 	m.Issued += int64(c.Minor)
-	return m.reply(m.settler.Collected(now, &c, session.Collected{Row: *row, Issue: 7}))
+	answer := m.Back(c.Request, c.Minor)
+	answer.Row = *row
+	return m.reply(m.settler.Collected(now, &c, answer))
 }
 
 // CertifyMeter is the grid operator's certificate over a meter in zone elm, the

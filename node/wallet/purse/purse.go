@@ -4,12 +4,14 @@
 //
 // The flow of a claim:
 //
-//	Add (with the session's receipt) -> Collect -> swap after 1 to 48 h -> redeem 3 to 30 days later
+//	Add (with the session's receipt) -> Collect -> prove the entry behind them
+//	                                            -> swap after 1 to 48 h -> redeem 3 to 30 days later
 //
 // Guarantees: every request is a function of what is durable before it leaves,
 // so a crash at any point repeats the same bytes and the same answer; no note is
 // spent twice and none is lost. With every operator away nothing happens but
-// waiting. Not guaranteed: that the aggregator's ledger pays; its proof is kept.
+// waiting. Not guaranteed: that the aggregator's ledger pays; what proves it, or the
+// contrary, is kept (Claims).
 //
 // Start with Open, then run Serve. A Purse is safe for concurrent use.
 package purse
@@ -30,6 +32,7 @@ import (
 	"gridveil/mesh/member"
 	"gridveil/node/ask"
 	"gridveil/node/clock"
+	"gridveil/node/role"
 	"gridveil/node/store"
 	"gridveil/privacy/leak"
 	"gridveil/privacy/note"
@@ -51,6 +54,8 @@ type Claims interface {
 	// Request signs the request for a claim's blinded row, the same bytes each
 	// time.
 	Request(c Claim, epoch uint32, row note.Row) ([]byte, error)
+	// Name is H(Collect) of a request that Request gave as msg.
+	Name(c Claim, msg []byte) ([32]byte, error)
 	// Open reads the answer to it.
 	Open(c Claim, answer []byte) (session.Collected, error)
 	// Collected tells that the notes are here; issue is the ledger's entry that
@@ -75,6 +80,7 @@ type Config struct {
 	Claims    Claims
 	Operator  string   // own utility, where notes are redeemed
 	Contract  [16]byte // what the utility credits, ask.Contract
+	Warn      *role.Board
 	// Journal notes what leaves, in the update that lets it leave.
 	Journal func(tx *store.Tx, e leak.Entry) error
 }
@@ -97,6 +103,8 @@ type state struct {
 	Jobs       []job // claims to collect, oldest first
 	SwapAt     int64 // UTC ms, 0 for no swap planned
 	RedeemAt   int64
+	Proofs     []proofJob     // entries to fetch, oldest first
+	Uncovered  []Claim        // that their entry does not cover
 	Account    ledger.Account // at the own utility
 	HasAccount bool
 	Redeemed   int64 // minor units handed in so far
@@ -124,7 +132,10 @@ func monthKey(epoch uint32) []byte {
 // Open loads the purse, or makes an empty one.
 func Open(cfg Config) (*Purse, error) {
 	p := &Purse{cfg: cfg, wake: make(chan struct{}, 1)}
-	return p, p.load()
+	if err := p.load(); err != nil {
+		return p, err
+	}
+	return p, p.forgetBackings()
 }
 
 // load reads everything durable; also after a failed update.
@@ -352,6 +363,9 @@ func (p *Purse) Hurry() error {
 	}
 	if p.wallet != nil && p.wallet.Balance(ask.Currency).Fresh > 0 {
 		p.state.SwapAt = now
+	}
+	for i := range p.state.Proofs {
+		p.state.Proofs[i].At = min(p.state.Proofs[i].At, now)
 	}
 	if p.state.RedeemAt > now {
 		p.state.RedeemAt = now

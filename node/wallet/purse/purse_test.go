@@ -3,6 +3,7 @@ package purse
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"gridveil/mesh"
 	"gridveil/mesh/member"
 	"gridveil/node/ask"
+	"gridveil/node/role"
 	"gridveil/node/store"
 	"gridveil/node/wallet/markettest"
 	"gridveil/privacy/leak"
@@ -35,6 +37,9 @@ type bank struct {
 	lose   int // the answer of every lose-th request is lost; 0 loses none
 	asked  int
 	issued map[string]int
+
+	back    func(request [32]byte, minor uint16) session.Collected
+	answers map[string]session.Collected
 }
 
 var errLost = errors.New("answer lost")
@@ -58,8 +63,16 @@ func (b *bank) answer(ctx context.Context, to member.Key, s mesh.Service, op ask
 		return nil, err
 	}
 	signed, err := b.mint.Sign(uint16(minor), row)
-	b.issued[string(body)] = minor
-	return signed.Bytes(), err
+	if err != nil {
+		return nil, err
+	}
+	c, known := b.answers[string(body)]
+	if !known {
+		b.Read(func() { c = b.back(sha256.Sum256(body), uint16(minor)) })
+		b.answers[string(body)] = c
+	}
+	b.issued[string(body)], c.Row = minor, *signed
+	return c.Bytes(), nil
 }
 
 // total is what the mint issued for different requests.
@@ -77,12 +90,10 @@ func (papers) Request(c Claim, _ uint32, row note.Row) ([]byte, error) {
 	return append([]byte{byte(c.Minor >> 8), byte(c.Minor)}, row.Bytes()...), nil
 }
 
+func (papers) Name(_ Claim, msg []byte) ([32]byte, error) { return sha256.Sum256(msg), nil }
+
 func (papers) Open(_ Claim, answer []byte) (session.Collected, error) {
-	row, err := note.ParseRow(answer)
-	if err != nil {
-		return session.Collected{}, err
-	}
-	return session.Collected{Row: *row}, nil
+	return session.ParseCollected(answer)
 }
 
 func (p papers) Collected(c Claim, _ uint64) { p.collected[c.Session]++ }
@@ -95,17 +106,18 @@ type scene struct {
 	store *store.Store
 	purse *Purse
 	left  int
+	warn  *role.Board
 }
 
 func newScene(t *testing.T) *scene {
 	t.Helper()
-	s := &scene{t: t, clock: &hand{markettest.Epoch}, claim: papers{map[string]int{}}}
+	s := &scene{t: t, clock: &hand{markettest.Epoch}, warn: role.NewBoard(), claim: papers{map[string]int{}}}
 	m := markettest.New(t, s.clock)
 	mint, err := markettest.Mint()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.bank = &bank{Market: m, t: t, mint: mint, issued: map[string]int{}}
+	s.bank = &bank{Market: m, t: t, mint: mint, issued: map[string]int{}, back: m.Back, answers: map[string]session.Collected{}}
 	s.store, err = store.Open(t.TempDir(), store.MasterKey{1}, store.Options{MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
@@ -119,7 +131,7 @@ func newScene(t *testing.T) *scene {
 func (s *scene) open() {
 	s.t.Helper()
 	p, err := Open(Config{Store: s.store, Clock: s.clock, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler), Operators: s.bank, Claims: s.claim,
-		Operator: markettest.Utility, Contract: [16]byte{9}, Journal: func(*store.Tx, leak.Entry) error { s.left++; return nil }})
+		Operator: markettest.Utility, Contract: [16]byte{9}, Warn: s.warn, Journal: func(*store.Tx, leak.Entry) error { s.left++; return nil }})
 	if err != nil {
 		s.t.Fatal(err)
 	}

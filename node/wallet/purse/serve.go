@@ -54,7 +54,7 @@ func (p *Purse) Serve(ctx context.Context) error {
 // round does everything that is due and says when something will be.
 func (p *Purse) round(ctx context.Context) (pause time.Duration, err error) {
 	pause = idle
-	for _, step := range []func(context.Context) error{p.prepare, p.collectDue, p.finishOps, p.swapDue, p.redeemDue} {
+	for _, step := range []func(context.Context) error{p.prepare, p.collectDue, p.finishOps, p.swapDue, p.redeemDue, p.proveDue} {
 		err := step(ctx)
 		var wait *errWait
 		if errors.As(err, &wait) {
@@ -347,14 +347,18 @@ func (p *Purse) take(j job, m ask.Month, answer []byte) error {
 		p.cfg.Log.Warn("answer to a claim refused", "err", err)
 		return &errWait{retryMax}
 	}
-	if err := p.hold(j, m, c); err != nil {
+	request, err := p.cfg.Claims.Name(j.Claim, j.Msg)
+	if err != nil {
+		p.cfg.Log.Warn("own claim cannot be read", "err", err) // the notes are held, their proof will not fit
+	}
+	if err := p.hold(j, m, request, c); err != nil {
 		return err
 	}
 	p.cfg.Claims.Collected(j.Claim, c.Issue)
 	return nil
 }
 
-func (p *Purse) hold(j job, m ask.Month, c session.Collected) error {
+func (p *Purse) hold(j job, m ask.Month, request [32]byte, c session.Collected) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.find(j.Claim) == nil {
@@ -368,7 +372,7 @@ func (p *Purse) hold(j job, m ask.Month, c session.Collected) error {
 	if err := p.planSwap(); err != nil {
 		return errors.Join(err, p.load())
 	}
-	return p.update()
+	return p.update(p.plansProof(j.Claim, request, c))
 }
 
 // planSwap draws the time of the next swap. The caller holds mu.
