@@ -86,6 +86,10 @@ func TestALedgerGoesOnWithOpenBusiness(t *testing.T) {
 	x.end(running, trip{grid: 30_000_000})
 	s.eventually("all settled", func() bool { return s.evagg().Counts() == settle.Counts{} })
 	x.redeemAtHome(home)
+	s.eventually("the home hears where the ledger goes on", func() bool {
+		p, err := s.operators("home").Policy()
+		return err == nil && len(p.Shards) == 1
+	})
 	for v, want := range map[*visit]int64{waits: 1_600_000, running: 9_600_000} {
 		if got := x.collect(v); got != want {
 			t.Errorf("a session earns %d, want %d", got, want)

@@ -61,6 +61,8 @@ func moveIn(s *scene) *street {
 func (x *street) fetchDeck() {
 	s := x.s
 	s.eventually("the driver's utility in the directory", func() bool { _, err := s.operators("driver").Utility("southpower"); return err == nil })
+	s.eventually("the driver's utility in the aggregator's directory", func() bool { _, err := s.operators("evagg").Utility("southpower"); return err == nil })
+	s.must(s.evagg().LookAgain())
 	u := must(s.operators("driver").Utility("southpower"))
 	env := s.places["driver"].node.Env
 	lk := x.contract // not the node's own key: its wallet fetches a deck of its own
