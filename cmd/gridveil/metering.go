@@ -98,8 +98,14 @@ func contractList() *cobra.Command {
 
 func contractBill() *cobra.Command {
 	var from, to string
+	var estimate bool
 	c := &cobra.Command{
 		Use: "bill USAGEPOINT", Short: "Compute a bill from signed registers", Args: oneArg("a usage point, or at least its first four digits"),
+		Long: `Computes a bill from the registers that the meter's gateway signed. A gap stops it: late readings
+may still come. With --estimate the slots of a gap between two registers are filled in: linearly up
+to two hours, else as the same weekday of the last four weeks, else linearly. The energy is the
+difference of the two registers in any case, and the bill says how many slots were estimated. A gap
+with no register on one side, and a value that a check rejected, still stop it.`,
 		Example: "  gridveil contract bill 3f9a --from 2026-06-01T00:00:00Z --to 2026-07-01T00:00:00Z",
 		RunE: func(c *cobra.Command, args []string) error {
 			a, err := instant("--from", from)
@@ -111,7 +117,7 @@ func contractBill() *cobra.Command {
 				return err
 			}
 			var out any
-			if err := ask(c, "bill", map[string]any{"usage_point": args[0], "From": a.UnixMilli(), "To": b.UnixMilli()}, &out, "utility"); err != nil {
+			if err := ask(c, "bill", map[string]any{"usage_point": args[0], "From": a.UnixMilli(), "To": b.UnixMilli(), "Estimate": estimate}, &out, "utility"); err != nil {
 				return err
 			}
 			return printJSON(c.OutOrStdout(), out)
@@ -119,6 +125,7 @@ func contractBill() *cobra.Command {
 	}
 	c.Flags().StringVar(&from, "from", "", "start, RFC 3339")
 	c.Flags().StringVar(&to, "to", "", "end, RFC 3339")
+	c.Flags().BoolVar(&estimate, "estimate", false, "fill gaps between two registers by estimates")
 	_ = c.MarkFlagRequired("from") // the flags exist
 	_ = c.MarkFlagRequired("to")
 	return c

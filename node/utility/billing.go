@@ -73,6 +73,32 @@ func (u *Utility) Blocks(up model.UsagePoint) (out []model.IntervalBlock, err er
 // cut to the slots that both registers are held for; the error says what is
 // missing.
 func (u *Utility) Bill(up model.UsagePoint, from, to time.Time) (bill.Bill, error) {
+	return u.bill(up, from, to, func(blocks []model.IntervalBlock) []model.IntervalBlock {
+		return uniform(within(blocks, from, to))
+	})
+}
+
+// EstimatedBill is Bill with estimates for what is missing between two registers
+// (package vee). The registers at its ends are those of the meter; Bill.Estimated
+// says for how many slots the way between them is assumed.
+func (u *Utility) EstimatedBill(up model.UsagePoint, from, to time.Time) (bill.Bill, error) {
+	return u.bill(up, from, to, func(blocks []model.IntervalBlock) []model.IntervalBlock {
+		return estimated(blocks, from, to)
+	})
+}
+
+// within leaves the blocks of the days of a period, and of the day before it.
+func within(blocks []model.IntervalBlock, from, to time.Time) (days []model.IntervalBlock) {
+	for _, b := range blocks {
+		if b.Day+dayMS >= from.UnixMilli() && b.Day < to.UnixMilli() {
+			days = append(days, b)
+		}
+	}
+	return days
+}
+
+// bill bills what choose takes of the blocks that are held.
+func (u *Utility) bill(up model.UsagePoint, from, to time.Time, choose func([]model.IntervalBlock) []model.IntervalBlock) (bill.Bill, error) {
 	c, ok := u.contractOf(up)
 	if !ok {
 		return bill.Bill{}, errors.New("no contract for this usage point")
@@ -85,10 +111,7 @@ func (u *Utility) Bill(up model.UsagePoint, from, to time.Time) (bill.Bill, erro
 	if err != nil {
 		return bill.Bill{}, fmt.Errorf("readings: %w", err)
 	}
-	days := slices.DeleteFunc(blocks, func(b model.IntervalBlock) bool {
-		return b.Day+dayMS < from.UnixMilli() || b.Day >= to.UnixMilli()
-	})
-	return bill.Compute(bill.Contract{UsagePoint: up, State: c.State, Calendar: cal, From: from.UnixMilli(), To: to.UnixMilli()}, uniform(days))
+	return bill.Compute(bill.Contract{UsagePoint: up, State: c.State, Calendar: cal, From: from.UnixMilli(), To: to.UnixMilli()}, choose(blocks))
 }
 
 const dayMS = 86_400_000

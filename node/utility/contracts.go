@@ -229,13 +229,17 @@ func (u *Utility) commands() {
 		var q struct {
 			UsagePoint string `json:"usage_point"`
 			From, To   int64
+			Estimate   bool
 		}
 		if err := json.Unmarshal(in, &q); err != nil {
-			return nil, errors.New("want {usage_point, from, to}")
+			return nil, errors.New("want {usage_point, from, to, estimate}")
 		}
 		c, err := u.find(q.UsagePoint)
 		if err != nil {
 			return nil, err
+		}
+		if q.Estimate {
+			return u.EstimatedBill(c.UsagePoint, time.UnixMilli(q.From), time.UnixMilli(q.To))
 		}
 		return u.Bill(c.UsagePoint, time.UnixMilli(q.From), time.UnixMilli(q.To))
 	})
