@@ -124,6 +124,30 @@ func LoadedFrom(s *Store) (index uint64, parts bool) {
 	return s.marks.size, s.marks.used[s.marks.size] != nil
 }
 
+// NewestBytes is what the newest snapshot wrote.
+func NewestBytes(s *Store) (n int, err error) {
+	taken := s.marks.taken
+	title, err := s.get(snapshotKey(s.marks.size, 0))
+	if err != nil {
+		return 0, err
+	}
+	n = len(title)
+	for part := range binary.BigEndian.Uint16(title) {
+		p, err := s.get(snapshotKey(s.marks.size, part+1))
+		if err != nil {
+			return 0, err
+		}
+		n += len(p)
+	}
+	for w := range s.marks.used[s.marks.size] {
+		err := s.parts(w, taken[len(taken)-2], s.marks.size, func(_ uint64, p []byte) error { n += len(p); return nil })
+		if err != nil {
+			return 0, err
+		}
+	}
+	return n, nil
+}
+
 // Each calls f with the keys and values of one kind in a closed store's database;
 // what f returns takes the value's place, nil deletes it.
 func Each(dir string, o Options, kind byte, f func(key, value []byte) []byte) error {

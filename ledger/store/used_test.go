@@ -135,7 +135,7 @@ func TestADamagedPartIsNoticed(t *testing.T) {
 	if err != nil || len(keys) < 12 || titles != 2 {
 		t.Fatalf("%d keys, %d titles: %v", len(keys), titles, err)
 	}
-	step := 4
+	step := 24
 	if *long {
 		step = 1
 	}
