@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"flag"
 	"io/fs"
@@ -38,10 +39,20 @@ func (nopTB) Helper()                      {}
 func (nopTB) Fatal(args ...any)            { panic(args) }
 func (nopTB) Fatalf(_ string, args ...any) { panic(args) }
 
-// hashes of the state after each entry, by replay without a store.
-var states = sync.OnceValue(func() [][32]byte {
+// state is what a machine must be after an entry: by its hash, and byte by byte.
+type state struct{ hash, whole [32]byte }
+
+func stateOf(m interface {
+	Hash() [32]byte
+	Snapshot() []byte
+}) state {
+	return state{m.Hash(), sha256.Sum256(m.Snapshot())}
+}
+
+// states after each entry, by replay without a store.
+var states = sync.OnceValue(func() []state {
 	s := ledger.New(scene.Origin)
-	out := [][32]byte{s.Hash()}
+	out := []state{stateOf(s)}
 	for _, raw := range telling().Log {
 		e, err := ledger.Parse(raw)
 		if err == nil {
@@ -50,7 +61,7 @@ var states = sync.OnceValue(func() [][32]byte {
 		if err != nil {
 			panic(err)
 		}
-		out = append(out, s.Hash())
+		out = append(out, stateOf(s))
 	}
 	return out
 })
@@ -165,7 +176,7 @@ func holds(t testing.TB, s *store.Store, atLeast uint64) uint64 {
 		t.Fatalf("read %d of %d entries: %v", i, size, err)
 	}
 	s.Read(func(m ledger.Machine) {
-		if m.Size() != size || m.Hash() != states()[size] {
+		if m.Size() != size || stateOf(m) != states()[size] {
 			t.Errorf("state after %d entries is another", size)
 		}
 	})
