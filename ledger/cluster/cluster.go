@@ -88,6 +88,7 @@ type Node struct {
 	trans *raft.NetworkTransport
 	link  *link
 	hand  hand
+	took  atomic.Int64 // wall time of the newest thing applied, Unix nanoseconds
 
 	applied chan struct{} // something became durable here
 	broken  chan struct{} // closed when this member has stopped
@@ -503,7 +504,8 @@ type Status struct {
 	Members []Member
 	Size    uint64 // durable here
 	Signed  uint64
-	Err     error // why this member stopped
+	Applied time.Time // when this member took something last, zero if not since it started
+	Err     error     // why this member stopped
 }
 
 // Status describes the cluster as this member sees it.
@@ -514,6 +516,9 @@ func (n *Node) Status() Status {
 	s.Leader = string(leader)
 	s.Size, _ = n.store().Size()
 	s.Signed, _ = n.store().Signed()
+	if at := n.took.Load(); at != 0 {
+		s.Applied = time.Unix(0, at)
+	}
 	return s
 }
 
