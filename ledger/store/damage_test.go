@@ -207,6 +207,11 @@ func film(t *testing.T, tables bool) (shots []shot) {
 		}
 	}
 	s.Close()
+	for _, step := range []string{"snapshot used", "snapshot core", "snapshot title", "snapshot drop"} {
+		if !slices.ContainsFunc(shots, func(s shot) bool { return s.at == step }) {
+			t.Fatalf("no image was taken at %q", step)
+		}
+	}
 	return shots
 }
 

@@ -24,11 +24,21 @@ var small = store.Options{MemTableBytes: 1 << 20, SegmentBytes: 64 << 10, MinFre
 
 var key = bytes.Repeat([]byte{7}, 32)
 
-// telling is the log of these tests: every kind of entry, then transfers.
+// telling is the log of these tests: every kind of entry, then transfers and
+// sessions of a day, so that snapshots and their used-sets are written all along.
 var telling = sync.OnceValue(func() *scene.Scene {
 	s := scene.New(nopTB{}, 3)
 	s.Story(s.Do)
-	s.Transfers(560)
+	for bucket := range 16 {
+		s.Transfers(30)
+		for range 4 {
+			s.By(scene.Evagg, s.CDR(scene.Uta, 0, scene.Session(10)))
+		}
+		if bucket%5 == 4 {
+			s.Do(s.Settle(scene.Uta, 0))
+		}
+		s.Pass(1)
+	}
 	return s
 })
 
@@ -49,11 +59,14 @@ func stateOf(m interface {
 	return state{m.Hash(), sha256.Sum256(m.Snapshot())}
 }
 
-// states after each entry, by replay without a store.
-var states = sync.OnceValue(func() []state {
+// states of the log of these tests.
+var states = sync.OnceValue(func() []state { return replay(telling().Log) })
+
+// replay gives the states after each entry, without a store.
+func replay(log [][]byte) []state {
 	s := ledger.New(scene.Origin)
 	out := []state{stateOf(s)}
-	for _, raw := range telling().Log {
+	for _, raw := range log {
 		e, err := ledger.Parse(raw)
 		if err == nil {
 			_, err = s.Apply(e)
@@ -64,7 +77,7 @@ var states = sync.OnceValue(func() []state {
 		out = append(out, stateOf(s))
 	}
 	return out
-})
+}
 
 // roots of the first n entries, by a tree in memory.
 var tree = sync.OnceValue(func() *tile.Hashes {

@@ -77,19 +77,25 @@ func (m mosaic) needs(index uint64, w ledger.Window, first uint64) bool {
 	return ok && t.start <= first && first < index
 }
 
-// title is parts u16, SHA-256 over the parts and what follows, format u8, number
-// of windows u16, and of each the window, start u64, parts u32, sum 32.
+// title is parts u16, SHA-256 over the parts and what follows, then the list.
 func (m mosaic) title(parts int, core []byte) []byte {
-	rest := binary.BigEndian.AppendUint16([]byte{mosaicFormat}, uint16(len(m)))
+	list := m.list()
+	sum := titleSum(core, list)
+	return append(append(binary.BigEndian.AppendUint16(nil, uint16(parts)), sum[:]...), list...)
+}
+
+// list is format u8, number of windows u16, and of each the window, start u64,
+// parts u32, sum 32.
+func (m mosaic) list() []byte {
+	b := binary.BigEndian.AppendUint16([]byte{mosaicFormat}, uint16(len(m)))
 	for _, w := range m.windows() {
 		t := m[w]
-		rest = append(rest, w[:]...)
-		rest = binary.BigEndian.AppendUint64(rest, t.start)
-		rest = binary.BigEndian.AppendUint32(rest, t.parts)
-		rest = append(rest, t.sum[:]...)
+		b = append(b, w[:]...)
+		b = binary.BigEndian.AppendUint64(b, t.start)
+		b = binary.BigEndian.AppendUint32(b, t.parts)
+		b = append(b, t.sum[:]...)
 	}
-	sum := titleSum(core, rest)
-	return append(append(binary.BigEndian.AppendUint16(nil, uint16(parts)), sum[:]...), rest...)
+	return b
 }
 
 // parseTitle reads a title; the mosaic is nil in one of a former version.
@@ -97,18 +103,18 @@ func parseTitle(b []byte) (m mosaic, ok bool) {
 	if len(b) == wholeTitle {
 		return nil, true
 	}
-	if len(b) < wholeTitle+3 || b[wholeTitle] != mosaicFormat {
+	if len(b) < wholeTitle+3 {
 		return nil, false
 	}
-	n, list := int(binary.BigEndian.Uint16(b[wholeTitle+1:])), b[wholeTitle+3:]
-	if len(list) != n*windowBytes {
+	windows := b[wholeTitle+3:]
+	if len(windows)%windowBytes != 0 {
 		return nil, false
 	}
 	m = mosaic{}
-	for b := range slices.Chunk(list, windowBytes) {
-		m[ledger.Window(b)] = tessera{binary.BigEndian.Uint64(b[6:]), binary.BigEndian.Uint32(b[14:]), [32]byte(b[18:])}
+	for w := range slices.Chunk(windows, windowBytes) {
+		m[ledger.Window(w)] = tessera{binary.BigEndian.Uint64(w[6:]), binary.BigEndian.Uint32(w[14:]), [32]byte(w[18:])}
 	}
-	return m, len(m) == n
+	return m, bytes.Equal(m.list(), b[wholeTitle:])
 }
 
 func (m mosaic) windows() []ledger.Window {

@@ -3,6 +3,8 @@ package store_test
 import (
 	"bytes"
 	"fmt"
+	"slices"
+	"sync"
 	"testing"
 
 	"gridveil/ledger"
@@ -11,9 +13,9 @@ import (
 )
 
 // sessions is a log in which windows of refs are filled, kept for overdue
-// sessions, and dropped; a snapshot falls between the entries of each bucket.
-func sessions(tb testing.TB) *scene.Scene {
-	s := scene.New(tb, 12).Begin()
+// sessions, and dropped.
+var sessions = sync.OnceValue(func() [][]byte {
+	s := scene.New(nopTB{}, 12).Begin()
 	for bucket := range 30 {
 		for range 4 {
 			s.By(1, s.CDR(scene.Utb, 0, scene.Session(10)))
@@ -24,15 +26,18 @@ func sessions(tb testing.TB) *scene.Scene {
 		s.Do(s.Settle(scene.Utb, 0))
 		s.Pass(1)
 	}
-	return s
-}
+	return s.Log
+})
 
-// enter takes a scene's entries from one on in groups and writes snapshots
-// between them.
-func enter(t *testing.T, s *store.Store, log [][]byte, from int) {
+// sessionStates are the states after each of them, by replay without a store.
+var sessionStates = sync.OnceValue(func() []state { return replay(sessions()) })
+
+// enter takes the sessions from one on to another in groups of n and writes
+// snapshots between them.
+func enter(t *testing.T, s *store.Store, from, to, n int) {
 	t.Helper()
-	for i := from; i < len(log); i += 3 {
-		if err := take(t, s, log[i:min(i+3, len(log))]...); err != nil {
+	for group := range slices.Chunk(sessions()[from:to], n) {
+		if err := take(t, s, group...); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Snapshot(); err != nil {
@@ -41,18 +46,13 @@ func enter(t *testing.T, s *store.Store, log [][]byte, from int) {
 	}
 }
 
-// same proves that a store's machine is the state that a log leads to.
-func same(t *testing.T, s *store.Store, log [][]byte) {
+// same proves that a store's machine is the state that the first n sessions lead
+// to.
+func same(t *testing.T, s *store.Store, n int) {
 	t.Helper()
-	want := ledger.New(scene.Origin)
-	for i, raw := range log {
-		if _, err := scene.Submit(want, raw); err != nil {
-			t.Fatalf("replay of entry %d: %v", i, err)
-		}
-	}
 	s.Read(func(m ledger.Machine) {
-		if stateOf(m) != stateOf(want) {
-			t.Errorf("the state after %d entries is another than that of a replay", m.Size())
+		if m.Size() != uint64(n) || stateOf(m) != sessionStates()[n] {
+			t.Errorf("the state after %d of %d entries is another than that of a replay", m.Size(), n)
 		}
 	})
 }
@@ -71,10 +71,10 @@ func usedKeys(t *testing.T, dir string, o store.Options) (keys []string) {
 // remembered: what was written of a window stays as it is, windows that are past
 // go, and of those with an overdue session little stays.
 func TestWindowsAreAddedToAndDroppedByKey(t *testing.T) {
-	log, dir, o := sessions(t).Log, t.TempDir(), small
-	half := len(log) / 3
+	all, dir, o := len(sessions()), t.TempDir(), small
+	half := all / 3
 	s := open(t, dir, o)
-	enter(t, s, log[:half], 0)
+	enter(t, s, 0, half, 3)
 	s.Close()
 	before := map[string][]byte{}
 	if err := store.Each(dir, o, 'u', func(key, value []byte) []byte { before[string(key)] = value; return value }); err != nil {
@@ -84,8 +84,8 @@ func TestWindowsAreAddedToAndDroppedByKey(t *testing.T) {
 	if at, parts := store.LoadedFrom(s); at == 0 || !parts {
 		t.Errorf("opened from the snapshot at %d, with parts %v", at, parts)
 	}
-	same(t, s, log[:half])
-	enter(t, s, log, half)
+	same(t, s, half)
+	enter(t, s, half, all, 3)
 	s.Close()
 	kept, windows, total := 0, map[string]int{}, 0
 	err := store.Each(dir, o, 'u', func(key, value []byte) []byte {
@@ -102,7 +102,7 @@ func TestWindowsAreAddedToAndDroppedByKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = open(t, dir, o)
-	same(t, s, log)
+	same(t, s, all)
 	if len(before) == 0 || kept == 0 || kept == len(before) {
 		t.Errorf("of %d parts %d are still there", len(before), kept)
 	}
@@ -118,10 +118,10 @@ func TestWindowsAreAddedToAndDroppedByKey(t *testing.T) {
 // titles that name them: the log opens with the right state, from the snapshot
 // before or by replay, and its next snapshots are whole again.
 func TestADamagedPartIsNoticed(t *testing.T) {
-	log, was, o := sessions(t).Log, t.TempDir(), small
-	half := len(log) / 2
+	all, was, o := len(sessions()), t.TempDir(), small
+	half := all / 2
 	s := open(t, was, o)
-	enter(t, s, log[:half], 0)
+	enter(t, s, 0, half, 3)
 	s.Close()
 	keys := usedKeys(t, was, o)
 	titles := 0
@@ -159,15 +159,15 @@ func TestADamagedPartIsNoticed(t *testing.T) {
 					t.Fatal(err)
 				}
 				s := open(t, dir, o)
-				same(t, s, log[:half])
-				enter(t, s, log, half)
-				same(t, s, log)
+				same(t, s, half)
+				enter(t, s, half, all, 12)
+				same(t, s, all)
 				s.Close()
 				s = open(t, dir, o)
-				if at, parts := store.LoadedFrom(s); int(at) < len(log)-8 || !parts {
-					t.Errorf("opened from the snapshot at %d of %d, with parts %v", at, len(log), parts)
+				if at, parts := store.LoadedFrom(s); int(at) < all-12 || !parts {
+					t.Errorf("opened from the snapshot at %d of %d, with parts %v", at, all, parts)
 				}
-				same(t, s, log)
+				same(t, s, all)
 			})
 		}
 	}
@@ -176,11 +176,11 @@ func TestADamagedPartIsNoticed(t *testing.T) {
 // TestAStoreOfTheFormerVersionOpens begins from a snapshot that holds the
 // used-sets itself, and goes on in parts.
 func TestAStoreOfTheFormerVersionOpens(t *testing.T) {
-	log, dir, o := sessions(t).Log, t.TempDir(), small
-	half := len(log) / 2
+	all, dir, o := len(sessions()), t.TempDir(), small
+	half := all / 2
 	s := open(t, dir, o)
 	for i := 0; i < half; i += 10 {
-		if err := take(t, s, log[i:min(i+10, half)]...); err != nil {
+		if err := take(t, s, sessions()[i:min(i+10, half)]...); err != nil {
 			t.Fatal(err)
 		}
 		if i%40 == 0 {
@@ -197,8 +197,8 @@ func TestAStoreOfTheFormerVersionOpens(t *testing.T) {
 	if at, parts := store.LoadedFrom(s); int(at) != half || parts {
 		t.Errorf("opened from the snapshot at %d, with parts %v; want %d, whole", at, parts, half)
 	}
-	same(t, s, log[:half])
-	if err := take(t, s, log[half:half+9]...); err != nil {
+	same(t, s, half)
+	if err := take(t, s, sessions()[half:half+9]...); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Snapshot(); err != nil {
@@ -212,8 +212,8 @@ func TestAStoreOfTheFormerVersionOpens(t *testing.T) {
 	if at, parts := store.LoadedFrom(s); int(at) != half+9 || !parts {
 		t.Errorf("opened from the snapshot at %d, with parts %v; want %d, in parts", at, parts, half+9)
 	}
-	same(t, s, log[:half+9])
-	enter(t, s, log, half+9)
+	same(t, s, half+9)
+	enter(t, s, half+9, all, 12)
 	s.Close()
 	titles := 0
 	err := store.Each(dir, o, 's', func(key, value []byte) []byte {
@@ -226,5 +226,5 @@ func TestAStoreOfTheFormerVersionOpens(t *testing.T) {
 		t.Errorf("%d snapshots are kept: %v", titles, err)
 	}
 	s = open(t, dir, o)
-	same(t, s, log)
+	same(t, s, all)
 }
