@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"testing"
 
 	"gridveil/node/config"
@@ -131,4 +132,15 @@ func TestADriverWhoLeftCannotSpoilTheHousesStatement(t *testing.T) {
 	if host := s.judged(s.hostFile()); host.Agreed == "signed by host and driver" {
 		t.Errorf("the driver is said to have signed: %+v", host)
 	}
+	var x monthly.Statement
+	if err := json.Unmarshal(s.hostFile(), &x); err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range s.market.Settled() {
+		total := fmt.Sprintf("EUR %d.%02d", b.Values.Pay/1_000_000, b.Values.Pay/10_000%100)
+		if row := s.newest(); x.Earned != b.Host || x.Paid != b.Values.Pay || row.Total != total {
+			t.Errorf("the statement has %d paid and %d earned, the page %s, booked are %d and %d", x.Paid, x.Earned, row.Total, b.Values.Pay, b.Host)
+		}
+	}
+	s.books(1)
 }
