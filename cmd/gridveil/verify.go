@@ -30,7 +30,8 @@ policy, and of what. Evidence of a broken receipt needs the receipt key of the a
 
 Of a month's statement, as a host or driver prints it with --signed --json, it recomputes each
 session: who signed the prices before the first Wh and the result, what the meter signed, energy
-and amounts; with --policy also whether entries of the ledger cover the notes. That a meter's key
+and amounts; with --policy also whether entries of the ledger stand for the
+session and cover the notes. That a meter's key
 is the meter's, its label tells.`,
 		Example: "  gridveil verify ./day/export\n  gridveil verify ./export --policy utility.policy\n  gridveil verify E1-300.gvx --policy utility.policy\n  gridveil verify june.json --policy utility.policy",
 		Args: func(_ *cobra.Command, args []string) error {
@@ -123,12 +124,15 @@ func verifyStatement(c *cobra.Command, file, policy string, asJSON bool) error {
 			fmt.Fprintf(out, "           agreed before the first Wh, EUR per kWh: roof %s, grid %s, to the house %s, to the grid %s\n", exactEuros(s.Prices.Roof), exactEuros(s.Prices.Grid), exactEuros(s.Prices.House), exactEuros(s.Prices.Export))
 			fmt.Fprintf(out, "           meter key %s\n", s.MeterKey)
 		}
+		if s.OnLedger {
+			fmt.Fprintln(out, "           an entry of the ledger stands for exactly this")
+		}
 		if s.Notes > 0 {
 			fmt.Fprintln(out, "           its notes are covered by the ledger")
 		}
 	}
-	if open > 0 && policy == "" {
-		fmt.Fprintln(c.ErrOrStderr(), "gridveil: hint: entries of the ledger behind the notes were not looked at; name its policy with --policy FILE")
+	if j.Proved+open > 0 && policy == "" {
+		fmt.Fprintln(c.ErrOrStderr(), "gridveil: hint: the ledger's entries were not looked at; name its policy with --policy FILE")
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package monthly
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -32,11 +33,20 @@ type Papers struct {
 	Tick    []byte `json:"tick,omitempty"`
 	Ack     []byte `json:"ack,omitempty"`
 	Fees    []byte `json:"fees"` // fee sheet that the terms name
+	// Booked is what a driver has beside: the ledger's entry that stands for the record.
+	Booked *Booked `json:"booked,omitempty"`
+}
+
+// Booked is the ledger's entry of a session. It commits to SHA-256(Salt Record).
+type Booked struct {
+	Salt       []byte `json:"salt"` // 32 bytes
+	Entry      []byte `json:"entry"`
+	EntryProof string `json:"entry_proof"` // .tlog-proof
 }
 
 // PapersOf are a session's papers in their file form.
 func PapersOf(net privacy.Net, p session.Papers, fees []byte) *Papers {
-	return &Papers{hex.EncodeToString(net[:]), p.Offer, p.Open, p.Close, p.Tick, p.Ack, fees}
+	return &Papers{Network: hex.EncodeToString(net[:]), Offer: p.Offer, Open: p.Open, Close: p.Close, Tick: p.Tick, Ack: p.Ack, Fees: fees}
 }
 
 // ErrStatement says that a statement contradicts what it carries.
@@ -62,6 +72,7 @@ type Judged struct {
 	Paid     int64  `json:"paid_micro"`
 	Earned   int64  `json:"earned_micro"`
 	Prices   Prices `json:"prices_micro"` // zero if not proved
+	OnLedger bool   `json:"on_ledger"`    // a final entry under the policy stands for exactly this record
 	Notes    int    `json:"notes_proved"` // claims of notes that an entry of the ledger covers
 	Open     int    `json:"notes_open"`   // claims that are not proved, or not looked at for want of a policy
 }
@@ -77,8 +88,8 @@ type Prices struct {
 // Judge recomputes a statement in JSON from what it carries, without any node: the
 // sums; for each session with papers the signatures of both sides, terms, prices,
 // meter records, energies and amounts; and with a policy of the ledger the entries
-// behind its notes. It believes nothing else in the file. A nil policy leaves the
-// notes open.
+// behind the sessions and their notes. It believes nothing else in the file. A nil policy leaves
+// the ledger out.
 //
 // Its error wraps ErrStatement and names the first session that does not hold. That
 // a meter's key is the meter's it cannot know.
@@ -165,6 +176,9 @@ func judge(of string, x Session, policy *ledger.Policy) (v Judged, err error) {
 	if err := says(of, x, p, fee); err != nil {
 		return v, err
 	}
+	if v.OnLedger, err = x.Papers.booked(p.Record, policy); err != nil {
+		return v, err
+	}
 	v.Proved, v.MeterKey = true, x.MeterKey
 	v.Prices = Prices{Roof: int64(p.Offer.PRes), Grid: int64(p.Offer.PGrid), House: int64(p.Offer.POut), Export: terms.PExport}
 	v.Agreed = map[session.Form]string{session.Both: "signed by host and driver", session.Cut: "signed by the host; the driver left and had signed up to this",
@@ -181,6 +195,23 @@ func (p *Papers) open() (v session.Proven, err error) {
 	}
 	copy(net[:], raw)
 	return session.Papers{Offer: p.Offer, Open: p.Open, Close: p.Close, Tick: p.Tick, Ack: p.Ack}.Check(net)
+}
+
+// booked says whether the entry that papers carry is final under the policy and
+// stands for the record. One that does not is an error.
+func (p *Papers) booked(r session.Record, policy *ledger.Policy) (bool, error) {
+	if p.Booked == nil || policy == nil {
+		return false, nil
+	}
+	e, err := ask.Proven{Entry: p.Booked.Entry, Proof: []byte(p.Booked.EntryProof)}.Open(policy)
+	if err != nil {
+		return false, fmt.Errorf("its entry on the ledger: %w", err)
+	}
+	c, ok := e.Body().(*ledger.CDR)
+	if salted := slices.Concat(p.Booked.Salt, r.Bytes()); !ok || len(p.Booked.Salt) != len(c.Evidence) || c.Evidence != sha256.Sum256(salted) {
+		return false, errors.New("the entry on the ledger stands for another record")
+	}
+	return true, nil
 }
 
 // price follows energy and amounts from the meter's records and the prices of the
