@@ -44,6 +44,7 @@ type bank struct {
 	booked  [2]float64    // of in and out, by Flowed
 	bookAt  time.Time
 	asked   battery.Watts
+	told    time.Time // when it was commanded last
 	until   time.Time // the command holds; zero: none stands
 	missed  time.Time // since then it is off its target; zero: it is not
 	due     *battery.Watts
@@ -149,7 +150,7 @@ func (b *bank) doubts(now time.Time) []doubt {
 	off := math.Abs(float64(b.power-b.asked)) > max(100, .1*math.Abs(float64(b.asked)))
 	if !off || !now.Before(b.until) || !b.read.HasPower && !b.read.HasFlown {
 		b.missed = time.Time{}
-	} else if b.missed.IsZero() {
+	} else if b.missed.IsZero() || b.missed.After(now) {
 		b.missed = now
 	}
 	return []doubt{
@@ -197,12 +198,7 @@ func (b *bank) Flowed(now time.Time) (watts float64, stored battery.WattHours, a
 }
 
 // age is how old the newest reading is. Caller holds mu.
-func (b *bank) age(now time.Time) time.Duration {
-	if b.seen.IsZero() {
-		return math.MaxInt64
-	}
-	return now.Sub(b.seen)
-}
+func (b *bank) age(now time.Time) time.Duration { return since(b.seen, now) }
 
 // house is what the inverter measured, as a house sees it; ok is false before the
 // first reading.
@@ -239,7 +235,7 @@ func (b *bank) tell(now time.Time, keep time.Duration) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.asked, b.until = *w, now.Add(keep)
+	b.asked, b.told, b.until = *w, now, now.Add(keep)
 }
 
 // serve is the watchdog: a command that nobody renews ends, and the end of the
@@ -256,7 +252,7 @@ func (b *bank) serve(ctx context.Context) error {
 // watch lets the battery rest if its command has not been renewed.
 func (b *bank) watch(now time.Time) {
 	b.mu.Lock()
-	over := !b.until.IsZero() && !now.Before(b.until)
+	over := !b.until.IsZero() && (!now.Before(b.until) || now.Before(b.told)) // or the clock was set back
 	b.mu.Unlock()
 	if over {
 		b.rest(now)

@@ -166,8 +166,20 @@ func (d *Device) advance() {
 // longestGap is what is stepped through after a pause; before it the battery rested.
 const longestGap = time.Hour
 
+// longestBack is what a house that asks twice may be behind itself.
+const longestBack = time.Minute
+
 // pass lets the time up to t pass. Caller holds mu.
 func (d *Device) pass(t time.Time) {
+	if back := d.now.Sub(t); back > longestBack { // the house's clock was set
+		d.now = t
+		for i := range d.pending {
+			d.pending[i].at = d.pending[i].at.Add(-back)
+		}
+		if !d.reverts.IsZero() {
+			d.reverts = d.reverts.Add(-back)
+		}
+	}
 	if d.now.IsZero() || t.Sub(d.now) > longestGap {
 		d.now = t
 		d.drop()
