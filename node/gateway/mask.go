@@ -145,11 +145,24 @@ func (m *mask) decide(o battery.Obs, car battery.Watts) battery.Watts {
 	c := m.ctl.Step(o)
 	m.wish, m.wished = c.EV-o.EV.Plan, o.Time
 	m.orders.decided(o, c)
+	if o.Time.Before(m.memory.since) || o.Time.Sub(m.memory.since) > longestAccount {
+		m.account(o.Time) // the clock has jumped
+	}
 	m.memory.note(m.ctl, &m.orders, o.Time)
 	if m.bank != nil {
 		m.bank.ask(c.Battery)
 	}
 	return c.Battery
+}
+
+// longestAccount is how old an account grows: a day, and what a night may be late.
+const longestAccount = 25 * time.Hour
+
+// account closes the account that runs and begins that of now. The caller holds mu.
+func (m *mask) account(now time.Time) {
+	m.ctl.Day()
+	m.memory.since, m.memory.mins = accountBegan(now), 0
+	m.orders.changed = true // the new account is to be written
 }
 
 // carPlan is what the hosting half says of the car: its plan and slack, or why it may
@@ -296,9 +309,7 @@ func (m *mask) lesson(ctx context.Context, history []float64, d battery.Dial) (*
 func (m *mask) night(ctx context.Context) error {
 	now := m.env.Clock.Now()
 	m.mu.Lock()
-	m.ctl.Day()
-	m.memory.since, m.memory.mins = accountBegan(now), 0
-	m.orders.changed = true // the new account is to be written
+	m.account(now)
 	m.memory.note(m.ctl, &m.orders, now)
 	m.mu.Unlock()
 	if err := m.keep(); err != nil {
@@ -357,6 +368,15 @@ func (m *mask) drive(ctx context.Context) error {
 	}
 }
 
+// since is how old at now is what was measured at at: for ever if it never was, or lies
+// ahead because the clock was set back. A simulated house asks a moment late.
+func since(at, now time.Time) time.Duration {
+	if at.IsZero() || at.Sub(now) > plant.Reaction {
+		return math.MaxInt64
+	}
+	return now.Sub(at)
+}
+
 // turn is one decision for a real house.
 func (m *mask) turn(now time.Time) error {
 	m.bank.observe(now)
@@ -368,10 +388,8 @@ func (m *mask) turn(now time.Time) error {
 	if r.turned.IsZero() {
 		dt = 0 // nothing is known of the time before
 	}
-	o := battery.Obs{Time: now, Dt: dt, Load: r.watts + h.BattWatts - car, PrevMeter: r.prev, PrevEV: car, E: h.Stored, PrevActual: h.BattWatts, Stale: max(age, now.Sub(r.at))}
-	if r.at.IsZero() {
-		o.Stale = math.MaxInt64
-	}
+	// Time is that on the wall, Dt what passed: they differ where the clock was set.
+	o := battery.Obs{Time: now.Round(0), Dt: dt, Load: r.watts + h.BattWatts - car, PrevMeter: r.prev, PrevEV: car, E: h.Stored, PrevActual: h.BattWatts, Stale: max(age, since(r.at, now))}
 	r.turned, r.prev = now, r.watts
 	before := m.wish
 	m.mu.Unlock()

@@ -118,7 +118,11 @@ func (k *kept) put(tx *store.Tx) error {
 		return err
 	}
 	if len(k.demand) > 0 {
-		if err := tx.Set(demandKey(k.day), k.demand); err != nil {
+		old, err := tx.Get(demandKey(k.day))
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if err := tx.Set(demandKey(k.day), mergeDemand(old, k.demand)); err != nil {
 			return err
 		}
 		if len(k.demand) == demandSize { // the first block of a day
@@ -128,6 +132,23 @@ func (k *kept) put(tx *store.Tx) error {
 		}
 	}
 	return tx.Set(maskKey, b)
+}
+
+// mergeDemand joins two records of a day, in order: a day that a clock comes back to
+// has one already. Of a block that both know the old one stays.
+func mergeDemand(old, add []byte) (out []byte) {
+	for len(old) >= demandSize || len(add) >= demandSize {
+		from := &old
+		if len(old) < demandSize || len(add) >= demandSize && bytes.Compare(add[:2], old[:2]) < 0 {
+			from = &add
+		}
+		b := (*from)[:demandSize]
+		*from = (*from)[demandSize:]
+		if n := len(out); n == 0 || !bytes.Equal(out[n-demandSize:n-demandSize+2], b[:2]) {
+			out = append(out, b...)
+		}
+	}
+	return out
 }
 
 // forgetDemand drops the days before one.
