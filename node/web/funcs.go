@@ -25,6 +25,7 @@ func (s *Server) funcs() template.FuncMap {
 		"clocks": func(t time.Time) string { return t.UTC().Format("15:04:05") },
 		"date":   func(t time.Time) string { return t.UTC().Format("2 Jan 2006 15:04") },
 		"iso":    func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"untold": untold,
 		"zero":   func(t time.Time) bool { return t.IsZero() },
 		"bytes":  byteSize,
 		"disk":   diskWords,
@@ -181,4 +182,11 @@ func every(e Energy) []energyRow {
 type energyRow struct {
 	At                             time.Time
 	True, Metered, PV, Battery, EV float64
+}
+
+// untold is what stands in list and not already above the page.
+func untold(list, above []Warning) []Warning {
+	return slices.DeleteFunc(slices.Clone(list), func(w Warning) bool {
+		return slices.ContainsFunc(above, func(a Warning) bool { return a.Title == w.Title && a.Text == w.Text })
+	})
 }
