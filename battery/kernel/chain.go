@@ -10,8 +10,8 @@ import (
 // probability that state z follows state x. Level is the demand of each state, in
 // quanta; nil means that states are levels. [Solve] wants Level to be nil.
 type Chain struct {
-	Q     [][]float64
-	Level []int
+	Q     [][]float64 `json:"q"`
+	Level []int       `json:"level,omitempty"`
 }
 
 // top is the greatest level.

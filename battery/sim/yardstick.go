@@ -53,9 +53,21 @@ type Rates struct {
 // ratedBlocks is the length of a rated path: a standard error of about one percent.
 const ratedBlocks = 12_000
 
-// Rate rates the policies on a whole recording.
-func (s Yardstick) Rate(ctx context.Context, tr Trace) (Rates, error) {
+// YardstickNames are those of Yardsticks.
+func YardstickNames() []string {
+	var out []string
+	for _, y := range Yardsticks() {
+		out = append(out, y.Name)
+	}
+	return out
+}
+
+// models are the chain of a whole recording and the one that a kernel is solved for.
+func (s Yardstick) models(tr Trace) (ch, model kernel.Chain, mx int, err error) {
 	demand := energies(tr, len(tr.Load), s.Block)
+	if len(demand) < 2 {
+		return ch, model, 0, fmt.Errorf("%w: %d blocks of %v", ErrTooShort, len(demand), s.Block)
+	}
 	for i := range demand {
 		demand[i] /= float64(s.Quantum)
 	}
@@ -63,18 +75,83 @@ func (s Yardstick) Rate(ctx context.Context, tr Trace) (Rates, error) {
 	sort.Float64s(sorted)
 	at := .99 * float64(len(sorted)-1)
 	q99 := sorted[int(at)] + (at-math.Floor(at))*(sorted[min(int(at)+1, len(sorted)-1)]-sorted[int(at)])
-	mx := max(2, int(math.Ceil(q99)))
+	mx = max(2, int(math.Ceil(q99)))
 	if mx > kernel.MaxLevel {
-		return Rates{}, fmt.Errorf("%s: peaks of %d quanta, at most %d: this home is too large for it", s.Name, mx, kernel.MaxLevel)
+		return ch, model, 0, fmt.Errorf("%s: peaks of %d quanta, at most %d: this home is too large for it", s.Name, mx, kernel.MaxLevel)
 	}
 	minutes := s.Block.Minutes()
-	ch := s.Chain(demand, mx, minutes)
-	model := ch
+	ch = s.Chain(demand, mx, minutes)
+	model = ch
 	if s.Model != nil {
 		model = s.Model(demand, mx, minutes)
 	}
+	return ch, model, mx, nil
+}
+
+// daily is how many blocks a day has.
+func (s Yardstick) daily() float64 { return 1440 / s.Block.Minutes() }
+
+// Proof is what every mask of a class tells of a home at least, by its model.
+type Proof struct {
+	Model string `json:"model"`
+	// Ahead: masks may know a block's demand when they choose its meter level. Without it
+	// they draw from the past and keep a block's greatest demand in reserve.
+	Ahead   bool    `json:"ahead"`
+	Minutes float64 `json:"block_minutes"`
+	Quantum float64 `json:"quantum_wh"`
+	Quanta  int     `json:"quanta"`           // of the battery
+	Levels  int     `json:"levels"`           // of demand and meter, 0 included
+	Depth   int     `json:"depth"`            // how many meter levels the proof looks back at
+	Proven  float64 `json:"proven_bits_day"`  // no mask of the class tells less
+	Reached float64 `json:"reached_bits_day"` // bound of a kernel that does it; 0: of a model with regimes no kernel is solved
+	Demand  float64 `json:"demand_bits_day"`  // a meter without battery
+}
+
+// Prove looks for the greatest rate that can be proven to be told of a recording by every
+// mask with an ideal store of so many quanta, 0 for the yardstick's own; Check of the
+// certificate gives the same, in bits per block.
+func (s Yardstick) Prove(ctx context.Context, tr Trace, quanta int, ahead bool, o kernel.CertifyOpts) (Proof, *kernel.Certificate, error) {
+	ch, _, mx, err := s.models(tr)
+	if err != nil {
+		return Proof{}, nil, err
+	}
+	if quanta == 0 {
+		quanta = int(s.Capacity / s.Quantum)
+	}
+	ms := quanta
+	if !ahead {
+		ms -= mx
+	}
+	if ms < 0 {
+		return Proof{}, nil, fmt.Errorf("%w: %d quanta, a block's greatest demand is %d", battery.ErrTooSmall, quanta, mx)
+	}
+	c, err := kernel.Certify(ctx, ch, ms, o)
+	if err != nil {
+		return Proof{}, nil, err
+	}
+	bits, err := c.Check()
+	if err != nil {
+		return Proof{}, nil, err
+	}
+	p := Proof{Model: s.Name, Ahead: ahead, Minutes: s.Block.Minutes(), Quantum: float64(s.Quantum), Quanta: quanta, Levels: mx + 1, Depth: c.Depth, Proven: bits * s.daily(), Demand: entropyRate(ch) * s.daily()}
+	if ch.Level == nil {
+		k, err := kernel.Solve(ctx, ch, ms, kernel.Opts{})
+		if err != nil {
+			return Proof{}, nil, err
+		}
+		p.Reached = k.U * s.daily()
+	}
+	return p, c, nil
+}
+
+// Rate rates the policies on a whole recording.
+func (s Yardstick) Rate(ctx context.Context, tr Trace) (Rates, error) {
+	ch, model, mx, err := s.models(tr)
+	if err != nil {
+		return Rates{}, err
+	}
 	c := int(s.Capacity / s.Quantum)
-	daily := 1440 / minutes
+	daily := s.daily()
 	k, err := kernel.Solve(ctx, model, c-mx, kernel.Opts{})
 	if err != nil {
 		return Rates{}, err
