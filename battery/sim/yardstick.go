@@ -45,7 +45,10 @@ type Rates struct {
 	// Delayed is lkm as it runs in a house: like veil it draws from the past, and keeps a
 	// block's greatest demand in reserve.
 	Delayed float64 `json:"lkm_delayed"`
-	Veil    float64 `json:"veil"`    // measured, of the kernel
+	Veil    float64 `json:"veil"` // measured, of the kernel
+	// Aware is the same of a kernel that knows the regimes of a model that has them, 0 of
+	// other models. No mask in a house runs it.
+	Aware   float64 `json:"veil_aware"`
 	Bound   float64 `json:"bound"`   // U of the kernel, for the chain that it was solved for
 	Entropy float64 `json:"entropy"` // of the demand: a meter without battery
 }
@@ -103,7 +106,7 @@ type Proof struct {
 	Levels  int     `json:"levels"`           // of demand and meter, 0 included
 	Depth   int     `json:"depth"`            // how many meter levels the proof looks back at
 	Proven  float64 `json:"proven_bits_day"`  // no mask of the class tells less
-	Reached float64 `json:"reached_bits_day"` // bound of a kernel that does it; 0: of a model with regimes no kernel is solved
+	Reached float64 `json:"reached_bits_day"` // proven bound of a kernel
 	Demand  float64 `json:"demand_bits_day"`  // a meter without battery
 }
 
@@ -134,13 +137,11 @@ func (s Yardstick) Prove(ctx context.Context, tr Trace, quanta int, ahead bool, 
 		return Proof{}, nil, err
 	}
 	p := Proof{Model: s.Name, Ahead: ahead, Minutes: s.Block.Minutes(), Quantum: float64(s.Quantum), Quanta: quanta, Levels: mx + 1, Depth: c.Depth, Proven: bits * s.daily(), Demand: entropyRate(ch) * s.daily()}
-	if ch.Level == nil {
-		k, err := kernel.Solve(ctx, ch, ms, kernel.Opts{})
-		if err != nil {
-			return Proof{}, nil, err
-		}
-		p.Reached = k.U * s.daily()
+	k, err := kernel.Solve(ctx, ch, ms, kernel.Opts{})
+	if err != nil {
+		return Proof{}, nil, err
 	}
+	p.Reached = k.U * s.daily()
 	return p, c, nil
 }
 
@@ -165,11 +166,20 @@ func (s Yardstick) Rate(ctx context.Context, tr Trace) (Rates, error) {
 		return Rates{}, err
 	}
 	out := Rates{Bound: k.U * daily, Entropy: entropyRate(ch) * daily}
-	for _, r := range []struct {
+	type rated struct {
 		law kernel.Law
 		ms  int
 		to  *float64
-	}{{kernel.Hold{Ms: c}, c, &out.Hold}, {kernel.Stepping{Ms: c}, c, &out.LS2}, {shadow, c, &out.LKM}, {delayed, c - mx, &out.Delayed}, {k, c - mx, &out.Veil}} {
+	}
+	all := []rated{{kernel.Hold{Ms: c}, c, &out.Hold}, {kernel.Stepping{Ms: c}, c, &out.LS2}, {shadow, c, &out.LKM}, {delayed, c - mx, &out.Delayed}, {k, c - mx, &out.Veil}}
+	if s.Model != nil {
+		aware, err := kernel.Solve(ctx, ch, c-mx, kernel.Opts{})
+		if err != nil {
+			return Rates{}, err
+		}
+		all = append(all, rated{aware, c - mx, &out.Aware})
+	}
+	for _, r := range all {
 		for seed := range uint64(3) {
 			l, err := kernel.Rate(ctx, ch, r.law, r.ms, ratedBlocks, seed+1)
 			if err != nil {
@@ -197,8 +207,8 @@ func entropyRate(ch kernel.Chain) float64 {
 // day, with each yardstick's means over homes and what the kernel leaks of lkm's.
 func WriteRates(w io.Writer, rates map[string]map[string]Rates) error {
 	b := bufio.NewWriter(w)
-	fmt.Fprintln(b, "| model | home | demand | hold | ls2 | lkm | lkm delayed | veil | U | veil / lkm | veil / delayed |")
-	fmt.Fprintln(b, "|---|---|---|---|---|---|---|---|---|---|---|")
+	fmt.Fprintln(b, "| model | home | demand | hold | ls2 | lkm | lkm delayed | veil | veil knows regimes | U | veil / lkm | veil / delayed |")
+	fmt.Fprintln(b, "|---|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, y := range Yardsticks() {
 		var names []string
 		for n := range rates[y.Name] {
@@ -207,13 +217,17 @@ func WriteRates(w io.Writer, rates map[string]map[string]Rates) error {
 		sort.Strings(names)
 		var m Rates
 		line := func(home string, r Rates) {
-			fmt.Fprintf(b, "| %s | %s | %.0f | %.1f | %.1f | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f |\n", y.Name, home, r.Entropy, r.Hold, r.LS2, r.LKM, r.Delayed, r.Veil, r.Bound, r.Veil/r.LKM, r.Veil/r.Delayed)
+			aware := "-"
+			if r.Aware > 0 {
+				aware = fmt.Sprintf("%.2f", r.Aware)
+			}
+			fmt.Fprintf(b, "| %s | %s | %.0f | %.1f | %.1f | %.2f | %.2f | %.2f | %s | %.2f | %.2f | %.2f |\n", y.Name, home, r.Entropy, r.Hold, r.LS2, r.LKM, r.Delayed, r.Veil, aware, r.Bound, r.Veil/r.LKM, r.Veil/r.Delayed)
 		}
 		for _, n := range names {
 			r := rates[y.Name][n]
 			line(n, r)
 			share := 1 / float64(len(names))
-			m = Rates{m.Hold + share*r.Hold, m.LS2 + share*r.LS2, m.LKM + share*r.LKM, m.Delayed + share*r.Delayed, m.Veil + share*r.Veil, m.Bound + share*r.Bound, m.Entropy + share*r.Entropy}
+			m = Rates{m.Hold + share*r.Hold, m.LS2 + share*r.LS2, m.LKM + share*r.LKM, m.Delayed + share*r.Delayed, m.Veil + share*r.Veil, m.Aware + share*r.Aware, m.Bound + share*r.Bound, m.Entropy + share*r.Entropy}
 		}
 		if len(names) > 0 {
 			line("mean", m)

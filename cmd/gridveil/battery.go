@@ -171,9 +171,7 @@ func proveLimit(c *cobra.Command, b node.BatteryProof, asJSON bool) error {
 	fmt.Fprintf(out, "model    %s: blocks of %.0f min, %d levels of %.0f Wh, a battery of %d quanta\n", p.Model, p.Minutes, p.Levels, p.Quantum, p.Quanta)
 	fmt.Fprintf(out, "demand   %6.2f bits a day: a meter without battery\n", p.Demand)
 	fmt.Fprintf(out, "proven   %6.2f bits a day: no mask that %s tells less\n", p.Proven, class)
-	if p.Reached > 0 {
-		fmt.Fprintf(out, "reached  %6.2f bits a day, at most, by a kernel\n", p.Reached)
-	}
+	fmt.Fprintf(out, "reached  %6.2f bits a day, at most, by a kernel\n", p.Reached)
 	if b.Out != "" {
 		fmt.Fprintf(out, "written  %s; `gridveil battery limit --check` checks it\n", b.Out)
 	}
