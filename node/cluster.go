@@ -74,7 +74,7 @@ func runMachine(ctx context.Context, c *config.Config, o Options, ready func(fmt
 }
 
 func (m *machine) openStore() (*store.Store, error) {
-	return openStore(m.c.Dir, store.Options{Log: m.o.Log, Replica: true})
+	return openStore(m.c.Dir, store.Options{Log: m.o.Log, Now: m.o.Clock.Now, Replica: true})
 }
 
 // open takes part in the cluster with the ledger that this machine's store knows.
@@ -226,6 +226,12 @@ func (m *machine) stand(ctx context.Context) (stop func()) {
 			}
 		})
 	}
+	run("store", func(ctx context.Context) error {
+		for clock.Sleep(ctx, m.o.Clock, maintainPeriod) {
+			upkeep(ctx, m.store(), m.o.Log)
+		}
+		return nil
+	})
 	if !m.o.NoPages {
 		run("commands", m.control().Serve)
 		if at := m.c.Web.Listen; at != "off" {
