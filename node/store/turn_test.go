@@ -17,8 +17,6 @@ import (
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
-
-	"gridveil/ledger/durable"
 )
 
 // calendar is a clock that stands until it is told.
@@ -59,113 +57,6 @@ func copyFile(t *testing.T, from, to, name string) {
 	}
 	if err := os.WriteFile(filepath.Join(to, name), b, 0o600); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// thief tries every key of the key files of one directory, and those that follow
-// from the master key, on every version of every value in another, as it lies in
-// the database. It gives how many blobs there are and how many show secret.
-func thief(t *testing.T, dir, keysOf string, secret []byte) (blobs, shown int) {
-	t.Helper()
-	keys := t.TempDir()
-	copyFile(t, keysOf, keys, keysName)
-	copyFile(t, keysOf, keys, keysCopy)
-	d, err := openDataKeys(keys, testKey, false, 0, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.close()
-	aeads := []cipher.AEAD{newAEAD(testKey.derive("value"))}
-	for _, k := range d.kept() {
-		if !k.wiped {
-			aeads = append(aeads, newAEAD(k.key[:]))
-		}
-	}
-	o, err := Options{}.withDefaults()
-	if err != nil {
-		t.Fatal(err)
-	}
-	db, err := durable.Open((&Store{dir: image(t, dir), opt: o}).badgerOptions(testKey))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	err = db.View(func(txn *badger.Txn) error {
-		it := txn.NewIterator(badger.IteratorOptions{AllVersions: true})
-		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
-			key := it.Item().KeyCopy(nil)
-			sealed, err := it.Item().ValueCopy(nil)
-			if err != nil || len(sealed) < sealOverhead || key[0] == '!' {
-				continue
-			}
-			blobs++
-			for _, aead := range aeads {
-				v, err := aead.Open(nil, nil, sealed[8:], sealedUnder(key, stampOf(sealed)))
-				if err == nil && bytes.Contains(v, secret) {
-					shown++
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return blobs, shown
-}
-
-func TestShreddedValueIsNowhere(t *testing.T) {
-	c, dir := newCalendar(), t.TempDir()
-	s := open(t, dir, c.options())
-	secret := []byte("kitchen light at 02:13")
-	mustSet(t, s, "kept", "a bill")
-	c.pass(25)
-	mustSet(t, s, "reading", string(secret))
-	months(t, s, c, 1)
-	mustSet(t, s, "reading", string(secret)+" again") // the second generation has it too
-	backup := image(t, dir)
-	if err := s.Update(func(tx *Tx) error { return tx.Delete(SpaceCursor.Key([]byte("reading"))) }); err != nil {
-		t.Fatal(err)
-	}
-	deleted := c.now()
-	old := image(t, dir)
-	for i := range 10 { // what else a node does
-		mustSet(t, s, fmt.Sprint("other", i), "x")
-	}
-	for name, copied := range map[string]string{"backup": backup, "copy after the deletion": old} {
-		if blobs, shown := thief(t, copied, copied, secret); shown == 0 {
-			t.Fatalf("%s with its own keys shows nothing in %d blobs: this test could not fail", name, blobs)
-		}
-	}
-	for c.now().Sub(deleted) < 61*24*time.Hour {
-		c.pass(1)
-		maintain(t, s)
-	}
-	for name, copied := range map[string]string{"backup": backup, "copy after the deletion": old, "store": dir} {
-		if blobs, shown := thief(t, copied, dir, secret); shown != 0 || blobs == 0 {
-			t.Errorf("%s, two months after the deletion: %d of %d blobs show it", name, shown, blobs)
-		}
-	}
-	if v, err := s.Get(SpaceCursor.Key([]byte("kept"))); err != nil || string(v) != "a bill" {
-		t.Errorf("what was not deleted: %q, %v", v, err)
-	}
-	if err := s.Check(t.Context()); err != nil {
-		t.Error(err)
-	}
-	s.Close()
-	again := open(t, dir, c.options())
-	if v, err := again.Get(SpaceCursor.Key([]byte("kept"))); err != nil || string(v) != "a bill" {
-		t.Errorf("what was not deleted, after a restart: %q, %v", v, err)
-	}
-	// A whole backup is a store of its own time, with its keys, and ages on.
-	restored := open(t, backup, c.options())
-	if v, err := restored.Get(SpaceCursor.Key([]byte("reading"))); err != nil || !bytes.Contains(v, secret) {
-		t.Errorf("the restored backup: %q, %v", v, err)
-	}
-	months(t, restored, c, 3)
-	if v, err := restored.Get(SpaceCursor.Key([]byte("reading"))); err != nil || !bytes.Contains(v, secret) {
-		t.Errorf("the restored backup after months: %q, %v", v, err)
 	}
 }
 
