@@ -227,7 +227,7 @@ func (m *machine) stand(ctx context.Context) (stop func()) {
 		})
 	}
 	run("store", func(ctx context.Context) error {
-		for clock.Sleep(ctx, m.o.Clock, maintainPeriod) {
+		for ok := true; ok; ok = clock.Sleep(ctx, m.o.Clock, maintainPeriod) {
 			upkeep(ctx, m.store(), m.o.Log)
 		}
 		return nil

@@ -367,6 +367,7 @@ const (
 // expired keys and codes.
 func (n *Node) maintain(ctx context.Context) error {
 	last := n.Clock.Now()
+	upkeep(ctx, n.Store, n.Log) // a wallet may never run for an hour
 	for clock.Sleep(ctx, n.Clock, maintainPeriod) {
 		if n.registrar != nil {
 			n.misusedCode() // ends after a week

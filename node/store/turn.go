@@ -89,7 +89,9 @@ func (s *Store) turnKeys(ctx context.Context) error {
 		if err := s.keys.put(keySlot{gen: old.gen, wiped: true, began: old.began}); err != nil {
 			return err
 		}
-		s.opt.Log.Info("data key erased", "generation", old.gen, "resealed_values", n)
+		if n > 0 || old.gen > 0 { // not of a new store, which never used generation 0
+			s.opt.Log.Info("data key erased", "generation", old.gen, "resealed_values", n)
+		}
 	}
 	return nil
 }
