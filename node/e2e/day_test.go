@@ -58,6 +58,7 @@ var steps = []step{
 	{"the grid sets a limit and the car follows", false, (*day).limit},
 	{"the car leaves, processes are killed again, the session is settled", false, (*day).leave},
 	{"it is settled once, and verifies from files", false, (*day).settledOnce},
+	{"host and driver prove it to an outsider", false, (*day).proofs},
 	{"the utility reads the meter now", true, (*day).readNow},
 	{"readings become a bill without a gap", false, (*day).bill},
 	{"memory and time to ready", true, (*day).footprint},
