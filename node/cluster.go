@@ -256,7 +256,7 @@ func (m *machine) stand(ctx context.Context) (stop func()) {
 	if !m.o.NoPages {
 		run("commands", m.control().Serve)
 		if at := m.c.Web.Listen; at != "off" {
-			run("page", func(ctx context.Context) error { return serveHTTP(ctx, at, http.HandlerFunc(m.page)) })
+			run("page", func(ctx context.Context) error { return m.page(ctx, at) })
 		}
 	}
 	if at := m.c.Ledger.HTTP; at != "" {
@@ -278,15 +278,6 @@ func serveHTTP(ctx context.Context, addr string, h http.Handler) error {
 	return party.ServeHTTP(ctx, l, h)
 }
 
-// page is what stands at the dashboard's address while another machine leads.
-func (m *machine) page(rw http.ResponseWriter, r *http.Request) {
-	rw.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	if r.URL.Path != "/livez" {
-		rw.WriteHeader(http.StatusServiceUnavailable)
-	}
-	fmt.Fprintln(rw, m)
-}
-
 // control answers commands while another machine leads.
 func (m *machine) control() *control.Server {
 	s := control.NewServer(m.c.Dir)
@@ -294,7 +285,7 @@ func (m *machine) control() *control.Server {
 	s.Handle("ledger-seal", m.sealed)
 	s.Handle("status", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		return Status{Role: m.c.Role, Name: m.c.Name, Now: m.o.Clock.Now(), Uptime: time.Since(m.started).Round(time.Second).String(), Peers: map[string]int{},
-			Cluster: m.String(), Warnings: m.warnings(ctx)}, nil
+			Cluster: m.String(), Warnings: m.warnings(m.status(ctx))}, nil
 	})
 	s.Handle("doctor", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		m.mu.RLock()
@@ -310,16 +301,6 @@ func (m *machine) control() *control.Server {
 		return nil, describeDamage(m.st.Check(ctx), nil)
 	})
 	return s
-}
-
-// warnings are the standing problems that a machine sees while it stands by.
-func (m *machine) warnings(ctx context.Context) []role.Warning {
-	s, list := m.status(ctx), m.warn.Standing(m.o.Clock.Now())
-	if s.Quorate() {
-		return append([]role.Warning{}, list...)
-	}
-	return append(list, role.Warning{Code: "cluster-stopped", Severity: role.Fault, Title: "No machine of the cluster leads",
-		Text: "Sessions and records wait at the homes, and nothing enters the ledger.", Next: s.Next, Since: m.o.Clock.Now()})
 }
 
 // store is the open store.
@@ -426,10 +407,12 @@ func (s ClusterStatus) answering() (n int) {
 }
 
 // status asks every machine.
-func (m *machine) status(ctx context.Context) ClusterStatus {
+func (m *machine) status(ctx context.Context) ClusterStatus { return m.judge(m.cluster.Survey(ctx)) }
+
+// judge says how the machines do that answered a survey.
+func (m *machine) judge(list []cluster.Standing) ClusterStatus {
 	st := m.cluster.Status()
 	out := ClusterStatus{Leader: st.Leader, Term: st.Term}
-	list := m.cluster.Survey(ctx)
 	for _, s := range list {
 		x := ClusterMember{Key: s.ID, Address: s.Address, This: s.ID == m.self, Answers: s.Answers, Entries: s.Size, Changes: s.Beside, Leads: s.Answers && s.Leads}
 		if !s.Heard.IsZero() {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -57,6 +58,9 @@ func (n fsm) Apply(l *raft.Log) any {
 	}
 	if out.err != nil && !errors.Is(out.err, errLate) {
 		out.err = n.fatal(out.err) // a border ends this member's log as well
+	}
+	if out.err == nil {
+		n.took.Store(time.Now().UnixNano())
 	}
 	return &out
 }

@@ -91,6 +91,7 @@ type Node struct {
 	trans *raft.NetworkTransport
 	link  *link
 	hand  hand
+	took  atomic.Int64 // wall time of the newest thing applied, Unix nanoseconds
 
 	applied chan struct{} // something became durable here
 	broken  chan struct{} // closed when this member has stopped
@@ -534,9 +535,10 @@ type Status struct {
 	State   string // Leader, Follower, Candidate or Shutdown
 	Term    uint64 // grows with every election
 	Members []Member
-	Size    uint64 // durable here, over all shards
-	Signed  uint64 // over all shards
-	Err     error  // why this member stopped
+	Size    uint64    // durable here, over all shards
+	Signed  uint64    // over all shards
+	Applied time.Time // when this member took something last, zero if not since it started
+	Err     error     // why this member stopped
 }
 
 // Status describes the cluster as this member sees it.
@@ -547,6 +549,9 @@ func (n *Node) Status() Status {
 	s.Leader = string(leader)
 	s.Size, _ = n.size()
 	s.Signed, _ = n.signed()
+	if at := n.took.Load(); at != 0 {
+		s.Applied = time.Unix(0, at)
+	}
 	return s
 }
 

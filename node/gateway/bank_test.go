@@ -194,7 +194,7 @@ func prepareDemand(t *testing.T, dir string) {
 			k.blocks = append(k.blocks, block{k.day.Add(time.Duration(5*b) * time.Minute), wh})
 			k.demand = appendBlock(k.demand, uint16(5*b), wh)
 		}
-		if err := k.write(st); err != nil {
+		if err := st.Update(k.put); err != nil {
 			t.Fatal(err)
 		}
 	}

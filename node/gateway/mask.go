@@ -17,6 +17,7 @@ import (
 	"gridveil/node/plant"
 	"gridveil/node/role"
 	"gridveil/node/signal"
+	"gridveil/node/store"
 )
 
 // mask drives the battery: one decision per step of the house, or per reading of a
@@ -195,14 +196,30 @@ func (m *mask) price(s signal.Signals, t time.Time) float64 {
 	return float64(micro) / 1e6
 }
 
-// keep writes what the last step changed; it must not be called under a lock of
-// the house.
+// keep returns when everything that the mask is to remember is on the disk, also what
+// somebody else is writing. It must not be called under a lock of mask or house.
 func (m *mask) keep() error {
+	if err := m.env.Store.Update(m.stage); err != nil {
+		return fmt.Errorf("keep the mask's state: %w", err)
+	}
+	return nil
+}
+
+// changed says whether something is still to be written.
+func (m *mask) changed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.memory.due != nil
+}
+
+// stage puts what is still to be written into an update. Updates run one after the
+// other, so an older state never replaces a newer one.
+func (m *mask) stage(tx *store.Tx) error {
 	m.mu.Lock()
 	w := m.memory.due
 	m.memory.due = nil
 	m.mu.Unlock()
-	return w.write(m.env.Store)
+	return w.put(tx)
 }
 
 // today is the day's account for the local page.
@@ -365,6 +382,9 @@ func (m *mask) turn(now time.Time) error {
 	m.mu.Unlock()
 	if asks && m.replan != nil {
 		m.replan()
+	}
+	if !m.changed() {
+		return nil
 	}
 	return m.keep()
 }

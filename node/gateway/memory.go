@@ -108,32 +108,26 @@ func demandKey(day time.Time) []byte {
 	return append(demandPrefix[:len(demandPrefix):len(demandPrefix)], store.U64(uint64(day.Unix()))...)
 }
 
-// write puts a note into the store.
-func (k *kept) write(st *store.Store) error {
+// put writes a note as part of an update; nil writes nothing.
+func (k *kept) put(tx *store.Tx) error {
 	if k == nil {
 		return nil
 	}
 	b, err := json.Marshal(storedMask{k.state, k.since, k.mins, k.orders})
 	if err != nil {
-		return fmt.Errorf("keep the mask's state: %w", err)
+		return err
 	}
-	err = st.Update(func(tx *store.Tx) error {
-		if len(k.demand) > 0 {
-			if err := tx.Set(demandKey(k.day), k.demand); err != nil {
+	if len(k.demand) > 0 {
+		if err := tx.Set(demandKey(k.day), k.demand); err != nil {
+			return err
+		}
+		if len(k.demand) == demandSize { // the first block of a day
+			if err := forgetDemand(tx, k.day.AddDate(0, 0, -memoryDays)); err != nil {
 				return err
 			}
-			if len(k.demand) == demandSize { // the first block of a day
-				if err := forgetDemand(tx, k.day.AddDate(0, 0, -memoryDays)); err != nil {
-					return err
-				}
-			}
 		}
-		return tx.Set(maskKey, b)
-	})
-	if err != nil {
-		return fmt.Errorf("keep the mask's state: %w", err)
 	}
-	return nil
+	return tx.Set(maskKey, b)
 }
 
 // forgetDemand drops the days before one.

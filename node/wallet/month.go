@@ -23,6 +23,11 @@ func (w *Wallet) Month(month string, signed bool) (monthly.Statement, error) {
 		x, ok := t.statement()
 		if ok {
 			x.Claims = w.purse.Claims(hex.EncodeToString(t.rec.ID[:]))
+			if t.driver != nil {
+				if p, ok := t.driver.Papers(); ok {
+					x.Papers = monthly.PapersOf(w.env.Net, p, t.rec.Fees)
+				}
+			}
 			list = append(list, x)
 		} else if begun := time.UnixMilli(t.rec.Begun); t.rec.Over && !begun.Before(s.From) && begun.Before(s.To) {
 			s.Unbilled++

@@ -27,6 +27,8 @@ func (s *Server) funcs() template.FuncMap {
 		"iso":    func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"zero":   func(t time.Time) bool { return t.IsZero() },
 		"bytes":  byteSize,
+		"disk":   diskWords,
+		"signed": signed,
 		"qr":     qrCode,
 		"flowed": flowed,
 		"signer": keyName,
@@ -97,6 +99,8 @@ func count(n uint64) string {
 
 func byteSize(n int64) string {
 	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
 	case n >= 1<<20:
 		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
 	case n >= 1<<10:

@@ -90,7 +90,7 @@ func (p *Purse) backing(c Claim) (b Backing, ok bool, err error) {
 // page and the month's statement.
 func (p *Purse) Claims(sessionName string) (out []monthly.Claim) {
 	for party, what := range map[session.Party]string{session.PartyHost: "energy into the car", session.PartyDriver: "energy out of the car",
-		session.PartyChange: "what is left of the lock", session.PartyPool: "energy moved for the grid operator"} {
+		session.PartyChange: "what is left of the lock", session.PartyPool: monthly.ForFlexibility} {
 		b, ok, err := p.backing(Claim{Session: sessionName, Party: party})
 		if err != nil {
 			p.cfg.Log.Warn("proof of notes cannot be read", "err", err)
