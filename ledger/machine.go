@@ -56,6 +56,14 @@ func Sealed(m Machine) string {
 	return ""
 }
 
+// Base is how many entries the sealed logs before m's have; see State.Base.
+func Base(m Machine) uint64 {
+	if money, ok := m.(*Money); ok {
+		return money.State.Base()
+	}
+	return 0
+}
+
 // NewMoney is the empty settlement ledger of one origin.
 func NewMoney(origin string) *Money { return &Money{State: New(origin)} }
 
