@@ -145,9 +145,13 @@ func (p *Purse) warn() {
 		Next: "If this node was offline, nothing: it goes on asking. Else ask the aggregator's operator why the entry is not shown."}, now)
 }
 
-// forgetBackings drops what is as old as sessions may become. The caller is Open.
-func (p *Purse) forgetBackings() error {
+// forgetOld drops, once a day, evidence that is as old as sessions may become.
+func (p *Purse) forgetOld(context.Context) error {
 	now := p.cfg.Clock.Now()
+	if now.Sub(p.swept) < 24*time.Hour {
+		return nil
+	}
+	p.swept = now
 	old := map[Claim]bool{}
 	err := p.cfg.Store.View(func(tx *store.Tx) error {
 		return tx.Each(backingSpace, func(_, v []byte) error {
