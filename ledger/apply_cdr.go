@@ -11,8 +11,6 @@ import (
 // second preimage out of reach, and a collision only refuses its maker.
 type digest [16]byte
 
-type digestSet map[digest]uint64 // the value is the leaf index of first use
-
 func short(h Hash) digest { return digest(h[:16]) }
 
 // pairKey names the flow of money from one payer, with one grid utility.
@@ -93,7 +91,7 @@ func (s *State) applyCDR(c *CDR) error {
 	key := pairKey{c.Cur, c.Payer, c.Grid}
 	s.join(key, c.Bucket, one)
 	s.cdrs[short(c.Ref)] = &cdrRecord{pairKey: key, bucket: c.Bucket, index: s.size, commit: c.Commit}
-	s.refs[c.Bucket] = append(s.refs[c.Bucket], short(c.Ref))
+	s.remember(c.Bucket, short(c.Ref))
 	s.open++
 	s.monthCDRs++
 	return nil
@@ -252,13 +250,12 @@ func settleFee(b *Settle) (int64, bool) {
 
 // forgetRefs drops what is older than the window and not waiting for money.
 func (s *State) forgetRefs() {
-	now := s.Bucket()
-	for bucket, list := range s.refs {
-		if uint64(bucket)+refWindow >= uint64(now) {
+	for bucket, l := range s.refs {
+		if !s.past(bucket) {
 			continue
 		}
 		var keep []digest
-		for _, d := range list {
+		for _, d := range l.list {
 			r := s.cdrs[d]
 			switch {
 			case r == nil || r.bucket != bucket: // moved to a later bucket by a released case
@@ -268,7 +265,10 @@ func (s *State) forgetRefs() {
 				delete(s.cdrs, d)
 			}
 		}
-		if s.refs[bucket] = keep; keep == nil {
+		if len(keep) == len(l.list) {
+			continue
+		}
+		if l.list, l.left = keep, true; keep == nil {
 			delete(s.refs, bucket)
 		}
 	}

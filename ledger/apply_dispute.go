@@ -86,6 +86,7 @@ func (s *State) freeze(refs []Hash) error {
 			return err
 		}
 		r.state = cdrHeld
+		s.touched = append(s.touched, short(ref))
 	}
 	return nil
 }
@@ -199,6 +200,7 @@ func (s *State) applyEnd(b *End) error {
 
 // thaw puts a held session into the first open bucket, or drops it.
 func (s *State) thaw(d digest, r *cdrRecord, how Outcome) error {
+	s.touched = append(s.touched, d)
 	if how == Cancel {
 		r.state, r.commit = cdrGone, Hash{}
 		s.open--
@@ -210,7 +212,7 @@ func (s *State) thaw(d digest, r *cdrRecord, how Outcome) error {
 	}
 	bucket := s.OpenBucket(r.cur, r.payer, r.grid)
 	if bucket != r.bucket {
-		s.refs[bucket] = append(s.refs[bucket], d)
+		s.remember(bucket, d)
 	}
 	r.bucket, r.state = bucket, cdrOpen
 	s.join(r.pairKey, bucket, one)

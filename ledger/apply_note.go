@@ -218,10 +218,7 @@ func (s *State) applyRedeem(b *Redeem) ([]Posting, error) {
 	}
 	for i := range b.Notes {
 		key := s.mintKeys[b.Notes[i].Note.KeyID()].epochKey
-		if s.spent[key] == nil {
-			s.spent[key] = digestSet{}
-		}
-		s.spent[key][short(note.Nullifier(&b.Notes[i].Note))] = s.size
+		s.spentIn(key).add(short(note.Nullifier(&b.Notes[i].Note)), s.size)
 	}
 	s.books[cur].circulation -= x
 	return postings, nil
@@ -260,7 +257,7 @@ func (s *State) sumNotes(b *Redeem) (x int64, counts map[mintKey]uint64, err err
 			return 0, nil, refuse(ErrWindow, "note %d of epoch %d is too late", i, e.Epoch)
 		}
 		null := short(note.Nullifier(n))
-		if index, used := s.spent[place.epochKey][null]; used {
+		if index, used := s.spent[place.epochKey].index(null); used {
 			return 0, nil, &DuplicateError{What: "note", Index: index}
 		}
 		if inEntry[null] {

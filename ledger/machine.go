@@ -32,6 +32,10 @@ type Machine interface {
 	// Snapshot encodes the whole state canonically, Restore replaces it.
 	Snapshot() []byte
 	Restore(snapshot []byte) error
+	// Save encodes the state in what is written down each time and what is only
+	// added to; Load replaces it. See State.Save and Load.
+	Save() (core []byte, used []Used)
+	Load(core []byte, used func(each func(Window, []byte) error) error) error
 }
 
 // Money is the settlement ledger as a Machine. State may be replaced by
@@ -50,6 +54,14 @@ func Sealed(m Machine) string {
 		return money.State.Sealed()
 	}
 	return ""
+}
+
+// Base is how many entries the sealed logs before m's have; see State.Base.
+func Base(m Machine) uint64 {
+	if money, ok := m.(*Money); ok {
+		return money.State.Base()
+	}
+	return 0
 }
 
 // NewMoney is the empty settlement ledger of one origin.
@@ -106,6 +118,19 @@ func (m *Money) Snapshot() []byte { return m.State.Snapshot() }
 // Restore implements Machine.
 func (m *Money) Restore(snapshot []byte) error {
 	s, err := Restore(m.State.Origin(), snapshot)
+	if err != nil {
+		return err
+	}
+	m.State = s
+	return nil
+}
+
+// Save implements Machine.
+func (m *Money) Save() (core []byte, used []Used) { return m.State.Save() }
+
+// Load implements Machine.
+func (m *Money) Load(core []byte, used func(each func(Window, []byte) error) error) error {
+	s, err := Load(m.State.Origin(), core, used)
 	if err != nil {
 		return err
 	}

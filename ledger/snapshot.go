@@ -10,7 +10,10 @@ import (
 	"gridveil/privacy/commit"
 )
 
-const snapshotMagic = "GVSS\x01"
+const (
+	snapshotMagic = "GVSS\x01"
+	coreMagic     = "GVSS\x02" // without the used-sets: see Save
+)
 
 // Hash is SHA-256 of the canonical snapshot of the state in which the used-sets
 // (refs, nullifiers, recent ids) appear only by their counts.
@@ -32,7 +35,8 @@ func (s *State) encode(recent bool) []byte {
 	var w encoder
 	w.raw([]byte(snapshotMagic))
 	s.putCore(&w)
-	s.putUsed(&w, recent)
+	s.putUsed(&w)
+	s.putRecent(&w, recent)
 	return w.b
 }
 
@@ -93,6 +97,7 @@ func Restore(origin string, snapshot []byte) (*State, error) {
 	}
 	s := New(origin)
 	s.getUsed(&r, s.getCore(&r))
+	s.getRecent(&r)
 	if !r.done() {
 		return nil, refuse(ErrDamaged, "snapshot is cut or of another log")
 	}
@@ -132,7 +137,7 @@ func (s *State) putCore(w *encoder) {
 	s.putCases(w)
 	w.u64(uint64(len(s.cdrs)))
 	for _, k := range sorted(s.denoms, byEpoch) {
-		w.u64(uint64(len(s.spent[k])))
+		w.u64(uint64(s.spent[k].len()))
 	}
 }
 
@@ -461,28 +466,70 @@ func (s *State) getParty(r *decoder) PartyID {
 	return p
 }
 
-// putUsed writes what Hash only counts: refs, nullifiers, recent ids.
-func (s *State) putUsed(w *encoder, ids bool) {
+// putUsed writes the refs and nullifiers, which Hash only counts.
+func (s *State) putUsed(w *encoder) {
 	for _, d := range sorted(s.cdrs, byBytes) {
-		c := s.cdrs[d]
-		w.raw(d[:])
-		w.u8(c.cur)
-		w.u32(uint32(c.payer))
-		w.u32(uint32(c.grid))
-		w.u32(c.bucket)
-		w.u8(uint8(c.state))
-		w.u64(c.index)
-		needed := c.state == cdrHeld || s.unsettled(c)
-		if w.bool(needed); needed {
-			w.h32(c.commit)
-		}
+		s.putRef(w, d, s.cdrs[d])
 	}
 	for _, k := range sorted(s.denoms, byEpoch) {
-		for _, d := range sorted(s.spent[k], byBytes) {
-			w.raw(d[:])
-			w.u64(s.spent[k][d])
+		for _, d := range s.spent[k].sorted() {
+			index, _ := s.spent[k].index(d)
+			putSpent(w, d, index)
 		}
 	}
+}
+
+func (s *State) getUsed(r *decoder, n used) {
+	for ; n.refs > 0 && !r.bad; n.refs-- {
+		d, c := s.getRef(r)
+		s.cdrs[d] = c
+		s.remember(c.bucket, d)
+	}
+	for i, k := range sorted(s.denoms, byEpoch) {
+		for m := n.spent[i]; m > 0 && !r.bad; m-- {
+			d, index := getSpent(r)
+			s.spentIn(k).add(d, index)
+		}
+	}
+}
+
+func (s *State) putRef(w *encoder, d digest, c *cdrRecord) {
+	w.raw(d[:])
+	w.u8(c.cur)
+	w.u32(uint32(c.payer))
+	w.u32(uint32(c.grid))
+	w.u32(c.bucket)
+	w.u8(uint8(c.state))
+	w.u64(c.index)
+	waits := c.state == cdrHeld || s.unsettled(c)
+	if w.bool(waits); waits {
+		w.h32(c.commit)
+	}
+}
+
+func (s *State) getRef(r *decoder) (digest, *cdrRecord) {
+	d := digest(r.caseID())
+	c := &cdrRecord{pairKey: pairKey{r.u8(), PartyID(r.u32()), PartyID(r.u32())}, bucket: r.u32(), state: cdrState(r.u8()), index: r.u64()}
+	if r.want(c.state <= cdrGone && s.pairs[c.pairKey] != nil); r.bad {
+		return d, c
+	}
+	if r.bool() {
+		c.commit = r.h32()
+	} else {
+		r.want(c.state != cdrHeld && !s.unsettled(c))
+	}
+	return d, c
+}
+
+func putSpent(w *encoder, d digest, index uint64) {
+	w.raw(d[:])
+	w.u64(index)
+}
+
+func getSpent(r *decoder) (digest, uint64) { return digest(r.caseID()), r.u64() }
+
+// putRecent writes the ids of recent entries, or that there are none.
+func (s *State) putRecent(w *encoder, ids bool) {
 	for i := range s.parties {
 		recent := s.parties[i].recent
 		if !ids {
@@ -496,26 +543,7 @@ func (s *State) putUsed(w *encoder, ids bool) {
 	}
 }
 
-func (s *State) getUsed(r *decoder, n used) {
-	for ; n.refs > 0 && !r.bad; n.refs-- {
-		d := digest(r.caseID())
-		c := &cdrRecord{pairKey: pairKey{r.u8(), PartyID(r.u32()), PartyID(r.u32())}, bucket: r.u32(), state: cdrState(r.u8()), index: r.u64()}
-		r.want(c.state <= cdrGone && s.pairs[c.pairKey] != nil)
-		if r.bool() {
-			c.commit = r.h32()
-		}
-		s.cdrs[d] = c
-		s.refs[c.bucket] = append(s.refs[c.bucket], d)
-	}
-	for i, k := range sorted(s.denoms, byEpoch) {
-		for m := n.spent[i]; m > 0 && !r.bad; m-- {
-			if s.spent[k] == nil {
-				s.spent[k] = digestSet{}
-			}
-			d := digest(r.caseID())
-			s.spent[k][d] = r.u64()
-		}
-	}
+func (s *State) getRecent(r *decoder) {
 	for i := range s.parties {
 		op := &s.parties[i]
 		for m := r.u32(); m > 0 && !r.bad; m-- {

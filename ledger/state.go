@@ -41,12 +41,13 @@ type State struct {
 	tariffs   map[uint64]Tariff          // by leaf index
 	denoms    map[epochKey]*epoch        // mint keys and their counters
 	mintKeys  map[KeyID]mintKey          // note key id -> its place in denoms
-	spent     map[epochKey]digestSet     // nullifiers, dropped when the epoch lapses
+	spent     map[epochKey]*usedSet      // nullifiers, dropped when the epoch lapses
 	transfers map[uint64]*transferRecord // reversible ones, since the last close of their currency
 
 	pairs     map[pairKey]*pair      // settlement of one payer and grid
 	cdrs      map[digest]*cdrRecord  // refs of the last refWindow buckets and unsettled ones
-	refs      map[uint32][]digest    // refs by bucket, to forget them
+	refs      map[uint32]*bucketRefs // refs by bucket, to forget them
+	touched   []digest               // refs whose record changed after they were entered, since the last Save
 	open      uint64                 // unsettled CDRs, held ones included
 	issued    map[uint8]uint32       // currency -> bucket + 1 of its last issue
 	cases     map[CaseID]*caseRecord // all, ended ones too: an id is never used again
@@ -106,8 +107,8 @@ func New(origin string) *State {
 		origin: origin, originHash: OriginHash(origin), home: origin, homeHash: OriginHash(origin),
 		keys: map[KeyID]keyRecord{}, names: map[string]PartyID{},
 		tariffs: map[uint64]Tariff{}, denoms: map[epochKey]*epoch{}, mintKeys: map[KeyID]mintKey{},
-		spent: map[epochKey]digestSet{}, transfers: map[uint64]*transferRecord{},
-		pairs: map[pairKey]*pair{}, cdrs: map[digest]*cdrRecord{}, refs: map[uint32][]digest{},
+		spent: map[epochKey]*usedSet{}, transfers: map[uint64]*transferRecord{},
+		pairs: map[pairKey]*pair{}, cdrs: map[digest]*cdrRecord{}, refs: map[uint32]*bucketRefs{},
 		issued: map[uint8]uint32{}, cases: map[CaseID]*caseRecord{}, disputed: map[Hash]CaseID{},
 		quota: map[PartyID]uint64{}, closes: map[closeKey]*closeRecord{},
 	}

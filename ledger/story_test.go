@@ -37,7 +37,7 @@ func TestStoryHasEveryKindAndSurvivesRestore(t *testing.T) {
 }
 
 // clone copies a state through its snapshot.
-func clone(t *testing.T, s *ledger.State) *ledger.State {
+func clone(t testing.TB, s *ledger.State) *ledger.State {
 	t.Helper()
 	c, err := ledger.Restore(s.Origin(), s.Snapshot())
 	if err != nil {

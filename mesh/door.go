@@ -167,15 +167,6 @@ type doorConn struct {
 func (c *doorConn) LocalAddr() net.Addr  { return doorAddr(c.self.Peer.String()) }
 func (c *doorConn) RemoteAddr() net.Addr { return doorAddr(c.member.Peer.String()) }
 
-// MemberOf tells who is at the other end of a connection of Listener or Dial, for http.Server.ConnContext.
-func MemberOf(c net.Conn) (Member, bool) {
-	d, ok := c.(*doorConn)
-	if !ok {
-		return Member{}, false
-	}
-	return d.member, true
-}
-
 // doorAddr is a peer id as an address.
 type doorAddr string
 

@@ -74,7 +74,7 @@ func openRegisters(h *Host) (*registers, error) {
 		h.log.Warn("stored registers refused", "count", refused)
 	}
 	r.set.Check(gossip.KindTrust, h.checkTrust)
-	r.book = gossip.NewBook(gossip.BookConfig{Registers: r.set, Lock: &h.trust, Now: h.clock.Now, Save: h.store.SaveRegister,
+	r.book = gossip.NewBook(gossip.BookConfig{Registers: r.set, Lock: &h.trust, Now: h.clock.Now, Save: h.store.SaveRegisters,
 		Accepted: r.spread, Count: h.stats.gossip})
 	r.book.Follow(gossip.KindTrust, h.applyTrust)
 	for _, e := range r.book.All(gossip.KindTrust) {

@@ -6,7 +6,7 @@ import "gridveil/mesh/gossip"
 // wallet with a certificate of one day. Everything saved is durable when the call returns.
 type Stores interface {
 	LoadRegisters() ([]Envelope, error)
-	SaveRegister(e Envelope) error       // replaces the one with the same e.ID()
+	SaveRegisters(list []Envelope) error // all or none; each replaces the one with the same ID(), the last counts
 	DropRegisters(ids []gossip.ID) error // registers that nobody needs any more; unknown ids are no error
 
 	// Named small states, each replaced as a whole; nil when absent.
@@ -18,7 +18,7 @@ type Stores interface {
 type nothing struct{}
 
 func (nothing) LoadRegisters() ([]Envelope, error) { return nil, nil }
-func (nothing) SaveRegister(Envelope) error        { return nil }
+func (nothing) SaveRegisters([]Envelope) error     { return nil }
 func (nothing) DropRegisters([]gossip.ID) error    { return nil }
 func (nothing) LoadState(string) ([]byte, error)   { return nil, nil }
 func (nothing) SaveState(string, []byte) error     { return nil }

@@ -18,10 +18,7 @@ import (
 	"gridveil/ledger"
 	"gridveil/ledger/cluster"
 	"gridveil/ledger/writer"
-	"gridveil/mesh"
-	"gridveil/mesh/member"
 	"gridveil/node/aggregator"
-	service "gridveil/node/ask"
 	"gridveil/node/clock"
 	"gridveil/node/config"
 	"gridveil/node/control"
@@ -31,7 +28,6 @@ import (
 	"gridveil/node/role"
 	"gridveil/node/site"
 	"gridveil/node/store"
-	"gridveil/privacy"
 )
 
 // machine is one of the three or five that are one aggregator: all hold its
@@ -45,8 +41,9 @@ type machine struct {
 	cluster *cluster.Node
 	ready   func(fmt.Stringer)
 	started time.Time
-	origin  string
-	policy  *ledger.Policy
+	policy  *ledger.Policy // of the shard that grows
+	shards  *party.Shards
+	warn    *role.Board // what concerns this machine whether it leads or not
 
 	standby func() // ends the parts that run while this machine stands by; owned by the term
 
@@ -56,21 +53,45 @@ type machine struct {
 
 // runMachine runs one machine of a cluster until ctx ends.
 func runMachine(ctx context.Context, c *config.Config, o Options, ready func(fmt.Stringer)) error {
-	m := &machine{c: c, o: o, ready: ready, started: time.Now()}
+	m := &machine{c: c, o: o, ready: ready, started: time.Now(), warn: role.NewBoard()}
 	var err error
 	if m.st, err = m.openStore(); err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, m.st.Close()) }()
+	if err := m.openShards(); err != nil {
+		return err
+	}
+	kctx, cancel := context.WithCancel(ctx)
+	kept := make(chan error, 1)
+	go func() { kept <- m.shards.Keep(kctx) }() // waited for below
+	defer func() { cancel(); err = errors.Join(err, <-kept) }()
+	for {
+		if err := m.serve(ctx); !errors.Is(err, cluster.ErrBorder) {
+			return err
+		}
+		m.shards.Settle()
+	}
+}
+
+// serve takes part with one shard of the ledger until ctx ends, or until the next
+// one begins: cluster.ErrBorder.
+func (m *machine) serve(ctx context.Context) error {
 	if err := m.open(); err != nil {
-		return errors.Join(err, m.st.Close())
+		return err
 	}
 	m.standby = m.stand(ctx)
-	if ready != nil {
-		ready(m)
+	if m.ready != nil {
+		m.ready(m)
 	}
-	err = m.cluster.Serve(ctx)
+	err := m.cluster.Serve(ctx)
 	m.standby()
-	return errors.Join(err, m.cluster.Close(), m.st.Close())
+	if closed := m.cluster.Close(); !errors.Is(err, cluster.ErrBorder) {
+		err = errors.Join(err, closed)
+	} else if closed != nil {
+		return closed
+	}
+	return err
 }
 
 func (m *machine) openStore() (*store.Store, error) {
@@ -85,7 +106,7 @@ func (m *machine) open() error {
 		return fmt.Errorf("key of this machine: %w", err)
 	}
 	m.self = cluster.ID(key.Public().(ed25519.PublicKey))
-	cfg := cluster.Config{Dir: m.c.Path("cluster"), Key: key, Address: x.Address, ElectionTimeout: x.Election.D(), Beside: m, Lead: m.lead}
+	cfg := cluster.Config{Dir: m.c.Path("cluster"), Key: key, Address: x.Address, ElectionTimeout: x.Election.D(), Beside: m, Shards: shardsOf{m.shards}, Lead: m.lead}
 	for _, text := range x.Members {
 		member, err := config.ParseMember(text)
 		if err != nil {
@@ -114,34 +135,38 @@ var errNotFounded = errors.New("the folder of this node holds no ledger yet\nnex
 // book is how this machine opens the log while it does not lead: for reading and
 // for what the leader has decided.
 func (m *machine) book() (w writer.Config, err error) {
-	id, err := identity.LoadNewest(m.c.Dir, m.o.Clock.Now(), func(installed *member.Bundle, sig []byte) (*member.Bundle, []byte, error) {
-		if err := m.takeChain(); err != nil {
-			return nil, nil, err
-		}
-		return mesh.NewestBundle(installed, sig, meshStore{m.st})
-	})
-	if err != nil {
-		return w, err
-	}
-	m.origin = service.LedgerOrigin(id.Bundle.Network, id.Member.Operator)
 	if m.policy, err = aggregator.GivenPolicy(m.c); err == nil && m.policy == nil {
 		m.policy, err = party.KeptPolicy(m.st)
 	}
-	env := &role.Env{Config: m.c, Clock: m.o.Clock, Log: m.o.Log, Keys: keys.NewRing(m.st, m.o.Rand, privacy.SuiteX25519)}
-	w = writer.Config{Dir: m.c.Path("ledger"), Machine: ledger.NewMoney(m.origin), Policy: m.policy, Clock: m.o.Clock, Log: m.o.Log}
-	if err == nil {
-		w.LogKey, err = env.Keys.Signer(keys.Log, m.o.Clock.Now())
+	if err != nil {
+		return w, notFounded(err)
 	}
+	shard := m.shards.Open()
+	at := m.policy.LogURL
+	m.policy = m.policy.As(shard.Origin)
+	m.policy.LogURL = at
+	env := m.env()
+	w = writer.Config{Dir: m.shards.Dir(shard.No), Policy: m.policy, Clock: m.o.Clock, Log: m.o.Log}
+	if w.Machine, err = m.shards.Machine(shard.No); err != nil {
+		return w, err
+	}
+	w.LogKey, err = env.Keys.Signer(keys.Log, m.o.Clock.Now())
 	if err == nil {
 		w.ReceiptKey, err = env.Keys.Signer(keys.Receipt, m.o.Clock.Now())
 	}
 	if err == nil {
 		w.Store, err = party.StoreOptions(env)
 	}
-	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrFollows) { // a missing key is drawn only where it can be kept
-		err = errNotFounded
+	return w, notFounded(err)
+}
+
+// notFounded is what err means to somebody who starts a cluster: a missing key is
+// drawn only where it can be kept.
+func notFounded(err error) error {
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrFollows) {
+		return errNotFounded
 	}
-	return w, err
+	return err
 }
 
 // chainState is where the cluster keeps the node's newest certificate: a file
@@ -181,7 +206,9 @@ func (m *machine) lead(ctx context.Context) (err error) {
 	if err := m.takeChain(); err != nil {
 		return err
 	}
-	n, err := open(m.c, m.o, m)
+	o := m.o
+	o.shards = m.shards
+	n, err := open(m.c, o, m)
 	if err != nil {
 		return err
 	}
@@ -229,12 +256,12 @@ func (m *machine) stand(ctx context.Context) (stop func()) {
 	if !m.o.NoPages {
 		run("commands", m.control().Serve)
 		if at := m.c.Web.Listen; at != "off" {
-			run("page", func(ctx context.Context) error { return serveHTTP(ctx, at, http.HandlerFunc(m.page)) })
+			run("page", func(ctx context.Context) error { return m.page(ctx, at) })
 		}
 	}
 	if at := m.c.Ledger.HTTP; at != "" {
 		log := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { m.cluster.Writer().Handler().ServeHTTP(rw, r) })
-		door := aggregator.ReadingDoor(log, func() *ledger.Policy { return m.policy })
+		door := aggregator.ReadingDoor(m.shards.Handler(m.shards.Open().Origin, log), func() *ledger.Policy { return m.policy })
 		run("log", func(ctx context.Context) error { return serveHTTP(ctx, at, door) })
 	}
 	return func() {
@@ -251,22 +278,14 @@ func serveHTTP(ctx context.Context, addr string, h http.Handler) error {
 	return party.ServeHTTP(ctx, l, h)
 }
 
-// page is what stands at the dashboard's address while another machine leads.
-func (m *machine) page(rw http.ResponseWriter, r *http.Request) {
-	rw.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	if r.URL.Path != "/livez" {
-		rw.WriteHeader(http.StatusServiceUnavailable)
-	}
-	fmt.Fprintln(rw, m)
-}
-
 // control answers commands while another machine leads.
 func (m *machine) control() *control.Server {
 	s := control.NewServer(m.c.Dir)
 	m.commands(s)
+	s.Handle("ledger-seal", m.sealed)
 	s.Handle("status", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		return Status{Role: m.c.Role, Name: m.c.Name, Now: m.o.Clock.Now(), Uptime: time.Since(m.started).Round(time.Second).String(), Peers: map[string]int{},
-			Cluster: m.String(), Warnings: m.warnings(ctx)}, nil
+			Cluster: m.String(), Warnings: m.warnings(m.status(ctx))}, nil
 	})
 	s.Handle("doctor", func(ctx context.Context, _ json.RawMessage) (any, error) {
 		m.mu.RLock()
@@ -282,16 +301,6 @@ func (m *machine) control() *control.Server {
 		return nil, describeDamage(m.st.Check(ctx), nil)
 	})
 	return s
-}
-
-// warnings are the standing problems that a machine sees while it stands by.
-func (m *machine) warnings(ctx context.Context) []role.Warning {
-	s := m.status(ctx)
-	if s.Quorate() {
-		return []role.Warning{}
-	}
-	return []role.Warning{{Code: "cluster-stopped", Severity: role.Fault, Title: "No machine of the cluster leads",
-		Text: "Sessions and records wait at the homes, and nothing enters the ledger.", Next: s.Next, Since: m.o.Clock.Now()}}
 }
 
 // store is the open store.
@@ -398,10 +407,12 @@ func (s ClusterStatus) answering() (n int) {
 }
 
 // status asks every machine.
-func (m *machine) status(ctx context.Context) ClusterStatus {
+func (m *machine) status(ctx context.Context) ClusterStatus { return m.judge(m.cluster.Survey(ctx)) }
+
+// judge says how the machines do that answered a survey.
+func (m *machine) judge(list []cluster.Standing) ClusterStatus {
 	st := m.cluster.Status()
 	out := ClusterStatus{Leader: st.Leader, Term: st.Term}
-	list := m.cluster.Survey(ctx)
 	for _, s := range list {
 		x := ClusterMember{Key: s.ID, Address: s.Address, This: s.ID == m.self, Answers: s.Answers, Entries: s.Size, Changes: s.Beside, Leads: s.Answers && s.Leads}
 		if !s.Heard.IsZero() {
@@ -502,8 +513,18 @@ func (m *machine) explain(err error) error {
 func (n *Node) watchMachines(ctx context.Context) error {
 	w := role.Warning{Code: "cluster-member-away", Severity: role.Problem, Title: "A machine of the cluster is away",
 		Text: "Entries are still taken, but fewer machines than planned hold them.", After: time.Minute}
+	told := map[string]bool{} // what concerns this machine alone
 	for {
 		s := n.machine.status(ctx)
+		for _, x := range n.machine.warn.Standing(n.Clock.Now()) {
+			told[x.Code] = true
+			n.Warn.Raise(x, n.Clock.Now())
+		}
+		for code := range told {
+			if !n.machine.warn.Has(code) {
+				n.Warn.Clear(code)
+			}
+		}
 		w.Next = s.Next
 		n.Warn.Set(ctx.Err() == nil && s.answering() < len(s.Members), w, n.Clock.Now())
 		if !clock.Sleep(ctx, n.Clock, 10*time.Second) {

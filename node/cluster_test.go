@@ -7,6 +7,7 @@ import (
 
 	"gridveil/ledger/cluster"
 	"gridveil/node/site"
+	"gridveil/node/web"
 )
 
 // three are the machines of a cluster as one of them sees them.
@@ -49,6 +50,36 @@ func TestAClusterSaysInWordsHowItIs(t *testing.T) {
 			f := judgeCluster(s)
 			if f.State != tc.state || !strings.Contains(f.Next, tc.next) || !strings.Contains(f.Text, tc.row) {
 				t.Errorf("got %s %q, next %q", f.State, f.Text, f.Next)
+			}
+		})
+	}
+}
+
+func TestAMachineThatStandsBySaysWhereItIs(t *testing.T) {
+	now := time.Now()
+	for _, tc := range []struct {
+		name           string
+		change         func(*ClusterStatus)
+		inStep         bool
+		took           time.Time
+		standing, word string
+		behind         string
+	}{
+		{"all is well", func(*ClusterStatus) {}, true, now, "ok", "has everything", "nothing"},
+		{"nothing came for long, and nothing is lacking", func(*ClusterStatus) {}, true, time.Time{}, "ok", "has everything", "nothing"},
+		{"in traffic", func(s *ClusterStatus) { s.Members[1].Behind = 40 }, true, now.Add(-stuckAfter), "ok", "follows", "40 entries and changes"},
+		{"another one lags", func(s *ClusterStatus) { s.Members[2].Behind = 40 }, true, now, "ok", "has everything", "nothing"},
+		{"it lacks something and takes nothing", func(s *ClusterStatus) { s.Members[1].Behind = 1 }, true, now.Add(-stuckAfter - time.Second), "late", "is behind and takes nothing", "1 entry or change"},
+		{"it takes over", func(s *ClusterStatus) { s.Members[1].Behind = 7 }, false, now, "late", "takes over", "is being taken over"},
+		{"nobody leads", func(s *ClusterStatus) { s.Leader = "" }, true, now, "refused", "nobody leads", "nothing"},
+		{"it has just started", func(s *ClusterStatus) { s.Members = nil }, true, time.Time{}, "late", "asks the others", "not known yet"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s, v := three(), web.Standby{Now: now}
+			tc.change(&s)
+			place(&v, s, tc.inStep, tc.took)
+			if v.Standing != tc.standing || v.Word != tc.word || !strings.Contains(v.Behind, tc.behind) || len(v.Machines) != len(s.Members) {
+				t.Errorf("got %s %q, behind %q", v.Standing, v.Word, v.Behind)
 			}
 		})
 	}

@@ -29,8 +29,15 @@ func (m meshStore) LoadRegisters() (out []gossip.Envelope, err error) {
 	return out, err
 }
 
-func (m meshStore) SaveRegister(e gossip.Envelope) error {
-	return m.st.Set(registerKey(e.ID()), e.Encode())
+func (m meshStore) SaveRegisters(list []gossip.Envelope) error {
+	return m.st.Update(func(tx *store.Tx) error {
+		for _, e := range list {
+			if err := tx.Set(registerKey(e.ID()), e.Encode()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func (m meshStore) DropRegisters(ids []gossip.ID) error {

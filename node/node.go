@@ -55,6 +55,8 @@ type Options struct {
 	// NoPages serves neither dashboard nor control socket: many nodes in one
 	// process share those of the demonstration.
 	NoPages bool
+
+	shards *party.Shards // of a machine in a cluster, which keeps them; else nil
 }
 
 // Node is one running member.

@@ -33,7 +33,7 @@ func newRole(env *role.Env, o Options) (role.Role, error) {
 	case "utility":
 		return utility.New(env)
 	case "aggregator":
-		return aggregator.New(env)
+		return aggregator.New(env, o.shards)
 	case "verifier":
 		return verifier.New(env)
 	case "wallet":

@@ -250,12 +250,16 @@ func batteryDevice() *cobra.Command {
 			if d.Capacity <= 0 || d.Power <= 0 {
 				return usage("--cap and --power: want more than 0")
 			}
+			if d.Control != "124" && d.Control != "704" {
+				return usage("--control: want 124 or 704, got %q", d.Control)
+			}
 			d.Out = c.OutOrStdout()
 			return d.Run(c.Context())
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&d.Listen, "listen", "127.0.0.1:1502", "address of the Modbus TCP server")
+	f.StringVar(&d.Control, "control", "124", "SunSpec model that commands it: 124 sets the battery, 704 the inverter's active power")
 	f.Float64Var(&d.Capacity, "cap", 5000, "capacity in Wh")
 	f.Float64Var(&d.Power, "power", 3000, "limit in W, both ways")
 	f.Float64Var(&d.Charge, "soc", 50, "state of charge at the start, percent")

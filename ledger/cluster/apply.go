@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -46,7 +47,9 @@ func (n fsm) Apply(l *raft.Log) any {
 		out.err = n.applySeal(p.size, p.root)
 	case kindPublish:
 		out.err = n.applyPublish(p.size, p.note)
-	case kindMark:
+	case kindCross:
+		out.err = n.applyCross(p.borders[0])
+	case kindMark, kindFar:
 		out.err = n.keepUp(func() error { return n.reach(p) })
 	case kindBeside:
 		out.err = n.applyBeside(p)
@@ -54,7 +57,10 @@ func (n fsm) Apply(l *raft.Log) any {
 		out.err = fmt.Errorf("%w: proposal of kind %d", ledger.ErrMalformed, p.kind)
 	}
 	if out.err != nil && !errors.Is(out.err, errLate) {
-		out.err = n.fatal(out.err)
+		out.err = n.fatal(out.err) // a border ends this member's log as well
+	}
+	if out.err == nil {
+		n.took.Store(time.Now().UnixNano())
 	}
 	return &out
 }
@@ -64,9 +70,11 @@ func (n fsm) Apply(l *raft.Log) any {
 // another leader's came first: either way this one does not count here nor
 // elsewhere.
 func (n fsm) applyGroup(p *proposal, list []*store.Pending) outcome {
-	size, root := n.store().Size()
+	size, root := n.size()
 	switch {
 	case p.size < size:
+		return outcome{err: errLate}
+	case p.size == size && size > 0 && size == n.base() && p.root != root: // of the log before: this one is empty
 		return outcome{err: errLate}
 	case p.size > size:
 		return outcome{err: fmt.Errorf("%w: the raft log goes on at entry %d, this store has %d", ledger.ErrDamaged, p.size, size)}
@@ -103,8 +111,14 @@ func (n *Node) take(raw [][]byte, list []*store.Pending) ([]*store.Pending, erro
 	return list, n.store().Snapshot()
 }
 
-// applySeal reads back and records a state that may be signed from now on.
+// applySeal reads back and records a state that may be signed from now on. One of
+// a shard before has been.
 func (n *Node) applySeal(size uint64, root ledger.Hash) error {
+	base := n.base()
+	if base > 0 && size <= base {
+		return nil
+	}
+	size -= base
 	if signed, _ := n.store().Signed(); size > signed {
 		sealed, err := n.store().SealAt(size)
 		if err == nil && sealed != root {
@@ -122,6 +136,11 @@ func (n *Node) applySeal(size uint64, root ledger.Hash) error {
 // applyPublish stores a final checkpoint. An older one comes again after a
 // restart.
 func (n *Node) applyPublish(size uint64, note []byte) error {
+	base := n.base()
+	if base > 0 && size <= base {
+		return nil
+	}
+	size -= base
 	if published, _ := n.store().Published(); size < published {
 		return nil
 	}
@@ -160,12 +179,14 @@ func (n fsm) Restore(r io.ReadCloser) error {
 		return fmt.Errorf("read cluster snapshot: %w", err)
 	}
 	p, err := parseProposal(b)
-	if err == nil && p.kind != kindMark {
+	if err == nil && p.kind != kindMark && p.kind != kindFar {
 		err = fmt.Errorf("%w: snapshot of kind %d", ledger.ErrMalformed, p.kind)
 	}
 	if err == nil {
 		n.turn.Lock()
-		err = n.reach(p)
+		if err = n.reach(p); errors.Is(err, ErrBorder) {
+			err = n.fatal(err)
+		}
 		n.turn.Unlock()
 	}
 	n.wake()

@@ -131,8 +131,11 @@ func (n *Node) mark() (*proposal, error) {
 		return nil, err
 	}
 	p := &proposal{kind: kindMark}
-	p.size, p.root = n.store().Size()
-	p.signed, p.sroot = n.store().Signed()
+	p.size, p.root = n.size()
+	p.signed, p.sroot = n.signed()
+	if p.borders = n.crossed(); len(p.borders) > 0 {
+		p.kind = kindFar
+	}
 	_, p.note = n.store().Published()
 	if n.cfg.Beside != nil {
 		var known bool
@@ -146,7 +149,10 @@ func (n *Node) mark() (*proposal, error) {
 // reach brings this member at least as far as a mark says: the state beside the
 // log comes last, so that a position means that everything is here.
 func (n *Node) reach(p *proposal) error {
-	if own, _ := n.store().Size(); own < p.size {
+	if err := n.reachBorder(p.borders); err != nil {
+		return err
+	}
+	if own, _ := n.size(); own < p.size {
 		if err := n.catchUp(p.size, p.root); err != nil {
 			return err
 		}
@@ -154,11 +160,11 @@ func (n *Node) reach(p *proposal) error {
 	if err := n.applySeal(p.signed, p.sroot); err != nil {
 		return err
 	}
-	if len(p.note) > 0 {
+	if base := n.base(); len(p.note) > 0 && (base == 0 || p.size > base) { // else it is of a shard before
 		// A note in a mark is final for a size that is not above the mark's.
 		c, _, err := n.cfg.Writer.Policy.Open(p.note)
 		if err == nil {
-			err = n.applyPublish(c.Size, p.note)
+			err = n.applyPublish(base+c.Size, p.note)
 		}
 		if err != nil {
 			return err

@@ -61,6 +61,9 @@ type Config struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Beside is what the members keep in step besides the log; nil means nothing.
 	Beside Beside
+	// Shards are the logs before this one and the way to the next; nil means that
+	// the log is never sealed.
+	Shards Shards
 	// Lead works while this member leads, once in each term and until ctx ends; it
 	// opens and serves the log by Reopen. Nil serves the writer that Open opened.
 	Lead func(ctx context.Context) error
@@ -88,6 +91,7 @@ type Node struct {
 	trans *raft.NetworkTransport
 	link  *link
 	hand  hand
+	took  atomic.Int64 // wall time of the newest thing applied, Unix nanoseconds
 
 	applied chan struct{} // something became durable here
 	broken  chan struct{} // closed when this member has stopped
@@ -101,11 +105,13 @@ type Node struct {
 type book struct {
 	w     *writer.Writer
 	store *store.Store
+	base  uint64 // entries of the shards before it
 }
 
 // Open opens the log of this member and takes part in the cluster; it may
 // fetch what the store lacks and then waits for the others. See writer.Open for
-// its errors.
+// its errors; ErrBorder means that it crossed into the next shard on the way: open
+// again.
 func Open(cfg Config) (*Node, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -116,6 +122,11 @@ func Open(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	if err := n.open(); err != nil {
+		select {
+		case <-n.broken: // raft does not pass on why
+			err = n.failure
+		default:
+		}
 		return nil, errors.Join(err, n.shut())
 	}
 	return n, nil
@@ -131,6 +142,7 @@ func (n *Node) openBook(cfg writer.Config) error {
 	if b.w, err = writer.Open(cfg); err != nil {
 		return err
 	}
+	b.w.Read(func(m ledger.Machine) { b.base = ledger.Base(m) })
 	n.book.Store(b)
 	return nil
 }
@@ -153,6 +165,24 @@ func (n *Node) Reopen(cfg writer.Config) (*writer.Writer, error) {
 }
 
 func (n *Node) store() *store.Store { return n.book.Load().store }
+
+// base is how many entries the shards before the open one have.
+func (n *Node) base() uint64 { return n.book.Load().base }
+
+// size is how many entries are durable here, counted over all shards, and the
+// root of the open one's log.
+func (n *Node) size() (uint64, ledger.Hash) {
+	b := n.book.Load()
+	size, root := b.store.Size()
+	return b.base + size, root
+}
+
+// signed is the newest state that may be signed here, counted over all shards.
+func (n *Node) signed() (uint64, ledger.Hash) {
+	b := n.book.Load()
+	size, root := b.store.Signed()
+	return b.base + size, root
+}
 
 func (c *Config) check() error {
 	switch {
@@ -297,7 +327,8 @@ func (n *Node) Writer() *writer.Writer { return n.book.Load().w }
 
 // Serve runs the log while this member leads and follows while it does not, until
 // ctx ends, and returns nil then. Any other return is fatal: close the node and
-// open it again.
+// open it again. ErrBorder is the one that is no fault: the next shard is opened
+// then.
 func (n *Node) Serve(ctx context.Context) error {
 	r := n.raft.Load()
 	stop := func() {}
@@ -501,9 +532,10 @@ type Status struct {
 	State   string // Leader, Follower, Candidate or Shutdown
 	Term    uint64 // grows with every election
 	Members []Member
-	Size    uint64 // durable here
-	Signed  uint64
-	Err     error // why this member stopped
+	Size    uint64    // durable here, over all shards
+	Signed  uint64    // over all shards
+	Applied time.Time // when this member took something last, zero if not since it started
+	Err     error     // why this member stopped
 }
 
 // Status describes the cluster as this member sees it.
@@ -512,8 +544,11 @@ func (n *Node) Status() Status {
 	s := Status{Self: string(n.self), State: r.State().String(), Term: r.CurrentTerm(), Members: n.members(), Err: n.store().Err()}
 	_, leader := r.LeaderWithID()
 	s.Leader = string(leader)
-	s.Size, _ = n.store().Size()
-	s.Signed, _ = n.store().Signed()
+	s.Size, _ = n.size()
+	s.Signed, _ = n.signed()
+	if at := n.took.Load(); at != 0 {
+		s.Applied = time.Unix(0, at)
+	}
 	return s
 }
 

@@ -313,6 +313,11 @@ func FuzzProposal(f *testing.F) {
 	f.Add(append(head(3), "note"...))
 	f.Add(append(head(4), make([]byte, 80)...))
 	f.Add(append(head(5), "change"...))
+	border := append(append(binary.BigEndian.AppendUint64(nil, 9), 0, 0, 0, 1, 'n'), 0, 0, 0, 1, 'p')
+	cross := append(head(6), border...)
+	cross[12] = 9
+	f.Add(cross)
+	f.Add(append(append(append(head(7), make([]byte, 80)...), 1), border...))
 	f.Add([]byte("GVCL"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if again, err := cluster.ParseProposal(b); err == nil && !bytes.Equal(again, b) {

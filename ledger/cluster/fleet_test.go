@@ -18,6 +18,7 @@ import (
 	"gridveil/ledger/cluster"
 	"gridveil/ledger/internal/scene"
 	"gridveil/ledger/internal/town"
+	"gridveil/ledger/store"
 	"gridveil/ledger/writer"
 )
 
@@ -32,6 +33,9 @@ type fleet struct {
 	tune    func(*writer.Config) // nil: small, and the scene's policy
 	list    []cluster.Member
 	beside  bool // each member keeps its shelf in step
+	shards  bool // the log may be sealed; the members are without witnesses then
+	sealed  [][]byte
+	origin  string // of the log that takes entries
 
 	mu       sync.Mutex
 	cut      map[string]bool // addresses that nobody reaches and that reach nobody
@@ -52,10 +56,12 @@ type member struct {
 	address string
 	shelf   *shelf
 
-	mu    sync.Mutex
-	node  *cluster.Node // nil while it is down
-	stop  func() error
-	fails func(step string) error
+	stop func() error
+
+	mu      sync.Mutex
+	node    *cluster.Node // nil while it is down
+	fails   func(step string) error
+	archive *archive // of a fleet whose log may be sealed
 }
 
 // newFleet starts n members; the witnesses are those of the scene.
@@ -70,7 +76,7 @@ func newFleet(t testing.TB, s *scene.Scene, n int) *fleet {
 
 func emptyFleet(t testing.TB, s *scene.Scene) *fleet {
 	t.Helper()
-	return &fleet{t: t, tw: town.New(t, s), cut: map[string]bool{}, receipts: map[uint64]ledger.Hash{}, roots: map[uint64]ledger.Hash{}}
+	return &fleet{t: t, tw: town.New(t, s), cut: map[string]bool{}, receipts: map[uint64]ledger.Hash{}, roots: map[uint64]ledger.Hash{}, origin: scene.Origin}
 }
 
 func (f *fleet) start(n int) {
@@ -124,6 +130,13 @@ func listen(t testing.TB, m *member) net.Listener {
 	return ln
 }
 
+// storeOptions are those of a member's stores.
+func (f *fleet) storeOptions() store.Options {
+	o := f.tw.Store
+	o.Key = bytes.Repeat([]byte{7}, 32)
+	return o
+}
+
 func (m *member) dir() string { return filepath.Join(m.f.tw.Dir, fmt.Sprintf("log-%d", m.no)) }
 
 // open starts a member, for the first time or again.
@@ -132,8 +145,8 @@ func (m *member) open(ln net.Listener) {
 	w := m.f.tw.WriterConfig()
 	w.Dir = m.dir()
 	w.Transport, w.CheckpointEvery = m.f, 10*time.Second
+	w.Store = m.f.storeOptions()
 	w.Store.Fail = m.fail
-	w.Store.Key = bytes.Repeat([]byte{7}, 32)
 	if m.f.tune != nil {
 		m.f.tune(&w)
 	}
@@ -142,14 +155,42 @@ func (m *member) open(ln net.Listener) {
 	if m.f.beside {
 		cfg.Beside = m.shelf
 	}
-	n, err := cluster.Open(cfg)
+	n, err := m.join(cfg)
 	if err != nil {
 		m.f.t.Fatal(err)
 	}
-	stop := m.f.tw.Run(n.Serve)
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.node, m.stop = n, stop
+	m.node = n
+	m.mu.Unlock()
+	m.stop = m.f.tw.Run(func(ctx context.Context) error {
+		for {
+			err := n.Serve(ctx)
+			if !errors.Is(err, cluster.ErrBorder) {
+				return err
+			}
+			n.Kill()
+			cfg.Listener = listen(m.f.t, m)
+			if n, err = m.join(cfg); err != nil {
+				return err
+			}
+			m.mu.Lock()
+			m.node = n
+			m.mu.Unlock()
+		}
+	})
+}
+
+// join takes part with the shard in which the member is.
+func (m *member) join(cfg cluster.Config) (n *cluster.Node, err error) {
+	for {
+		if m.f.shards {
+			m.shard(&cfg)
+		}
+		if n, err = cluster.Open(cfg); !errors.Is(err, cluster.ErrBorder) {
+			return n, err
+		}
+		cfg.Listener = listen(m.f.t, m) // it crossed on the way
+	}
 }
 
 func (m *member) again() { m.f.t.Helper(); m.open(listen(m.f.t, m)) }
@@ -157,13 +198,18 @@ func (m *member) again() { m.f.t.Helper(); m.open(listen(m.f.t, m)) }
 // kill ends a member without a word; what is not on its disk is gone.
 func (m *member) kill() {
 	m.mu.Lock()
-	n, stop := m.node, m.stop
-	m.node, m.fails = nil, nil
+	up := m.node != nil
+	m.fails = nil
 	m.mu.Unlock()
-	if n != nil {
-		stop()
-		n.Kill()
+	if !up {
+		return
 	}
+	m.stop()
+	m.mu.Lock()
+	n := m.node
+	m.node = nil
+	m.mu.Unlock()
+	n.Kill()
 }
 
 func (m *member) fail(step string) error {
@@ -302,7 +348,7 @@ func (f *fleet) count(raw [][]byte, results []writer.Result) (left [][]byte) {
 	for i, r := range results {
 		switch {
 		case r.Err == nil:
-			if err := r.Receipt.Verify(scene.Origin, scene.Pub(f.tw.Scene.Receipt)); err != nil {
+			if err := r.Receipt.Verify(f.origin, scene.Pub(f.tw.Scene.Receipt)); err != nil {
 				f.t.Fatal(err)
 			}
 			leaf := ledger.LeafHash(raw[i])

@@ -188,8 +188,9 @@ func (l *link) dial(ctx context.Context, addr raft.ServerAddress, proto string) 
 	return conn, nil
 }
 
-// serveFetch answers one request for entries: from:u64 to:u64 is answered with
-// parts of len:u32 and a bundle, in order, and a part of length 0.
+// serveFetch answers one request for entries, counted over all shards: from:u64
+// to:u64 is answered with parts of len:u32 and a bundle, in order, and a part of
+// length 0.
 func (n *Node) serveFetch(conn net.Conn) error {
 	var ask [16]byte
 	if err := conn.SetDeadline(time.Now().Add(fetchTimeout)); err != nil {
@@ -199,7 +200,7 @@ func (n *Node) serveFetch(conn net.Conn) error {
 		return err
 	}
 	from, to := binary.BigEndian.Uint64(ask[:]), binary.BigEndian.Uint64(ask[8:])
-	if size, _ := n.store().Size(); to > size || from > to {
+	if size, _ := n.size(); to > size || from > to {
 		return fmt.Errorf("%w: entries %d to %d of %d", ledger.ErrMalformed, from, to, size)
 	}
 	var part []byte
@@ -212,7 +213,7 @@ func (n *Node) serveFetch(conn net.Conn) error {
 		part, count = part[:0], 0
 		return err
 	}
-	err := n.store().Entries(from, to, func(_ uint64, raw []byte) error {
+	err := n.entries(from, to, func(raw []byte) error {
 		if count == store.MaxGroup || len(part)+2+len(raw) > n.store().GroupBytes() {
 			if err := flush(); err != nil {
 				return err
@@ -235,17 +236,17 @@ func (n *Node) serveFetch(conn net.Conn) error {
 func (n *Node) catchUp(size uint64, root ledger.Hash) error {
 	var errs []error
 	for _, m := range n.members() {
-		if own, _ := n.store().Size(); own >= size {
+		if own, _ := n.size(); own >= size {
 			break
 		}
 		if raft.ServerID(m.ID) != n.self {
 			errs = append(errs, n.fetch(m, size))
 		}
 	}
-	if own, _ := n.store().Size(); own < size {
+	if own, _ := n.size(); own < size {
 		return errors.Join(append(errs, fmt.Errorf("%w: this store has %d of %d entries and no member sends the rest", ledger.ErrBusy, own, size))...)
 	}
-	own, err := n.store().RootAt(size)
+	own, err := n.store().RootAt(size - n.base())
 	if err == nil && own != root {
 		err = n.fatal(fmt.Errorf("%w: members have different roots at size %d", ledger.ErrFork, size))
 	}
@@ -261,7 +262,7 @@ func (n *Node) fetch(m Member, to uint64) error {
 		return fmt.Errorf("fetch entries: %w", err)
 	}
 	defer conn.Close() // everything was read, or nothing more is wanted
-	from, _ := n.store().Size()
+	from, _ := n.size()
 	ask := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, from), to)
 	if _, err := conn.Write(ask); err != nil {
 		return fmt.Errorf("fetch entries: %w", err)
@@ -275,7 +276,7 @@ func (n *Node) fetch(m Member, to uint64) error {
 		if err != nil || raw == nil {
 			return err
 		}
-		if size, _ := n.store().Size(); size+uint64(len(raw)) > to {
+		if size, _ := n.size(); size+uint64(len(raw)) > to {
 			return fmt.Errorf("%w: a member sends more entries than were asked for", ledger.ErrMalformed)
 		}
 		list, err := n.take(raw, nil)

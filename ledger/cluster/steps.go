@@ -29,9 +29,10 @@ func (n steps) Take(list []*store.Pending) (first uint64, err error) {
 			sent, p.entries = append(sent, x), append(p.entries, x.Item.Bytes())
 		}
 	}
-	p.size, p.root = n.store().Size()
+	p.size, p.root = n.size()
+	first = p.size - n.base()
 	if len(sent) == 0 {
-		return p.size, nil
+		return first, nil
 	}
 	data := p.encode()
 	n.hand.put(data, sent)
@@ -43,7 +44,7 @@ func (n steps) Take(list []*store.Pending) (first uint64, err error) {
 	for i, err := range out.refused {
 		sent[i].Err = err
 	}
-	return p.size, nil
+	return first, nil
 }
 
 // Seal implements writer.Steps.
@@ -54,7 +55,7 @@ func (n steps) Seal() (size uint64, root ledger.Hash, err error) {
 
 // seal lets a majority know a state before it is signed.
 func (n *Node) seal(size uint64, root ledger.Hash) error {
-	_, err := n.propose((&proposal{kind: kindSeal, size: size, root: root}).encode())
+	_, err := n.propose((&proposal{kind: kindSeal, size: n.base() + size, root: root}).encode())
 	return err
 }
 
@@ -64,7 +65,7 @@ func (n steps) Publish(size uint64, note []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = n.propose((&proposal{kind: kindPublish, size: size, root: root, note: note}).encode())
+	_, err = n.propose((&proposal{kind: kindPublish, size: n.base() + size, root: root, note: note}).encode())
 	return err
 }
 

@@ -22,7 +22,7 @@ type Standing struct {
 	Heard   time.Time // when it answered last, zero if never since this member started
 	Leads   bool
 	Term    uint64
-	Size    uint64 // entries of the log that are durable there
+	Size    uint64 // entries of all shards that are durable there
 	Signed  uint64
 	Beside  uint64 // changes of the state beside the log
 	InStep  bool   // false while it takes over what the others have
@@ -116,8 +116,8 @@ func Behind(list []Standing, s Standing) uint64 {
 
 // standing is how this member does.
 func (n *Node) standing() (s Standing) {
-	s.Size, _ = n.store().Size()
-	s.Signed, _ = n.store().Signed()
+	s.Size, _ = n.size()
+	s.Signed, _ = n.signed()
 	s.InStep = true
 	if n.cfg.Beside != nil {
 		s.Beside, _, s.InStep = n.cfg.Beside.Position()

@@ -21,7 +21,8 @@ const (
 	keyChunk      = 'b' // b|first: framed entries, never across a multiple of 256; user meta = count-1
 	keyTile       = 't' // t|level|n: full tiles
 	keyHead       = 'h' // h: size, root, group, hash of the previous record
-	keySnapshot   = 's' // s|index|part
+	keySnapshot   = 's' // s|index|part: part 0 is the title
+	keyUsed       = 'u' // u|window|first|part: records of the used-sets, from the snapshot at first to the next
 	keyCheckpoint = 'c' // c|size: checkpoint note with its cosignatures
 	keyNote       = 'n' // n|name: what the owner of the store keeps beside the log
 )
@@ -153,6 +154,22 @@ func (s *Store) put(list ...*badger.Entry) error {
 	}
 	if err := txn.Commit(); err != nil {
 		return fmt.Errorf("commit badger txn: %w", err)
+	}
+	return nil
+}
+
+// putAll commits writes in as many synced txns as they need, in order.
+func (s *Store) putAll(list []*badger.Entry) error {
+	for len(list) > 0 {
+		n, size := 0, 0
+		for n < len(list) && n < MaxGroup && (n == 0 || size+len(list[n].Value) <= s.opt.groupBytes()) {
+			size += len(list[n].Value)
+			n++
+		}
+		if err := s.put(list[:n]...); err != nil {
+			return err
+		}
+		list = list[n:]
 	}
 	return nil
 }

@@ -16,7 +16,8 @@ import (
 // TestACrashAtAnyStepLosesNothing stops the log at a step, before it or by a sync
 // that fails after it, and goes on from what is on disk.
 func TestACrashAtAnyStepLosesNothing(t *testing.T) {
-	for _, step := range []string{"W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "snapshot"} {
+	for _, step := range []string{"W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9",
+		"snapshot", "snapshot used", "snapshot core", "snapshot title", "snapshot drop"} {
 		for i, when := range []string{"", " done", ""} {
 			t.Run(fmt.Sprintf("%s%s/%d", step, when, i/2+1), func(t *testing.T) {
 				t.Parallel()

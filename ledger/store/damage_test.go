@@ -207,6 +207,11 @@ func film(t *testing.T, tables bool) (shots []shot) {
 		}
 	}
 	s.Close()
+	for _, step := range []string{"snapshot used", "snapshot core", "snapshot title", "snapshot drop"} {
+		if !slices.ContainsFunc(shots, func(s shot) bool { return s.at == step }) {
+			t.Fatalf("no image was taken at %q", step)
+		}
+	}
 	return shots
 }
 
@@ -458,7 +463,7 @@ func intact(s *store.Store, was shot) error {
 		return err
 	}
 	s.Read(func(m ledger.Machine) {
-		if m.Size() != size || m.Hash() != states()[size] {
+		if m.Size() != size || stateOf(m) != states()[size] {
 			err = fmt.Errorf("the state after %d entries is another", size)
 		}
 	})

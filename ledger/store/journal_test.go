@@ -206,3 +206,15 @@ func TestSealedJournalRecordsAreBoundToTheirPlace(t *testing.T) {
 		t.Error("another key opens it")
 	}
 }
+
+func FuzzTitle(f *testing.F) {
+	m := mosaic{ledger.Window{'r', 0, 0, 0, 0, 9}: {start: 4, parts: 2, sum: [32]byte{1}}, ledger.Window{'n'}: {}}
+	f.Add(m.title(3, []byte("core")))
+	f.Add(make([]byte, wholeTitle))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, ok := parseTitle(b)
+		if ok && m != nil && !bytes.Equal(m.list(), b[wholeTitle:]) {
+			t.Error("another encoding of the same title")
+		}
+	})
+}

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -15,13 +14,16 @@ import (
 const (
 	maxPart       = 256 << 10
 	keptSnapshots = 2 // the newest and one in case it cannot be read
+	wholeTitle    = 34
 )
 
 // snapshotMark says where the machine was last written down.
 type snapshotMark struct {
 	size   uint64
 	bucket uint32
-	taken  []uint64 // indexes in Badger, oldest first
+	taken  []uint64          // indexes in Badger, oldest first
+	used   map[uint64]mosaic // of those, what they need of the used-sets; none if a former version wrote it
+	unread []uint64          // indexes of those that restore could not read
 }
 
 func snapshotKey(index uint64, part uint16) []byte {
@@ -51,30 +53,49 @@ func (s *Store) Snapshot() error {
 	return nil
 }
 
-// writeSnapshot writes the parts, and last part 0, which makes them count.
+// writeSnapshot writes what is new in the used-sets, the parts of the rest, and
+// last the title, which makes them count.
 func (s *Store) writeSnapshot(size uint64) error {
-	s.mu.RLock()
-	state := s.machine.Snapshot()
-	s.mu.RUnlock()
-	parts := slices.Collect(slices.Chunk(state, min(maxPart, s.opt.groupBytes()*3/4)))
-	if len(parts) >= 1<<16 {
-		return fmt.Errorf("state of %d bytes is too large for a snapshot", len(state))
-	}
-	for i, p := range parts {
-		if err := s.put(badger.NewEntry(snapshotKey(size, uint16(i+1)), p)); err != nil {
-			return err
-		}
-	}
-	sum := sha256.Sum256(state)
-	title := append(binary.BigEndian.AppendUint16(nil, uint16(len(parts))), sum[:]...)
-	if err := s.put(badger.NewEntry(snapshotKey(size, 0), title)); err != nil {
+	s.mu.Lock()
+	core, used := s.machine.Save()
+	s.mu.Unlock()
+	m, writes := s.marks.used[s.marks.size].grow(s.marks.size, used, s.opt.partBytes())
+	if err := s.step("snapshot used", func() error { return s.putAll(writes) }); err != nil {
 		return err
 	}
-	s.marks.taken = append(s.marks.taken, size)
+	parts := slices.Collect(slices.Chunk(core, s.opt.partBytes()))
+	if len(parts) >= 1<<16 {
+		return fmt.Errorf("state of %d bytes is too large for a snapshot", len(core))
+	}
+	writes = nil
+	for i, p := range parts {
+		writes = append(writes, badger.NewEntry(snapshotKey(size, uint16(i+1)), p))
+	}
+	if err := s.step("snapshot core", func() error { return s.putAll(writes) }); err != nil {
+		return err
+	}
+	title := badger.NewEntry(snapshotKey(size, 0), m.title(len(parts), core))
+	if err := s.step("snapshot title", func() error { return s.put(title) }); err != nil {
+		return err
+	}
+	if s.marks.taken = append(s.marks.taken, size); s.marks.used == nil {
+		s.marks.used = map[uint64]mosaic{}
+	}
+	s.marks.used[size] = m
+	return s.step("snapshot drop", s.dropOld)
+}
+
+// dropOld drops the snapshots that are no longer kept and what only they needed.
+func (s *Store) dropOld() error {
 	for len(s.marks.taken) > keptSnapshots {
-		if err := s.dropSnapshot(s.marks.taken[0]); err != nil {
+		old, next := s.marks.taken[0], s.marks.taken[1]
+		if err := s.dropSnapshot(old); err != nil {
 			return err
 		}
+		if err := s.dropParts(s.marks.used[old], s.marks.used[next], next); err != nil {
+			return err
+		}
+		delete(s.marks.used, old)
 		s.marks.taken = s.marks.taken[1:]
 	}
 	return nil
@@ -83,16 +104,15 @@ func (s *Store) writeSnapshot(size uint64) error {
 // dropSnapshot deletes the title first: parts without one do not count.
 func (s *Store) dropSnapshot(index uint64) error {
 	prefix := snapshotKey(index, 0)[:9]
-	var keys [][]byte
-	if err := s.keys(prefix, prefix, func(key []byte, _ byte) bool { keys = append(keys, key); return true }); err != nil {
+	var drop []*badger.Entry
+	err := s.keys(prefix, prefix, func(key []byte, _ byte) bool {
+		drop = append(drop, &badger.Entry{Key: key})
+		return true
+	})
+	if err != nil {
 		return err
 	}
-	for _, k := range keys {
-		if err := s.put(&badger.Entry{Key: k}); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.putAll(drop)
 }
 
 // listSnapshots finds the snapshots by index, and drops those above size: they
@@ -123,42 +143,85 @@ func (s *Store) listSnapshots(size uint64) error {
 // restore loads the newest readable snapshot up to size into the machine; if
 // there is none, the machine is empty.
 func (s *Store) restore() error {
-	for i := len(s.marks.taken) - 1; i >= 0; i-- {
-		index := s.marks.taken[i]
-		state, err := s.readSnapshot(index)
-		if err == nil {
-			err = s.machine.Restore(state)
+	taken := s.marks.taken
+	s.marks = snapshotMark{used: map[uint64]mosaic{}}
+	for _, index := range slices.Backward(taken) {
+		first := len(s.marks.taken) == 0
+		m, err := s.readSnapshot(index, first)
+		if err != nil {
+			s.opt.Log.Warn("ledger snapshot skipped", "size", index, "err", err)
+			s.marks.unread = append(s.marks.unread, index)
+			continue
 		}
-		if err == nil && s.machine.Size() == index {
+		if first {
 			s.marks.size, s.marks.bucket = index, s.machine.Bucket()
-			return nil
 		}
-		s.opt.Log.Warn("ledger snapshot skipped", "size", index, "err", err)
+		s.marks.taken = append([]uint64{index}, s.marks.taken...)
+		if m != nil {
+			s.marks.used[index] = m
+		}
 	}
-	s.marks.size, s.marks.bucket = 0, 0
-	return s.machine.Restore(s.blank)
+	if len(s.marks.taken) == 0 {
+		return s.machine.Restore(s.blank)
+	}
+	return nil
 }
 
-func (s *Store) readSnapshot(index uint64) ([]byte, error) {
+// tidy drops snapshots that could not be read, and parts of the used-sets that
+// no other needs, before new ones take their places.
+func (s *Store) tidy() error {
+	for _, index := range s.marks.unread {
+		if err := s.dropSnapshot(index); err != nil {
+			return err
+		}
+	}
+	s.marks.unread = nil
+	return s.sweepParts()
+}
+
+// readSnapshot reads a title and, for the machine to be loaded, all that it
+// names. A title without a mosaic is of a former version, whose parts hold the
+// used-sets too.
+func (s *Store) readSnapshot(index uint64, load bool) (mosaic, error) {
 	title, err := s.get(snapshotKey(index, 0))
 	if err != nil {
 		return nil, err
 	}
-	if len(title) != 34 {
+	m, ok := parseTitle(title)
+	if !ok {
 		return nil, fmt.Errorf("%w: title of snapshot %d", ledger.ErrDamaged, index)
 	}
-	var state []byte
+	if !load {
+		return m, nil
+	}
+	var core []byte
 	for part := range binary.BigEndian.Uint16(title) {
 		p, err := s.get(snapshotKey(index, part+1))
 		if err != nil {
 			return nil, err
 		}
-		state = append(state, p...)
+		core = append(core, p...)
 	}
-	if sum := sha256.Sum256(state); !bytes.Equal(sum[:], title[2:]) {
+	if sum := titleSum(core, title[wholeTitle:]); sum != [32]byte(title[2:wholeTitle]) {
 		return nil, fmt.Errorf("%w: snapshot %d", ledger.ErrDamaged, index)
 	}
-	return state, nil
+	if m == nil {
+		err = s.machine.Restore(core)
+	} else {
+		err = s.machine.Load(core, func(each func(ledger.Window, []byte) error) error { return s.readParts(m, index, each) })
+	}
+	if err == nil && s.machine.Size() != index {
+		err = fmt.Errorf("%w: snapshot %d is of %d entries", ledger.ErrDamaged, index, s.machine.Size())
+	}
+	return m, err
+}
+
+// titleSum binds the parts of a snapshot and the rest of its title.
+func titleSum(core, rest []byte) [32]byte {
+	h := sha256.New()
+	h.Write(core)
+	h.Write(rest)
+	return [32]byte(h.Sum(nil))
 }
 
 // reload sets the machine to what is durable: snapshot plus replay.
@@ -169,7 +232,7 @@ func (s *Store) reload() error {
 	if err := s.restore(); err != nil {
 		return fmt.Errorf("%w: empty state: %w", ledger.ErrDamaged, err)
 	}
-	return s.Entries(s.machine.Size(), size, func(i uint64, raw []byte) error {
+	err := s.Entries(s.machine.Size(), size, func(i uint64, raw []byte) error {
 		it, err := s.machine.Parse(raw)
 		if err == nil {
 			err = s.machine.Apply(it)
@@ -179,4 +242,8 @@ func (s *Store) reload() error {
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return s.tidy()
 }

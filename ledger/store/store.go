@@ -166,6 +166,9 @@ func (s *Store) GroupBytes() int { return s.opt.groupBytes() }
 
 func (o Options) groupBytes() int { return int(min(o.batch()-tileReserve, maxGroupBytes)) }
 
+// partBytes is the most of a snapshot under one key.
+func (o Options) partBytes() int { return min(maxPart, o.groupBytes()*3/4) }
+
 func (o Options) chunkBytes() int { return min(o.groupBytes(), maxChunkBytes) }
 
 // Size and root of what is durable.

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"flag"
 	"io/fs"
@@ -23,11 +24,21 @@ var small = store.Options{MemTableBytes: 1 << 20, SegmentBytes: 64 << 10, MinFre
 
 var key = bytes.Repeat([]byte{7}, 32)
 
-// telling is the log of these tests: every kind of entry, then transfers.
+// telling is the log of these tests: every kind of entry, then transfers and
+// sessions of a day, so that snapshots and their used-sets are written all along.
 var telling = sync.OnceValue(func() *scene.Scene {
 	s := scene.New(nopTB{}, 3)
 	s.Story(s.Do)
-	s.Transfers(560)
+	for bucket := range 16 {
+		s.Transfers(30)
+		for range 4 {
+			s.By(scene.Evagg, s.CDR(scene.Uta, 0, scene.Session(10)))
+		}
+		if bucket%5 == 4 {
+			s.Do(s.Settle(scene.Uta, 0))
+		}
+		s.Pass(1)
+	}
 	return s
 })
 
@@ -38,11 +49,24 @@ func (nopTB) Helper()                      {}
 func (nopTB) Fatal(args ...any)            { panic(args) }
 func (nopTB) Fatalf(_ string, args ...any) { panic(args) }
 
-// hashes of the state after each entry, by replay without a store.
-var states = sync.OnceValue(func() [][32]byte {
+// state is what a machine must be after an entry: by its hash, and byte by byte.
+type state struct{ hash, whole [32]byte }
+
+func stateOf(m interface {
+	Hash() [32]byte
+	Snapshot() []byte
+}) state {
+	return state{m.Hash(), sha256.Sum256(m.Snapshot())}
+}
+
+// states of the log of these tests.
+var states = sync.OnceValue(func() []state { return replay(telling().Log) })
+
+// replay gives the states after each entry, without a store.
+func replay(log [][]byte) []state {
 	s := ledger.New(scene.Origin)
-	out := [][32]byte{s.Hash()}
-	for _, raw := range telling().Log {
+	out := []state{stateOf(s)}
+	for _, raw := range log {
 		e, err := ledger.Parse(raw)
 		if err == nil {
 			_, err = s.Apply(e)
@@ -50,10 +74,10 @@ var states = sync.OnceValue(func() [][32]byte {
 		if err != nil {
 			panic(err)
 		}
-		out = append(out, s.Hash())
+		out = append(out, stateOf(s))
 	}
 	return out
-})
+}
 
 // roots of the first n entries, by a tree in memory.
 var tree = sync.OnceValue(func() *tile.Hashes {
@@ -165,7 +189,7 @@ func holds(t testing.TB, s *store.Store, atLeast uint64) uint64 {
 		t.Fatalf("read %d of %d entries: %v", i, size, err)
 	}
 	s.Read(func(m ledger.Machine) {
-		if m.Size() != size || m.Hash() != states()[size] {
+		if m.Size() != size || stateOf(m) != states()[size] {
 			t.Errorf("state after %d entries is another", size)
 		}
 	})

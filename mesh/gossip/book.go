@@ -22,9 +22,9 @@ type BookConfig struct {
 	Registers *Registers
 	Lock      sync.Locker // guards Registers and the certificates behind it; held only for moments
 	Now       func() time.Time
-	Save      func(Envelope) error // durable before anybody acts on the register
-	Accepted  func(Envelope)       // after Save: hands it on; must not block
-	Count     func(Verdict)        // metrics; must not block
+	Save      func([]Envelope) error // durable, all at once, before anybody acts on the registers
+	Accepted  func(Envelope)         // after Save: hands it on; must not block
+	Count     func(Verdict)          // metrics; must not block
 }
 
 // Book is the shell around Registers: it saves what was accepted, then tells the followers, one register at a time.
@@ -147,10 +147,12 @@ func (b *Book) Serve(ctx context.Context) error {
 		batch := b.pending
 		b.pending = nil
 		b.mu.Unlock()
-		for _, n := range batch {
-			if err := b.save(n); err != nil {
+		for rest := batch; len(rest) > 0; {
+			n := together(rest)
+			if err := b.save(rest[:n]); err != nil {
 				return err
 			}
+			rest = rest[n:]
 		}
 		if len(batch) > 0 {
 			continue
@@ -163,19 +165,42 @@ func (b *Book) Serve(ctx context.Context) error {
 	}
 }
 
-// save makes one register durable, hands it on and queues it for the followers.
-func (b *Book) save(n entry) error {
-	err := b.c.Save(n.e)
-	if n.done != nil {
-		n.done <- err
+// saveBytes is how much is saved at once, in bytes of envelopes, unless one is longer.
+const saveBytes = 64 << 10
+
+// together is how many of the first entries are saved at once, at least one.
+func together(list []entry) int {
+	bytes := 0
+	for i, n := range list {
+		if bytes += len(n.e.Body) + overhead; i > 0 && bytes > saveBytes {
+			return i
+		}
+	}
+	return len(list)
+}
+
+// save makes registers durable with one write, hands them on and queues them for the followers. What a neighbour
+// feeds comes in bursts, and a write waits for the disk.
+func (b *Book) save(list []entry) error {
+	out := make([]Envelope, len(list))
+	for i, n := range list {
+		out[i] = n.e
+	}
+	err := b.c.Save(out)
+	for _, n := range list {
+		if n.done != nil {
+			n.done <- err
+		}
 	}
 	if err != nil {
-		return fmt.Errorf("save %s register: %w", n.e.Kind, err)
+		return fmt.Errorf("save %d registers: %w", len(out), err)
 	}
-	b.c.Accepted(n.e)
+	for _, e := range out {
+		b.c.Accepted(e)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.saved = append(b.saved, n.e)
+	b.saved = append(b.saved, out...)
 	poke(b.tell)
 	return nil
 }

@@ -34,7 +34,7 @@ func (t village) Bundle() *member.Bundle { return t.bundle }
 var villageTime = time.Date(2026, 3, 2, 6, 0, 0, 0, time.UTC)
 
 // bookOf makes a running book of a village with one aggregator, and the aggregator's key.
-func bookOf(t testing.TB, save func(Envelope) error) (*Book, ed25519.PrivateKey) {
+func bookOf(t testing.TB, save func([]Envelope) error) (*Book, ed25519.PrivateKey) {
 	t.Helper()
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -67,7 +67,7 @@ func TestARegisterIsDurableBeforeItsFollowersHearOfIt(t *testing.T) {
 		defer mu.Unlock()
 		order = append(order, s)
 	}
-	b, key := bookOf(t, func(e Envelope) error { note("saved " + string(e.Body)); return nil })
+	b, key := bookOf(t, func(list []Envelope) error { note("saved " + string(list[0].Body)); return nil })
 	heard := make(chan bool, 2)
 	b.Follow(KindControl, func(e Envelope) { note("heard " + string(e.Body)); heard <- true })
 	serveBook(t, b)
@@ -86,7 +86,7 @@ func TestARegisterIsDurableBeforeItsFollowersHearOfIt(t *testing.T) {
 }
 
 func TestAFollowerMayPublish(t *testing.T) {
-	b, key := bookOf(t, func(Envelope) error { return nil })
+	b, key := bookOf(t, func([]Envelope) error { return nil })
 	answered := make(chan error, 1)
 	b.Follow(KindControl, func(e Envelope) {
 		if e.Key == 1 {
@@ -105,7 +105,7 @@ func TestAFollowerMayPublish(t *testing.T) {
 
 func TestAFailedSaveStopsTheBookAndTellsThePublisher(t *testing.T) {
 	full := errors.New("disk full")
-	b, key := bookOf(t, func(Envelope) error { return full })
+	b, key := bookOf(t, func([]Envelope) error { return full })
 	b.Follow(KindControl, func(Envelope) { t.Error("a register that was not saved was handed on") })
 	ended := make(chan error, 1)
 	go func() { ended <- b.Serve(t.Context()) }()
@@ -117,8 +117,49 @@ func TestAFailedSaveStopsTheBookAndTellsThePublisher(t *testing.T) {
 	}
 }
 
+// TestABurstIsSavedTogether: what comes while the disk is busy shares the next write, in order, and no write is longer
+// than a store takes.
+func TestABurstIsSavedTogether(t *testing.T) {
+	var writes [][]Envelope
+	b, key := bookOf(t, func(list []Envelope) error { writes = append(writes, list); return nil })
+	const count = 200
+	heard := make(chan uint64, count)
+	b.Follow(KindControl, func(e Envelope) { heard <- e.Key })
+	for i := range uint64(count) { // nobody serves yet
+		e := Envelope{Kind: KindControl, Network: [8]byte{7}, Key: i, Version: 1, Issued: villageTime, Expires: villageTime.Add(time.Minute), CertHash: villageCert, Body: make([]byte, 1024)}
+		if err := e.Sign(key); err != nil {
+			t.Fatal(err)
+		}
+		if d := b.Offer(e.Encode(), Source{Pulled: true}); d.Action != Accept {
+			t.Fatalf("register %d: %+v", i, d.Verdict)
+		}
+	}
+	serveBook(t, b)
+	for i := range uint64(count) {
+		if got := <-heard; got != i {
+			t.Fatalf("heard register %d, want %d", got, i)
+		}
+	}
+	saved := 0
+	for _, list := range writes {
+		bytes := 0
+		for _, e := range list {
+			if e.Key != uint64(saved) {
+				t.Fatalf("saved register %d, want %d", e.Key, saved)
+			}
+			saved, bytes = saved+1, bytes+len(e.Encode())
+		}
+		if bytes > saveBytes {
+			t.Errorf("a write of %d bytes, limit %d", bytes, saveBytes)
+		}
+	}
+	if want := count*(1024+overhead)/saveBytes + 1; saved != count || len(writes) != want {
+		t.Errorf("%d registers in %d writes, want %d in %d", saved, len(writes), count, want)
+	}
+}
+
 func TestABookThatCannotSaveFastEnoughRefusesMore(t *testing.T) {
-	b, key := bookOf(t, func(Envelope) error { return nil })
+	b, key := bookOf(t, func([]Envelope) error { return nil })
 	refused := false
 	for i := range uint64(maxPending + 1) { // nobody serves
 		e := Envelope{Kind: KindControl, Network: [8]byte{7}, Key: i, Version: 1, Issued: villageTime, Expires: villageTime.Add(time.Minute), CertHash: villageCert}
@@ -134,14 +175,14 @@ func TestABookThatCannotSaveFastEnoughRefusesMore(t *testing.T) {
 }
 
 func TestSyncBringsWhatIsNewerAndNothingElse(t *testing.T) {
-	far, key := bookOf(t, func(Envelope) error { return nil })
+	far, key := bookOf(t, func([]Envelope) error { return nil })
 	serveBook(t, far)
 	for i := range uint64(5) {
 		if _, err := far.Publish(t.Context(), draftOf(i, "old"), key, villageCert); err != nil {
 			t.Fatal(err)
 		}
 	}
-	near, _ := bookOf(t, func(Envelope) error { return nil })
+	near, _ := bookOf(t, func([]Envelope) error { return nil })
 	near.c.Registers.certs = far.c.Registers.certs
 	pull := func() (n int) {
 		answer, err := far.AnswerSync(near.AskSync(KindControl), func(e *Envelope) bool { return e.Key != 4 })
@@ -178,7 +219,7 @@ func TestSyncBringsWhatIsNewerAndNothingElse(t *testing.T) {
 }
 
 func TestALongSyncAnswerIsCutAndSaysSo(t *testing.T) {
-	far, key := bookOf(t, func(Envelope) error { return nil })
+	far, key := bookOf(t, func([]Envelope) error { return nil })
 	serveBook(t, far)
 	for i := range uint64(300) {
 		d := draftOf(i, "")
@@ -187,7 +228,7 @@ func TestALongSyncAnswerIsCutAndSaysSo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	empty, _ := bookOf(t, func(Envelope) error { return nil })
+	empty, _ := bookOf(t, func([]Envelope) error { return nil })
 	answer, err := far.AnswerSync(empty.AskSync(KindControl), func(*Envelope) bool { return true })
 	if err != nil || len(answer) > MaxSync {
 		t.Fatalf("%d bytes, %v", len(answer), err)
@@ -254,7 +295,7 @@ func FuzzParseCerts(f *testing.F) {
 }
 
 func FuzzAnswerSync(f *testing.F) {
-	b, _ := bookOf(f, func(Envelope) error { return nil })
+	b, _ := bookOf(f, func([]Envelope) error { return nil })
 	f.Add(b.AskSync(KindControl, KindTrust))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if answer, err := b.AnswerSync(raw, func(*Envelope) bool { return true }); err == nil {

@@ -39,14 +39,17 @@ func (s *Store) LoadRegisters() ([]mesh.Envelope, error) {
 	return out, nil
 }
 
-// SaveRegister replaces a register.
-func (s *Store) SaveRegister(e mesh.Envelope) error {
+// SaveRegisters replaces registers.
+func (s *Store) SaveRegisters(list []mesh.Envelope) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fail == nil {
+	if s.fail != nil {
+		return s.fail
+	}
+	for _, e := range list {
 		s.registers[e.ID()] = e
 	}
-	return s.fail
+	return nil
 }
 
 // DropRegisters forgets registers.

@@ -90,8 +90,10 @@ type Aggregator struct {
 	looked      time.Time            // when the desk's keys were compared last, wall time
 }
 
-// New opens what the aggregator keeps and registers what it answers.
-func New(env *role.Env) (*Aggregator, error) {
+// New opens what the aggregator keeps and registers what it answers. The shards of
+// its ledger are given by a machine of a cluster, which keeps them whether it leads
+// or not; nil opens them.
+func New(env *role.Env, shards *party.Shards) (*Aggregator, error) {
 	entry, err := env.Keys.Signer(keys.Entry, env.Clock.Now())
 	if err != nil {
 		return nil, err
@@ -100,8 +102,10 @@ func New(env *role.Env) (*Aggregator, error) {
 		fees:      ev.FeeSheet{Currency: ask.Currency, PerKWhIn: env.Config.Aggregator.FeePerKWh, PerKWhOut: env.Config.Aggregator.FeePerKWh},
 		transport: party.Transport(env.Host), wake: make(chan struct{}, 1), started: env.Clock.Now(), overdue: map[ledger.PartyID]time.Time{}, months: map[uint64]ask.Month{}, revocations: map[[16]byte]*pseudo.Revocation{}}
 	a.clerk = a.newClerk()
-	if a.shards, err = party.OpenShards(env, a.origin); err != nil {
-		return nil, err
+	if a.shards = shards; shards == nil {
+		if a.shards, err = party.OpenShards(env, a.origin); err != nil {
+			return nil, err
+		}
 	}
 	if a.mints, err = openMints(env); err != nil {
 		return nil, err
@@ -144,7 +148,9 @@ func (a *Aggregator) Serve(ctx context.Context) error {
 	g.Go(func() error { return a.mints.serve(ctx, a.nudge) })
 	g.Go(func() error { return a.keepDesk(ctx) })
 	g.Go(func() error { return a.keepBook(ctx) })
-	g.Go(func() error { return a.shards.Keep(ctx) })
+	if a.env.Cluster == nil {
+		g.Go(func() error { return a.shards.Keep(ctx) })
+	}
 	return g.Wait()
 }
 

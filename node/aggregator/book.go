@@ -348,9 +348,6 @@ func (a *Aggregator) openBook(policy *ledger.Policy) (*writer.Writer, error) {
 		return nil, err
 	}
 	shard := a.shards.Open()
-	if a.env.Cluster != nil && shard.No > 1 {
-		return nil, errInCluster
-	}
 	machine, err := a.shards.Machine(shard.No)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"gridveil/ledger"
+	"gridveil/ledger/cluster"
 	"gridveil/ledger/writer"
 	"gridveil/mesh/gossip"
 	"gridveil/node/party"
@@ -17,9 +18,6 @@ import (
 
 // errBorder says that the log is done and the next shard is to be opened.
 var errBorder = errors.New("the ledger goes on in its next shard")
-
-// errInCluster says that only one machine can cross a border.
-var errInCluster = errors.New("a ledger that several machines keep is not sealed and has one shard\nnext: run the aggregator on one machine for it (`gridveil ledger cluster` says how to end a cluster)")
 
 // baseOf is how many entries the sealed shards before a log have.
 func baseOf(w *writer.Writer) (n uint64) {
@@ -41,8 +39,9 @@ func (a *Aggregator) policyNow(p *ledger.Policy) *ledger.Policy {
 }
 
 // cross goes on to the next shard once this one is sealed and all of it is final:
-// it returns errBorder then, and nil as long as this one goes on.
-func (a *Aggregator) cross(w *writer.Writer) error {
+// it returns errBorder then, and nil as long as this one goes on. In a cluster all
+// machines cross at the same raft entry, and this one's term ends with it.
+func (a *Aggregator) cross(ctx context.Context, w *writer.Writer) error {
 	var state *ledger.State
 	w.Read(func(m ledger.Machine) { state = m.(*ledger.Money).State })
 	c, note := w.Final()
@@ -52,6 +51,13 @@ func (a *Aggregator) cross(w *writer.Writer) error {
 	a.bookMu.RLock()
 	policy := a.policy
 	a.bookMu.RUnlock()
+	if a.env.Cluster != nil {
+		if err := a.env.Cluster.Cross(cluster.Border{End: baseOf(w) + c.Size, Note: note, Policy: policy.String()}); err != nil {
+			return err
+		}
+		<-ctx.Done() // the next term opens the next shard
+		return nil
+	}
 	if err := a.shards.Cross(state, note, policy); err != nil { // nothing changes a sealed state any more
 		return err
 	}
@@ -130,6 +136,7 @@ type SealPlan struct {
 	Cosigners string `json:"quorum"`        // of the newest checkpoint
 	Sealed    bool   `json:"sealed"`        // the log holds its seal
 	Begun     bool   `json:"begun"`         // and the next one has begun
+	Machines  int    `json:"machines"`      // that keep this ledger
 }
 
 // SealCall is the request of `gridveil ledger seal`.
@@ -152,12 +159,13 @@ func (a *Aggregator) seal(ctx context.Context, in json.RawMessage) (any, error) 
 }
 
 // Seal only plans without an origin; with the planned one it seals the log and
-// waits a minute for the next one to begin. Calling it again waits again.
+// waits a minute for the next one to begin, but not in a cluster, where its own
+// term ends before that. Calling it again waits again.
 func (a *Aggregator) Seal(ctx context.Context, next string) (plan SealPlan, err error) {
-	if a.env.Cluster != nil {
-		return plan, errInCluster
-	}
 	w := a.book()
+	if list := a.shards.List(); w != nil && len(list) > 1 && w.Origin() == next {
+		return SealPlan{Origin: list[len(list)-2].Origin, Next: next, Entries: list[len(list)-2].Size, Sealed: true, Begun: w.Size() > 0, Machines: a.machines()}, nil
+	}
 	if w == nil || w.Size() == 0 {
 		return plan, fmt.Errorf("%w\nnext: try again when `gridveil ledger status` shows entries", errNoBook)
 	}
@@ -175,6 +183,9 @@ func (a *Aggregator) Seal(ctx context.Context, next string) (plan SealPlan, err 
 		a.env.Log.Info("log sealed", "next", plan.Next)
 	}
 	plan.Sealed = true
+	if a.env.Cluster != nil {
+		return plan, nil
+	}
 	for deadline := time.Now().Add(sealWait); ctx.Err() == nil && time.Now().Before(deadline); {
 		if next := a.book(); next != nil && next.Origin() == plan.Next && next.Size() > 0 {
 			plan.Begun = true
@@ -188,10 +199,18 @@ func (a *Aggregator) Seal(ctx context.Context, next string) (plan SealPlan, err 
 	return plan, nil
 }
 
+// machines is how many machines keep the ledger.
+func (a *Aggregator) machines() int {
+	if a.env.Cluster == nil {
+		return 1
+	}
+	return len(a.env.Cluster.Status().Members)
+}
+
 // sealPlan describes what is open in a log.
 func (a *Aggregator) sealPlan(w *writer.Writer) (p SealPlan) {
 	shard := a.shards.Open()
-	p = SealPlan{Origin: w.Origin(), Entries: w.Size(), Files: a.shards.Files(shard.No), Next: a.nextOrigin()}
+	p = SealPlan{Origin: w.Origin(), Entries: w.Size(), Files: a.shards.Files(shard.No), Next: a.nextOrigin(), Machines: a.machines()}
 	c, _ := a.copy()
 	p.Cosigners = c.Page(0, a.env.Clock.Now()).Quorum
 	w.Read(func(m ledger.Machine) {

@@ -280,7 +280,7 @@ func (a *Aggregator) watchEntries(ctx context.Context, w *writer.Writer) error {
 	from, _ := store.GetU64(b)
 	base := baseOf(w)
 	if from > base && from == finalEnd(w) {
-		if err := a.cross(w); err != nil { // the process ended right before
+		if err := a.cross(ctx, w); err != nil { // the process ended right before
 			return err
 		}
 	}
@@ -303,7 +303,7 @@ func (a *Aggregator) watchEntries(ctx context.Context, w *writer.Writer) error {
 			if err := a.env.Store.Set(watchedKey, store.U64(index+1)); err != nil {
 				return err
 			}
-			return a.cross(w)
+			return a.cross(ctx, w)
 		case *ledger.Dispute, *ledger.Approve, *ledger.Partial, *ledger.Result, *ledger.End:
 		default:
 			if index%rememberEvery != 0 {

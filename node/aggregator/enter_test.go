@@ -231,3 +231,88 @@ func TestARefusedJobUsesNoNumber(t *testing.T) {
 		t.Errorf("the job behind it: %+v", out[0])
 	}
 }
+
+// TestAnOldEntryOfOursIsFoundByItsNumberAndContent looks for entries that the
+// ledger remembers by number alone.
+func TestAnOldEntryOfOursIsFoundByItsNumberAndContent(t *testing.T) {
+	b := newBench(t)
+	b.a.w = b.w
+	payer, err := privacy.NewKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	register := &ledger.Party{Party: 2, Role: ledger.Utility, Limit: 1, Name: "payer", Pub: ledger.Hash(payer.Public().(ed25519.PublicKey))}
+	if _, err := b.a.enterOne(t.Context(), b.w, note32("payer"), register, func(_ context.Context, e *ledger.Entry) (*ledger.Entry, error) {
+		return e, ledger.Sign(e, benchOrigin, payer)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	entry := func(party ledger.PartyID, seq uint64, body ledger.Body, key ed25519.PrivateKey) *ledger.Entry {
+		e, err := ledger.NewEntry(party, seq, body)
+		if err == nil {
+			err = ledger.Sign(e, benchOrigin, key)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	b.enter(anchors("one", "two")) // our numbers 3 and 4, entries 2 and 3
+	for seq := range uint64(4) {   // entries 4 to 7 have our numbers 1 to 4, and are another party's
+		e := entry(2, seq+1, anchors("one")[0].body, payer)
+		if r := b.w.Submit(t.Context(), [][]byte{e.Bytes()})[0]; r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	for _, tc := range []struct {
+		name  string
+		e     *ledger.Entry
+		index uint64
+		found bool
+	}{
+		{"the entry itself", entry(1, 3, anchors("one")[0].body, b.a.entry), 2, true},
+		{"the newest one of ours", entry(1, 4, anchors("two")[0].body, b.a.entry), 3, true},
+		{"one that the payer has signed besides", entry(1, 2, register, b.a.entry), 1, true},
+		{"another body under its number", entry(1, 3, anchors("two")[0].body, b.a.entry), 2, false},
+		{"a number that nobody has yet", entry(1, 5, anchors("one")[0].body, b.a.entry), 0, false},
+	} {
+		if index, ok, err := b.a.find(b.w, tc.e); err != nil || ok != tc.found || index != tc.index {
+			t.Errorf("%s: entry %d, %v, %v; want entry %d, %v", tc.name, index, ok, err, tc.index, tc.found)
+		}
+	}
+	b.a.w = nil
+	if _, _, err := b.a.find(b.w, entry(1, 3, anchors("one")[0].body, b.a.entry)); !errors.Is(err, errNoBook) {
+		t.Errorf("without a ledger: %v", err)
+	}
+}
+
+// TestAnAnswerThatTheLedgerForgotIsLookedUp gives judge an answer of the ledger
+// that knows the number alone: the entry counts if it is there, and its bytes are
+// made anew if another one has the number.
+func TestAnAnswerThatTheLedgerForgotIsLookedUp(t *testing.T) {
+	b := newBench(t)
+	b.a.w = b.w
+	list := anchors("one", "two")
+	b.enter(list[:1])
+	old := writer.Result{Err: ledger.ErrSeqOld}
+	own, err := b.a.stored(list[0])
+	if err != nil || own == nil {
+		t.Fatalf("stored bytes: %v, %v", own, err)
+	}
+	if out, err := b.a.judge(b.w, own, old); err != nil || out.err != nil || out.index != 1 {
+		t.Errorf("an entry that is there: %+v, %v", out, err)
+	}
+	waiting, err := b.a.prepare(own.Seq(), list[1:]) // number 2 is that of the first one
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := b.a.judge(b.w, waiting[0], old); err != nil || !errors.Is(out.err, ledger.ErrSeqOld) || out.final {
+		t.Errorf("an entry whose number is another's: %+v, %v", out, err)
+	}
+	if e, err := b.a.stored(list[1]); err != nil || e != nil {
+		t.Errorf("its bytes are kept: %v, %v", e, err)
+	}
+	if out := b.enter(list[1:]); out[0].err != nil || out[0].index != 2 {
+		t.Errorf("the next try: %+v", out[0])
+	}
+}

@@ -105,7 +105,7 @@ type Battery struct {
 	PowerW int `toml:"power_w"`
 	// Policy is veil, hold, ls2, lkm or none. Default veil.
 	Policy string `toml:"policy"`
-	// Driver is sim, a model in the simulated house, or sunspec: an inverter that speaks SunSpec (models 124 and 713 or 802) over Modbus TCP. Default sim.
+	// Driver is sim, a model in the simulated house, or sunspec: an inverter that speaks SunSpec (models 124 and 713 or 802, or 702, 704 and 713) over Modbus TCP. Default sim.
 	Driver string `toml:"driver"`
 	// Address is "tcp://host:port" of a sunspec inverter; the port is usually 502.
 	Address string `toml:"address"`

@@ -43,11 +43,13 @@ func TestWholeDayHoldsAndTellsNobodyWho(t *testing.T) {
 	var names map[string]string
 	var known marks
 	var net [8]byte
+	var ears *heard
 	err = s.run(t.Context(), func(ctx context.Context, st *Story) error {
+		ears = hear(s)
 		if err := s.settleIn(ctx, st); err != nil {
 			return err
 		}
-		if err := st.Day(ctx); err != nil {
+		if err := ears.during(ctx, s, st.Day); err != nil {
 			return err
 		}
 		if err := st.Settle(ctx); err != nil {
@@ -56,6 +58,7 @@ func TestWholeDayHoldsAndTellsNobodyWho(t *testing.T) {
 		if names, err = namesOf(s); err != nil {
 			return err
 		}
+		ears.ask(t, s)
 		known, net = marksOfMembers(t, s), s.Get("evagg").Node().Net
 		sum, err = s.judge(ctx, st)
 		return err
@@ -73,6 +76,7 @@ func TestWholeDayHoldsAndTellsNobodyWho(t *testing.T) {
 	for _, who := range slices.Sorted(maps.Keys(mayKnow)) {
 		t.Run(who, func(t *testing.T) { checkView(t, s, who, known) })
 	}
+	t.Run("nothing leaves the battery", ears.wantNothing)
 	t.Run("logs", func(t *testing.T) {
 		wantNoneOf(t, names, book.text())
 		wantNoneOf(t, wh, book.text())

@@ -365,8 +365,8 @@ func TestReceiptsOfThreeMachinesAgainstOne(t *testing.T) {
 // shown checks what people see of a cluster: on the pages, and by command.
 func (a *aggregators) shown(leads, other string) {
 	a.t.Helper()
-	for name, want := range map[string]string{leads: "Machines of this aggregator", other: "stands by; the machine at " + a.address[leads] + " leads"} {
-		resp, err := http.Get("http://" + a.page[name] + "/ledger")
+	page := func(name, path string) string {
+		resp, err := http.Get("http://" + a.page[name] + path)
 		if err != nil {
 			a.t.Fatal(err)
 		}
@@ -374,10 +374,22 @@ func (a *aggregators) shown(leads, other string) {
 		if err := errors.Join(resp.Write(text), resp.Body.Close()); err != nil {
 			a.t.Fatal(err)
 		}
-		if !strings.Contains(text.String(), want) {
+		return text.String()
+	}
+	for name, want := range map[string]string{leads: "Machines of this aggregator", other: "The machine at " + a.address[leads] + " leads"} {
+		if text := page(name, "/ledger"); !strings.Contains(text, want) {
 			a.t.Errorf("the page of %s does not say %q:\n%s", name, want, text)
 		}
 	}
+	eventually(a.t, time.Minute, func() string {
+		text := page(other, "/")
+		for _, want := range []string{"stands by; the machine at " + a.address[leads] + " leads", "✓ has everything", a.address[other], "this machine"} {
+			if !strings.Contains(text, want) {
+				return fmt.Sprintf("the page of a machine that stands by does not say %q:\n%s", want, text)
+			}
+		}
+		return ""
+	})
 	if out := cli(a.t, "status", "--data", a.path(other)); !strings.Contains(out, "this machine stands by") {
 		a.t.Errorf("status of a machine that stands by:\n%s", out)
 	}

@@ -128,7 +128,9 @@ func (d *day) customer() {
 
 // pay lets a car arrive and opens a session through the guest door.
 func (d *day) pay() {
-	d.box.run(d.t)
+	if d.box.stop == nil {
+		d.box.run(d.t)
+	}
 	eventually(d.t, time.Minute, func() string {
 		if !d.box.cp.Status().Online {
 			return "the wallbox is not connected"

@@ -44,6 +44,7 @@ type bank struct {
 	booked  [2]float64    // of in and out, by Flowed
 	bookAt  time.Time
 	asked   battery.Watts
+	told    time.Time // when it was commanded last
 	until   time.Time // the command holds; zero: none stands
 	missed  time.Time // since then it is off its target; zero: it is not
 	due     *battery.Watts
@@ -144,12 +145,12 @@ type doubt struct {
 
 // doubts are what a person should know about the battery. Caller holds mu.
 func (b *bank) doubts(now time.Time) []doubt {
-	rating, _ := b.dev.Rating()
+	rating, known := b.dev.Rating()
 	small := rating.Capacity > 0 && rating.Capacity < b.spec.Capacity*95/100 || rating.MaxDischarge > 0 && min(rating.MaxCharge, rating.MaxDischarge) < min(b.spec.MaxCharge, b.spec.MaxDischarge)*95/100
 	off := math.Abs(float64(b.power-b.asked)) > max(100, .1*math.Abs(float64(b.asked)))
 	if !off || !now.Before(b.until) || !b.read.HasPower && !b.read.HasFlown {
 		b.missed = time.Time{}
-	} else if b.missed.IsZero() {
+	} else if b.missed.IsZero() || b.missed.After(now) {
 		b.missed = now
 	}
 	return []doubt{
@@ -158,6 +159,8 @@ func (b *bank) doubts(now time.Time) []doubt {
 		{b.read.RoofOnly, role.Warning{Code: "battery-roof-only", Severity: role.Problem, Title: "The battery may charge from the roof only", Text: "A mask has to charge when the sun does not shine; until then it shows more of the house.", Next: "Allow charging from the grid in the inverter's settings, if your contract does."}},
 		{small, role.Warning{Code: "battery-small", Severity: role.Problem, Title: "The battery is smaller than gridveil.toml says", Text: fmt.Sprintf("The inverter tells %.0f Wh and %.0f W. The mask promises more than it can keep.", float64(rating.Capacity), float64(min(rating.MaxCharge, rating.MaxDischarge))),
 			Next: "Set battery.capacity_wh and battery.power_w to what the inverter tells, and start the node again."}},
+		{known && !rating.Reverts, role.Warning{Code: "battery-clings", Severity: role.Problem, Title: "The battery keeps its last command", Text: "Its own timer does not end one. If this node falls silent, the battery goes on until it is full or empty.",
+			Next: "Stop the node in order, then it lets the battery rest. Ask the maker for firmware whose timer works."}},
 		{!b.missed.IsZero() && now.Sub(b.missed) >= offTarget, role.Warning{Code: "battery-off-target", Severity: role.Problem, Title: "The battery does not do as it is told", Text: "For half a minute and more its power has differed from what the mask asked for. What the meter shows beyond the mask counts as exposed.",
 			Next: "Look at the inverter's own display: a full or cold battery, a limit, or another controller may stand against it."}},
 	}
@@ -173,8 +176,12 @@ func (b *bank) unreadable(err error, now time.Time) {
 		text, next = "What it answers cannot be right, so it is not used: "+err.Error()+".", "Check battery.unit, and whether the inverter's firmware is current; then restart the inverter."
 	case errors.Is(err, sunspec.ErrNoMap):
 		text, next = "What answers at battery.address does not speak SunSpec.", "Check battery.address and battery.unit, and enable SunSpec in the inverter's Modbus settings."
+	case errors.Is(err, sunspec.ErrRoof):
+		text, next = "Panels stand on the same inverter, and its control (SunSpec model 704) sets both together, so its battery cannot be used as a mask.", "Give the battery an inverter of its own, or one with storage control (model 124); until then set battery.capacity_wh to 0."
+	case errors.Is(err, sunspec.ErrDraft):
+		text, next = "The inverter's control is a draft of SunSpec model 704, so its battery cannot be used as a mask.", "Bring the inverter's firmware up to date; until then set battery.capacity_wh to 0."
 	case errors.Is(err, sunspec.ErrNoControl):
-		text, next = "The inverter has no storage control (SunSpec model 124), so its battery cannot be used as a mask.", "Enable battery control over Modbus in the inverter's settings; without it set battery.capacity_wh to 0."
+		text, next = "The inverter has no storage control (SunSpec model 124 or 704), so its battery cannot be used as a mask.", "Enable battery control over Modbus in the inverter's settings; without it set battery.capacity_wh to 0."
 	}
 	b.env.Warn.Raise(role.Warning{Code: "battery-silent", Severity: role.Problem, Title: "The battery cannot be used", Text: text, Next: next, After: bankSilent}, now)
 }
@@ -191,12 +198,7 @@ func (b *bank) Flowed(now time.Time) (watts float64, stored battery.WattHours, a
 }
 
 // age is how old the newest reading is. Caller holds mu.
-func (b *bank) age(now time.Time) time.Duration {
-	if b.seen.IsZero() {
-		return math.MaxInt64
-	}
-	return now.Sub(b.seen)
-}
+func (b *bank) age(now time.Time) time.Duration { return since(b.seen, now) }
 
 // house is what the inverter measured, as a house sees it; ok is false before the
 // first reading.
@@ -233,7 +235,7 @@ func (b *bank) tell(now time.Time, keep time.Duration) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.asked, b.until = *w, now.Add(keep)
+	b.asked, b.told, b.until = *w, now, now.Add(keep)
 }
 
 // serve is the watchdog: a command that nobody renews ends, and the end of the
@@ -250,7 +252,7 @@ func (b *bank) serve(ctx context.Context) error {
 // watch lets the battery rest if its command has not been renewed.
 func (b *bank) watch(now time.Time) {
 	b.mu.Lock()
-	over := !b.until.IsZero() && !now.Before(b.until)
+	over := !b.until.IsZero() && (!now.Before(b.until) || now.Before(b.told)) // or the clock was set back
 	b.mu.Unlock()
 	if over {
 		b.rest(now)

@@ -31,12 +31,18 @@ var midsummer = time.Date(2026, 6, 15, 0, 0, 0, 0, time.UTC)
 // device is a simulated battery whose clock the house moves, on a real port.
 func device(t *testing.T, spec battery.Spec, stored battery.WattHours) (d *sim.Device, address string) {
 	t.Helper()
+	return deviceOf(t, sim.Storage, spec, stored)
+}
+
+// deviceOf is a device of other models.
+func deviceOf(t *testing.T, models []uint16, spec battery.Spec, stored battery.WattHours) (d *sim.Device, address string) {
+	t.Helper()
 	port, err := loopback.Port()
 	if err != nil {
 		t.Fatal(err)
 	}
 	listen := net.JoinHostPort("127.0.0.1", port)
-	if d, err = sim.New(sim.Config{Listen: listen, Spec: spec, Stored: stored}); err != nil {
+	if d, err = sim.New(sim.Config{Listen: listen, Spec: spec, Stored: stored, Models: models}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -194,7 +200,7 @@ func prepareDemand(t *testing.T, dir string) {
 			k.blocks = append(k.blocks, block{k.day.Add(time.Duration(5*b) * time.Minute), wh})
 			k.demand = appendBlock(k.demand, uint16(5*b), wh)
 		}
-		if err := k.write(st); err != nil {
+		if err := st.Update(k.put); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"math"
 	mrand "math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -70,21 +71,56 @@ func warned(m *mask, now time.Time) (codes []string) {
 }
 
 func TestARealHousesMeterStaysWhereItIs(t *testing.T) {
+	for name, models := range map[string][]uint16{"by model 124": sim.Storage, "by model 704": sim.Active} {
+		t.Run(name, func(t *testing.T) {
+			now := midsummer
+			d, address := deviceOf(t, models, battery.Reference(5000, 3000), 2500)
+			m := realMask(t, "hold", address, &now)
+			for range 5 {
+				second(t, m, &now, 800)
+			}
+			for range 20 { // a kettle
+				second(t, m, &now, 2600)
+			}
+			h, _, ok := m.bank.house()
+			if w, _ := d.State(); !ok || math.Abs(float64(w-1800)) > 20 || math.Abs(float64(h.BattWatts-w)) > 20 {
+				t.Errorf("the battery gives %.0f W and says %.0f W, want the kettle's 1800 W", w, h.BattWatts)
+			}
+			if r := m.today(); r.LoadWh < 10 || r.MeterWh < 5 || r.StaleMins > .1 {
+				t.Errorf("account %+v", r)
+			}
+			if codes := warned(m, now); len(codes) > 0 {
+				t.Errorf("warned of %v", codes)
+			}
+		})
+	}
+}
+
+// TestWhatModel704CannotDoIsSaid: a roof on the same inverter, and a timer that ends
+// nothing.
+func TestWhatModel704CannotDoIsSaid(t *testing.T) {
 	now := midsummer
-	d, address := device(t, battery.Reference(5000, 3000), 2500)
+	d, address := deviceOf(t, sim.Active, battery.Reference(5000, 3000), 2500)
 	m := realMask(t, "hold", address, &now)
 	for range 5 {
 		second(t, m, &now, 800)
 	}
-	for range 20 { // a kettle
-		second(t, m, &now, 2600)
+	d.Inject(sim.Clinging)
+	now = now.Add(time.Minute) // nobody renewed the command
+	second(t, m, &now, 800)
+	if codes := warned(m, now); !slices.Contains(codes, "battery-clings") {
+		t.Errorf("a command that clings: warned of %v", codes)
 	}
-	h, _, ok := m.bank.house()
-	if w, _ := d.State(); !ok || math.Abs(float64(w-1800)) > 20 || math.Abs(float64(h.BattWatts-w)) > 20 {
-		t.Errorf("the battery gives %.0f W and says %.0f W, want the kettle's 1800 W", w, h.BattWatts)
+	d.Inject(sim.WithRoof)
+	for range 2 * int(bankSilent/time.Second) {
+		second(t, m, &now, 800)
 	}
-	if r := m.today(); r.LoadWh < 10 || r.MeterWh < 5 || r.StaleMins > .1 {
-		t.Errorf("account %+v", r)
+	texts := ""
+	for _, w := range m.env.Warn.Standing(now) {
+		texts += w.Text
+	}
+	if !strings.Contains(texts, "Panels stand on the same inverter") {
+		t.Errorf("a roof: warned of %v, %s", warned(m, now), texts)
 	}
 }
 

@@ -34,6 +34,9 @@ func (c *curve) add(m Minute) {
 	defer c.mu.Unlock()
 	c.last = m
 	m.At = m.At.Truncate(time.Minute)
+	for n := len(c.all); n > 0 && c.all[n-1].At.After(m.At); n-- {
+		c.all, c.frames = c.all[:n-1], 1 // the clock was set back: these minutes come again
+	}
 	if n := len(c.all); n > 0 && c.all[n-1].At.Equal(m.At) {
 		c.frames++
 		c.all[n-1].mix(m, float64(c.frames))

@@ -83,7 +83,7 @@ func (h *hosting) masked(t *turn, d ev.Demand, w int64) int64 {
 func (t *turn) moved(plan, limit int64) int64 {
 	v := t.v
 	if v.away && !v.planned.IsZero() {
-		v.rec.Moves.Mins += min(t.now.Sub(v.planned), moveSilent).Minutes()
+		v.rec.Moves.Mins += min(max(t.now.Sub(v.planned), 0), moveSilent).Minutes()
 	}
 	away := limit != plan
 	if away && !v.away {
@@ -177,7 +177,7 @@ func (v *visit) promised(now time.Time) bool {
 // when that begins.
 func (h *hosting) failed(t *turn) bool {
 	v := t.v
-	if t.now.Before(v.leftAlone) {
+	if t.now.Before(v.leftAlone) && v.leftAlone.Sub(t.now) <= moveOff {
 		return true
 	}
 	if v.heard.IsZero() {

@@ -34,16 +34,18 @@ func (h *hosting) month(q monthAsked) (monthly.Statement, error) {
 			s.Unbilled++
 			continue
 		}
-		x := monthly.Session{ID: v.name(), Begin: time.UnixMilli(v.rec.Begun).UTC(), End: end, Case: kase, Paid: v.s.Shares.Total, Earned: v.s.Shares.Host - v.s.Shares.HostOwes}
-		e := v.s.Energy
-		if b := v.rec.Outcome.Bill; b != nil {
-			e = b.Energy
-		}
-		x.InMWh, x.OutMWh = e.In(), e.Out
+		e, shares := h.settled(v)
+		x := monthly.Session{ID: v.name(), Begin: time.UnixMilli(v.rec.Begun).UTC(), End: end, Case: kase, InMWh: e.In(), OutMWh: e.Out,
+			Paid: shares.Total, Earned: shares.Host - shares.HostOwes}
 		x.Claims = h.purse.Claims(v.claim())
 		x.MeterKey = hex.EncodeToString(h.key.Point)
 		for _, r := range h.readings(v) {
 			x.Readings = append(x.Readings, monthly.Reading{OCMF: r.Raw, OK: r.OK, Verdict: r.Verdict})
+		}
+		if v.host != nil && v.rec.Agreed != nil {
+			if p, ok := v.host.Papers(); ok {
+				x.Papers = monthly.PapersOf(h.env.Net, p, v.rec.Agreed.FeeSheet)
+			}
 		}
 		list = append(list, x)
 	}

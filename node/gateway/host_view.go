@@ -9,6 +9,7 @@ import (
 
 	"gridveil/ev"
 	"gridveil/ev/ocmf"
+	"gridveil/ev/settle"
 	"gridveil/node/web"
 	"gridveil/privacy/pseudo"
 )
@@ -40,10 +41,11 @@ func (h *hosting) Session(id string) (web.Session, bool) {
 }
 
 func (h *hosting) row(v *visit) web.SessionRow {
-	e, s := v.s.Energy, v.s.Shares
+	e := v.s.Energy
 	if b := v.rec.Outcome.Bill; b != nil {
 		e = b.Energy
 	}
+	_, s := h.settled(v)
 	r := web.SessionRow{ID: v.name(), Begin: time.UnixMilli(v.rec.Begun).UTC(), Host: h.env.Config.Name, State: v.s.State.String(), Case: v.kase(),
 		KWhIn: kwh(e.In()), KWhOut: kwh(e.Out), Total: "EUR " + euros(s.Total)}
 	if v.s.Payer != ev.Guest {
@@ -53,6 +55,30 @@ func (h *hosting) row(v *visit) web.SessionRow {
 		r.Refused = firstOf(v.rec.Outcome.Problem, v.s.Reason)
 	}
 	return r
+}
+
+// settled are the energy and the shares that count: the bill's, except where the
+// driver left. There it is what was acknowledged, and the house bears the rest.
+func (h *hosting) settled(v *visit) (e ev.Energy, s ev.Shares) {
+	e, s = v.s.Energy, v.s.Shares
+	if b := v.rec.Outcome.Bill; b != nil {
+		e = b.Energy
+	}
+	if v.host == nil || v.s.Form != ev.Cut {
+		return e, s
+	}
+	r, _, ok := v.host.Last()
+	d, err := h.deal(v)
+	if !ok || err != nil {
+		return e, s
+	}
+	fee, err := settle.Pricer{Fees: d.Fee, Minor: d.Minor}.Fee(r.Energy, true)
+	if err != nil {
+		h.env.Log.Warn("fee of a session cannot be told", "err", err)
+	}
+	a := r.Amounts
+	return ev.Energy{Grid: r.Energy.Grid, Res: r.Energy.Res, Out: r.Energy.Out},
+		ev.Shares{Host: a.Host, HostOwes: a.Owed, Grid: a.Grid, Driver: a.Driver, Fee: fee, Total: a.Host + max(a.Grid, 0) + fee}
 }
 
 // kase names what a session was: pv, grid, mixed, v2g-house, v2g-grid, gift, own
@@ -205,10 +231,13 @@ func (h *hosting) payees(v *visit) []web.Payee {
 	if v.s.Payer != ev.Guest {
 		return []web.Payee{{Who: "nobody", For: "own or gift session", Paid: "EUR 0.00", How: "the house bears the energy"}}
 	}
-	s := v.s.Shares
+	signed, s := h.settled(v)
 	fs, d, err := h.viewFlows(v)
 	if err != nil {
 		return nil
+	}
+	if v.s.Form == ev.Cut {
+		fs = []ev.Flow{{Res: signed.Res, Grid: signed.Grid, Home: signed.Out}}
 	}
 	var e ev.Flow
 	for _, f := range fs {

@@ -63,6 +63,9 @@ type house struct {
 	watched func() bool
 	last    plant.Registers
 
+	dueMu sync.Mutex       // nothing else is locked under it
+	due   *plant.Registers // still to be written
+
 	mask *mask // nil without battery; set before serve
 }
 
@@ -133,16 +136,11 @@ func (h *house) regulate(m *mask) {
 	}
 }
 
-// masked tells the inverter what the mask decided, and writes what the mask
-// remembers.
-func (h *house) masked(now time.Time) error {
-	if h.mask == nil {
-		return nil
+// masked tells the inverter what the mask decided.
+func (h *house) masked(now time.Time) {
+	if h.mask != nil && h.mask.bank != nil {
+		h.mask.bank.tell(now, 2*plant.Step) // the next command comes in a step
 	}
-	if b := h.mask.bank; b != nil {
-		b.tell(now, 2*plant.Step) // the next command comes in a step
-	}
-	return h.mask.keep()
 }
 
 // serve steps the house at every full minute. An accelerated clock waits for it, and
@@ -181,35 +179,69 @@ func (h *house) step(ctx context.Context, end time.Time) error {
 	last := h.last
 	h.last = r
 	h.mu.Unlock()
-	if err := h.masked(end); err != nil {
-		return err
-	}
+	h.masked(end)
 	if h.feeder != nil {
 		h.feeder(end, r.Import, r.Export)
 	}
 	if h.told != nil {
 		h.told(ctx)
 	}
-	if end.Truncate(h.readPeriod()).Equal(end) || h.watched() {
-		// Before the values leave: no register ever shows less than it showed.
-		if err := h.save(r); err != nil {
+	reads, watched := end.Truncate(h.readPeriod()).Equal(end), h.watched()
+	if reads || watched {
+		h.dueMu.Lock()
+		h.due = &r
+		h.dueMu.Unlock()
+	}
+	if !reads || watched {
+		// Before the values leave: no register ever shows less than it showed, and no
+		// level that was shown is forgotten. A reading takes them into its own update.
+		if err := h.keep(); err != nil {
 			return err
 		}
 	}
-	err := h.meter.Step(ctx, end, sim.Sample{ImportMWh: r.Import - last.Import, ExportMWh: r.Export - last.Export})
-	if err == nil && h.ordered != nil {
+	if err := h.meter.Step(ctx, end, sim.Sample{ImportMWh: r.Import - last.Import, ExportMWh: r.Export - last.Export}); err != nil {
+		return err
+	}
+	if err := h.keep(); err != nil { // where the meter is silent, or nobody reads it
+		return err
+	}
+	if h.ordered != nil {
 		h.ordered(ctx)
 	}
-	return err
+	return nil
 }
 
-// save keeps the registers: import, export, PV, battery in and out, load, level.
-func (h *house) save(r plant.Registers) error {
-	var b []byte
-	for _, v := range []int64{r.Import, r.Export, r.PV, r.BattIn, r.BattOut, r.CarIn, r.CarOut, r.Load, r.BattLevel} {
-		b = binary.BigEndian.AppendUint64(b, uint64(v))
+// keep writes the registers and the mask's memory, if they are still to be written.
+func (h *house) keep() error {
+	h.dueMu.Lock()
+	waits := h.due != nil
+	h.dueMu.Unlock()
+	if !waits && (h.mask == nil || !h.mask.changed()) {
+		return nil
 	}
-	return h.env.Store.Set(store.SpaceBattery.Key([]byte(houseState)), b)
+	return h.env.Store.Update(h.stage)
+}
+
+// stage puts into an update what is still to be written: the registers import, export,
+// PV, battery in and out, car in and out, load and level, and the mask's memory.
+func (h *house) stage(tx *store.Tx) error {
+	h.dueMu.Lock()
+	r := h.due
+	h.due = nil
+	h.dueMu.Unlock()
+	if r != nil {
+		var b []byte
+		for _, v := range []int64{r.Import, r.Export, r.PV, r.BattIn, r.BattOut, r.CarIn, r.CarOut, r.Load, r.BattLevel} {
+			b = binary.BigEndian.AppendUint64(b, uint64(v))
+		}
+		if err := tx.Set(store.SpaceBattery.Key([]byte(houseState)), b); err != nil {
+			return err
+		}
+	}
+	if h.mask == nil {
+		return nil
+	}
+	return h.mask.stage(tx)
 }
 
 func (h *house) restore() (plant.Registers, error) {

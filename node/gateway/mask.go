@@ -17,6 +17,7 @@ import (
 	"gridveil/node/plant"
 	"gridveil/node/role"
 	"gridveil/node/signal"
+	"gridveil/node/store"
 )
 
 // mask drives the battery: one decision per step of the house, or per reading of a
@@ -144,11 +145,24 @@ func (m *mask) decide(o battery.Obs, car battery.Watts) battery.Watts {
 	c := m.ctl.Step(o)
 	m.wish, m.wished = c.EV-o.EV.Plan, o.Time
 	m.orders.decided(o, c)
+	if o.Time.Before(m.memory.since) || o.Time.Sub(m.memory.since) > longestAccount {
+		m.account(o.Time) // the clock has jumped
+	}
 	m.memory.note(m.ctl, &m.orders, o.Time)
 	if m.bank != nil {
 		m.bank.ask(c.Battery)
 	}
 	return c.Battery
+}
+
+// longestAccount is how old an account grows: a day, and what a night may be late.
+const longestAccount = 25 * time.Hour
+
+// account closes the account that runs and begins that of now. The caller holds mu.
+func (m *mask) account(now time.Time) {
+	m.ctl.Day()
+	m.memory.since, m.memory.mins = accountBegan(now), 0
+	m.orders.changed = true // the new account is to be written
 }
 
 // carPlan is what the hosting half says of the car: its plan and slack, or why it may
@@ -195,14 +209,30 @@ func (m *mask) price(s signal.Signals, t time.Time) float64 {
 	return float64(micro) / 1e6
 }
 
-// keep writes what the last step changed; it must not be called under a lock of
-// the house.
+// keep returns when everything that the mask is to remember is on the disk, also what
+// somebody else is writing. It must not be called under a lock of mask or house.
 func (m *mask) keep() error {
+	if err := m.env.Store.Update(m.stage); err != nil {
+		return fmt.Errorf("keep the mask's state: %w", err)
+	}
+	return nil
+}
+
+// changed says whether something is still to be written.
+func (m *mask) changed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.memory.due != nil
+}
+
+// stage puts what is still to be written into an update. Updates run one after the
+// other, so an older state never replaces a newer one.
+func (m *mask) stage(tx *store.Tx) error {
 	m.mu.Lock()
 	w := m.memory.due
 	m.memory.due = nil
 	m.mu.Unlock()
-	return w.write(m.env.Store)
+	return w.put(tx)
 }
 
 // today is the day's account for the local page.
@@ -279,9 +309,7 @@ func (m *mask) lesson(ctx context.Context, history []float64, d battery.Dial) (*
 func (m *mask) night(ctx context.Context) error {
 	now := m.env.Clock.Now()
 	m.mu.Lock()
-	m.ctl.Day()
-	m.memory.since, m.memory.mins = accountBegan(now), 0
-	m.orders.changed = true // the new account is to be written
+	m.account(now)
 	m.memory.note(m.ctl, &m.orders, now)
 	m.mu.Unlock()
 	if err := m.keep(); err != nil {
@@ -340,6 +368,15 @@ func (m *mask) drive(ctx context.Context) error {
 	}
 }
 
+// since is how old at now is what was measured at at: for ever if it never was, or lies
+// ahead because the clock was set back. A simulated house asks a moment late.
+func since(at, now time.Time) time.Duration {
+	if at.IsZero() || at.Sub(now) > plant.Reaction {
+		return math.MaxInt64
+	}
+	return now.Sub(at)
+}
+
 // turn is one decision for a real house.
 func (m *mask) turn(now time.Time) error {
 	m.bank.observe(now)
@@ -351,10 +388,8 @@ func (m *mask) turn(now time.Time) error {
 	if r.turned.IsZero() {
 		dt = 0 // nothing is known of the time before
 	}
-	o := battery.Obs{Time: now, Dt: dt, Load: r.watts + h.BattWatts - car, PrevMeter: r.prev, PrevEV: car, E: h.Stored, PrevActual: h.BattWatts, Stale: max(age, now.Sub(r.at))}
-	if r.at.IsZero() {
-		o.Stale = math.MaxInt64
-	}
+	// Time is that on the wall, Dt what passed: they differ where the clock was set.
+	o := battery.Obs{Time: now.Round(0), Dt: dt, Load: r.watts + h.BattWatts - car, PrevMeter: r.prev, PrevEV: car, E: h.Stored, PrevActual: h.BattWatts, Stale: max(age, since(r.at, now))}
 	r.turned, r.prev = now, r.watts
 	before := m.wish
 	m.mu.Unlock()
@@ -365,6 +400,9 @@ func (m *mask) turn(now time.Time) error {
 	m.mu.Unlock()
 	if asks && m.replan != nil {
 		m.replan()
+	}
+	if !m.changed() {
+		return nil
 	}
 	return m.keep()
 }

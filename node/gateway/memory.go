@@ -108,32 +108,47 @@ func demandKey(day time.Time) []byte {
 	return append(demandPrefix[:len(demandPrefix):len(demandPrefix)], store.U64(uint64(day.Unix()))...)
 }
 
-// write puts a note into the store.
-func (k *kept) write(st *store.Store) error {
+// put writes a note as part of an update; nil writes nothing.
+func (k *kept) put(tx *store.Tx) error {
 	if k == nil {
 		return nil
 	}
 	b, err := json.Marshal(storedMask{k.state, k.since, k.mins, k.orders})
 	if err != nil {
-		return fmt.Errorf("keep the mask's state: %w", err)
+		return err
 	}
-	err = st.Update(func(tx *store.Tx) error {
-		if len(k.demand) > 0 {
-			if err := tx.Set(demandKey(k.day), k.demand); err != nil {
+	if len(k.demand) > 0 {
+		old, err := tx.Get(demandKey(k.day))
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if err := tx.Set(demandKey(k.day), mergeDemand(old, k.demand)); err != nil {
+			return err
+		}
+		if len(k.demand) == demandSize { // the first block of a day
+			if err := forgetDemand(tx, k.day.AddDate(0, 0, -memoryDays)); err != nil {
 				return err
 			}
-			if len(k.demand) == demandSize { // the first block of a day
-				if err := forgetDemand(tx, k.day.AddDate(0, 0, -memoryDays)); err != nil {
-					return err
-				}
-			}
 		}
-		return tx.Set(maskKey, b)
-	})
-	if err != nil {
-		return fmt.Errorf("keep the mask's state: %w", err)
 	}
-	return nil
+	return tx.Set(maskKey, b)
+}
+
+// mergeDemand joins two records of a day, in order: a day that a clock comes back to
+// has one already. Of a block that both know the old one stays.
+func mergeDemand(old, add []byte) (out []byte) {
+	for len(old) >= demandSize || len(add) >= demandSize {
+		from := &old
+		if len(old) < demandSize || len(add) >= demandSize && bytes.Compare(add[:2], old[:2]) < 0 {
+			from = &add
+		}
+		b := (*from)[:demandSize]
+		*from = (*from)[demandSize:]
+		if n := len(out); n == 0 || !bytes.Equal(out[n-demandSize:n-demandSize+2], b[:2]) {
+			out = append(out, b...)
+		}
+	}
+	return out
 }
 
 // forgetDemand drops the days before one.

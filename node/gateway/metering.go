@@ -87,7 +87,7 @@ func (g *Gateway) openMeter(ctx context.Context, hw Hardware) error {
 	m.collector, err = meter.New(meter.Config{Name: meterName, Source: src, Store: g.env.Store, Clock: g.env.Clock,
 		ReadPeriod: read, ReportPeriod: send, Channels: []model.Channel{model.ImportTotal, model.ExportTotal},
 		State: model.ReadImportExport, LimitMW: int64(c.ConnectionLimitW) * 1000, Masked: g.mask != nil, Zone: zone, Log: g.env.Log,
-		OnFrame: m.onFrame, Report: m.pack})
+		OnFrame: m.onFrame, With: g.stage, Report: m.pack})
 	if err != nil {
 		return err
 	}
@@ -99,6 +99,14 @@ func (g *Gateway) openMeter(ctx context.Context, hw Hardware) error {
 	g.env.Host.Handle(mesh.Ack, m.takeAck)
 	g.env.Host.Handle(mesh.ReadNow, m.readNow)
 	return nil
+}
+
+// stage puts the simulated house into the update of a reading.
+func (g *Gateway) stage(tx *store.Tx) error {
+	if g.house == nil {
+		return nil
+	}
+	return g.house.stage(tx)
 }
 
 // periods are those of the order in force, else the configuration's.
@@ -523,7 +531,7 @@ func (m *metering) watchBacklog() {
 	}
 	m.env.Warn.Set(n >= backlogReports, role.Warning{Code: "reports-waiting", Severity: role.Problem, Title: "Meter reports are waiting",
 		Text: fmt.Sprintf("%d reports have not reached the utility yet. They are kept here for 30 days.", n), Next: "Check the Internet connection of this home.",
-		After: 30 * time.Minute}, m.env.Clock.Now())
+		Because: "parents-offline", After: 30 * time.Minute}, m.env.Clock.Now())
 }
 
 // substations are the connected SSNs, the own zone's first.

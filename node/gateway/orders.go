@@ -98,7 +98,7 @@ func (o *orders) apply(x *battery.Obs, s signal.Signals) {
 	if set := setPoint(s); len(s.Sets) > 0 && (x.EV.Plan-set >= lacking || set-x.EV.Plan >= lacking) {
 		stands[byAggregator], watts[byAggregator] = true, x.EV.Plan-set
 	}
-	if o.Own != nil && !now.Before(o.Own.Until) {
+	if o.Own != nil && (!now.Before(o.Own.Until) || o.Own.Until.Sub(now) > longestOrder) { // over, or the clock was set back
 		o.Own, o.changed = nil, true
 	}
 	if o.Own != nil {
@@ -330,7 +330,7 @@ func (g *Gateway) batteryTrouble() (list []Trouble) {
 			list = append(list, Trouble{w.Title, w.Text, w.Next})
 		}
 	}
-	if m := g.mask; g.house == nil && !m.meter.turned.IsZero() && now.Sub(m.meter.at) > meterSilent {
+	if m := g.mask; g.house == nil && !m.meter.turned.IsZero() && since(m.meter.at, now) > meterSilent {
 		list = append(list, Trouble{"The meter is silent", "Without its readings nothing can be masked: the battery rests, and the meter shows the house.", "Look at the cable and the adapter between meter and gateway."})
 	}
 	return list

@@ -38,8 +38,12 @@ type Config struct {
 	Known   func(Device) bool // whether the meter is the one in the roster; nil = any
 	Unc     func() uint32     // uncertainty of the clock, ms; nil = 0
 
-	// OnFrame sees every frame at once: local page, alarm detectors. It must not block.
+	// OnFrame sees every frame, one that closes a slot as soon as the slot is durable:
+	// local page, alarm detectors. It must not block.
 	OnFrame func(Frame)
+	// With puts into the update of every closed slot what must not be lost behind its
+	// readings: the registers of a simulated meter. Nil: nothing.
+	With func(tx *store.Tx) error
 	// OnReadings sees the readings of a slot after they are durable.
 	OnReadings func([]model.Reading)
 	// OnLost hears why the source ended before it is started again.
@@ -265,22 +269,31 @@ func (c *Collector) take(f Frame) error {
 	if c.cfg.Unc != nil {
 		f.Unc = max(f.Unc, c.cfg.Unc())
 	}
+	if err := c.count(f); err != nil {
+		return err
+	}
 	if c.cfg.OnFrame != nil {
 		c.cfg.OnFrame(f)
 	}
+	return nil
+}
+
+// count stores the slots that f closes, and hands it to those who wait for one.
+func (c *Collector) count(f Frame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.link.Frames++
 	c.link.LastFrame = f.At
+	if _, ok := pick(f, c.cfg.Channels); !ok {
+		c.link.Incomplete++
+	} else if err := c.closeAll(c.cut.feed(f)); err != nil {
+		return err
+	}
 	for _, w := range c.wait {
 		w <- f // buffered, one frame each
 	}
 	c.wait = nil
-	if _, ok := pick(f, c.cfg.Channels); !ok {
-		c.link.Incomplete++
-		return nil
-	}
-	return c.closeAll(c.cut.feed(f))
+	return nil
 }
 
 // closeAll stores the closed slots in order. Caller holds mu.
@@ -315,6 +328,11 @@ func (c *Collector) store(x cut) (readings []model.Reading, err error) {
 		}
 		if err := c.report(tx, &next, x); err != nil {
 			return err
+		}
+		if c.cfg.With != nil {
+			if err := c.cfg.With(tx); err != nil {
+				return err
+			}
 		}
 		return next.save(tx, c.cfg.Name)
 	})

@@ -4,7 +4,7 @@
 //
 // Text, JSON and CSV are three forms of one Statement, so that they cannot
 // differ. Amounts are millionths of EUR and energies mWh, as they were signed;
-// only Text rounds, to cents and Wh. Start with Make.
+// only Text rounds, to cents and Wh. Start with Make; Judge is for who gets one.
 package monthly
 
 import (
@@ -48,7 +48,16 @@ type Session struct {
 	MeterKey string    `json:"meter_key,omitempty"` // public key, hexadecimal
 	Readings []Reading `json:"readings,omitempty"`  // only where they were asked for
 	Claims   []Claim   `json:"claims,omitempty"`    // of whose statement it is, whose notes are here
+	Papers   *Papers   `json:"papers,omitempty"`    // only where they were asked for: see Judge
 }
+
+// What a Claim is for.
+const (
+	ForEnergyIn    = "energy into the car"
+	ForEnergyOut   = "energy out of the car"
+	ForChange      = "what is left of the lock"
+	ForFlexibility = "energy moved for the grid operator"
+)
 
 // Claim is what the ledger shows of notes that a session brought. An auditor who
 // has the ledger's policy needs no more than a claim with its proof: the entry is
@@ -110,8 +119,8 @@ func Span(month string, zone *time.Location) (from, to time.Time, err error) {
 }
 
 // Make takes those of list that ended in the month of s, which names owner, month
-// and span, and adds them up. signed says whether readings and keys of meters and
-// proofs of claims stay in it; a meter's key tells where a session was.
+// and span, and adds them up. signed says whether readings and keys of meters,
+// papers of sessions and proofs of claims stay in it; a meter's key tells where a session was.
 func Make(s Statement, list []Session, signed bool) Statement {
 	s.Currency, s.Sessions = "EUR", []Session{}
 	for _, x := range list {
@@ -119,7 +128,7 @@ func Make(s Statement, list []Session, signed bool) Statement {
 			continue
 		}
 		if !signed {
-			x.Readings, x.MeterKey, x.Claims = nil, "", slices.Clone(x.Claims)
+			x.Readings, x.MeterKey, x.Papers, x.Claims = nil, "", nil, slices.Clone(x.Claims)
 			for i := range x.Claims {
 				x.Claims[i].Proof = nil
 			}

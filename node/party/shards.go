@@ -15,11 +15,11 @@ import (
 	"time"
 
 	"gridveil/ledger"
+	"gridveil/ledger/durable"
 	"gridveil/ledger/export"
 	"gridveil/ledger/store"
 	"gridveil/node/clock"
 	"gridveil/node/role"
-	nodestore "gridveil/node/store"
 )
 
 // A ledger is kept in shards, one log behind the other (decision 0271). The one
@@ -28,6 +28,7 @@ import (
 //	ledger, ledger-2, ...        stores of the first, second, ... shard
 //	ledger-sealed/1              tlog-tiles folder of the first, once it is sealed and compared
 //	ledger-sealed/carried-2      what the second began with
+//	ledger-sealed/shards         where each sealed one ended
 //
 // Outside of a shard's own log, entries are counted over all shards.
 
@@ -44,12 +45,11 @@ type Shard struct {
 // Sealed says whether nothing can follow in the shard.
 func (x Shard) Sealed() bool { return x.Note != nil }
 
-var shardsKey = nodestore.SpaceLedger.Key([]byte("shards"))
-
 // Shards are the logs of the ledger that a node has: the last one grows. Its
 // methods may be called from any goroutine.
 type Shards struct {
-	env *role.Env
+	env     *role.Env     // Config, Warn, Clock and Log of it
+	options store.Options // of each store
 	// fail is called with the name of each step of a border after it; tests stop
 	// there as a crash would.
 	fail func(step string) error
@@ -69,12 +69,16 @@ type sealedLog struct {
 	files bool // flat files, and no store any more
 }
 
-// OpenShards finds the shards that this node has of the ledger whose first log
+// OpenShards finds the shards that this machine has of the ledger whose first log
 // has the origin home.
 func OpenShards(env *role.Env, home string) (*Shards, error) {
-	s := &Shards{env: env, fail: func(string) error { return nil }, wake: make(chan struct{}, 1), list: []Shard{{No: 1, Origin: home}}, sealed: map[string]sealedLog{}}
-	b, err := env.Store.Get(shardsKey)
-	if errors.Is(err, nodestore.ErrNotFound) {
+	opt, err := StoreOptions(env)
+	if err != nil {
+		return nil, err
+	}
+	s := &Shards{env: env, options: opt, fail: func(string) error { return nil }, wake: make(chan struct{}, 1), list: []Shard{{No: 1, Origin: home}}, sealed: map[string]sealedLog{}}
+	b, err := os.ReadFile(s.listFile())
+	if errors.Is(err, os.ErrNotExist) {
 		return s, nil
 	}
 	var list []Shard
@@ -114,6 +118,10 @@ func (s *Shards) Dir(no int) string {
 // Files is where the flat files of a shard are, once it is sealed.
 func (s *Shards) Files(no int) string {
 	return filepath.Join(s.env.Config.Path("ledger-sealed"), strconv.Itoa(no))
+}
+
+func (s *Shards) listFile() string {
+	return filepath.Join(s.env.Config.Path("ledger-sealed"), "shards")
 }
 
 func (s *Shards) carriedFile(no int) string {
@@ -169,7 +177,8 @@ func (x Shard) begins(b *ledger.Shard) error {
 // Cross ends the shard that grows and begins the next one: state is where the
 // log was sealed, note its final checkpoint under policy. Whoever calls it has
 // acted on every entry, and opens the next shard's store afterwards. A crash in
-// between is repaired by calling it again.
+// between is repaired by calling it again. In a cluster each machine calls it at
+// the same raft entry.
 func (s *Shards) Cross(state *ledger.State, note []byte, policy *ledger.Policy) error {
 	now := s.Open()
 	carried, err := state.Carry()
@@ -186,7 +195,7 @@ func (s *Shards) Cross(state *ledger.State, note []byte, policy *ledger.Policy) 
 	if err := os.MkdirAll(s.env.Config.Path("ledger-sealed"), 0o700); err != nil {
 		return err
 	}
-	if err := writeDurably(s.carriedFile(now.No+1), carried); err != nil {
+	if err := durable.WriteFile(s.carriedFile(now.No+1), carried); err != nil {
 		return fmt.Errorf("keep what the next shard begins with: %w", err)
 	}
 	if err := s.fail("carried"); err != nil {
@@ -200,7 +209,7 @@ func (s *Shards) Cross(state *ledger.State, note []byte, policy *ledger.Policy) 
 	if err != nil {
 		return err
 	}
-	if err := s.env.Store.Set(shardsKey, b); err != nil {
+	if err := durable.WriteFile(s.listFile(), b); err != nil {
 		return fmt.Errorf("keep the shards of the ledger: %w", err)
 	}
 	s.mu.Lock()
@@ -208,31 +217,6 @@ func (s *Shards) Cross(state *ledger.State, note []byte, policy *ledger.Policy) 
 	s.mu.Unlock()
 	s.env.Log.Info("a shard of the ledger is sealed and the next one begins", "entries", c.Size, "next", state.Sealed())
 	return s.fail("crossed")
-}
-
-// writeDurably replaces a file as a whole.
-func writeDurably(path string, data []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes names in a directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // Settle makes Keep look for sealed shards now; their store must be closed.
@@ -315,11 +299,7 @@ func (s *Shards) write(ctx context.Context, x Shard, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	opt, err := StoreOptions(s.env)
-	if err != nil {
-		return err
-	}
-	st, err := store.Open(s.Dir(x.No), m, opt)
+	st, err := store.Open(s.Dir(x.No), m, s.options)
 	if err != nil {
 		return err
 	}
@@ -345,7 +325,7 @@ func (s *Shards) write(ctx context.Context, x Shard, dir string) (err error) {
 	if err := errors.Join(s.fail("written"), ctx.Err()); err != nil {
 		return err
 	}
-	if err := errors.Join(export.Dir(fresh).Sync(), syncDir(filepath.Dir(dir))); err != nil {
+	if err := errors.Join(export.Dir(fresh).Sync(), durable.SyncDir(filepath.Dir(dir))); err != nil {
 		return err
 	}
 	if r, err := export.Verify(fresh, policy); err != nil {
@@ -359,7 +339,7 @@ func (s *Shards) write(ctx context.Context, x Shard, dir string) (err error) {
 	if err := os.Rename(fresh, dir); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(filepath.Dir(dir)), s.fail("named"))
+	return errors.Join(durable.SyncDir(filepath.Dir(dir)), s.fail("named"))
 }
 
 // stored is a sealed shard whose entries are still in a store.

@@ -32,7 +32,7 @@ func MaskPage(h House, g *gateway.Gateway, now time.Time) web.Mask {
 	m.Dial, m.DialNote = dial(s)
 	m.DialKnown = s.Insight != nil
 	for _, x := range s.Trouble {
-		m.Trouble = append(m.Trouble, fmt.Sprintf("%s. %s %s", x.Title, x.Text, x.Next))
+		m.Trouble = append(m.Trouble, web.Warning{Title: x.Title, Text: x.Text, Next: x.Next})
 	}
 	m.Leaks, m.Account, m.CannotDo = leaks(s), account(s), CannotHide(h, day)
 	for _, l := range s.Log[:min(pageCommands, len(s.Log))] {

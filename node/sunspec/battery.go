@@ -17,6 +17,8 @@ type Battery struct {
 	models map[uint16]block // nil until the device has been looked at, and after an error
 	last   state
 	rating Rating
+	told   bool // a command by model 704 since the device was looked at
+	clings bool // it was seen to stand without a timer
 }
 
 // NewBattery is the device with a Modbus unit number on l.
@@ -32,7 +34,7 @@ func (b *Battery) Rating() (r Rating, ok bool) {
 
 // Read asks the device how it is. After an error the device is looked at anew:
 // it may be another one. Besides the errors of a line it gives ErrNoMap, ErrMap,
-// ErrNoControl, ErrMissing, ErrAbsurd or ErrFault.
+// ErrNoControl, ErrDraft, ErrRoof, ErrMissing, ErrAbsurd or ErrFault.
 func (b *Battery) Read() (Reading, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -52,7 +54,8 @@ func (b *Battery) read() (r Reading, err error) {
 	for _, m := range []struct {
 		id   uint16
 		into *points
-	}{{modelStorage, &b.last.storage}, {modelDER, &b.last.der}, {modelBattery, &b.last.battery}, {LinkModel, &b.last.link}} {
+	}{{modelStorage, &b.last.storage}, {modelRatings, &b.last.ratings}, {modelControl, &b.last.control}, {modelDER, &b.last.der}, {modelPorts, &b.last.dc},
+		{modelRemote, &b.last.remote}, {modelBattery, &b.last.battery}, {LinkModel, &b.last.link}} {
 		if err := b.fetch(m.id, m.into); err != nil {
 			return r, err
 		}
@@ -60,25 +63,28 @@ func (b *Battery) read() (r Reading, err error) {
 	if b.rating, err = b.last.rating(); err != nil {
 		return r, err
 	}
+	b.clings = b.clings || b.told && b.last.clings()
+	b.rating.Reverts = b.rating.Reverts && !b.clings
 	return b.last.reading()
 }
 
 // look finds the device's models.
 func (b *Battery) look() error {
-	b.last = state{}
+	b.last, b.told, b.clings = state{}, false, false
 	models, err := discover(func(at, n uint16) ([]uint16, error) { return b.line.read(b.unit, at, n) })
 	if err != nil {
 		return err
 	}
-	if _, ok := models[modelStorage]; !ok {
+	_, storage := models[modelStorage]
+	if _, ok := models[modelControl]; !ok && !storage {
 		return ErrNoControl
 	}
 	b.models = models
 	return b.fetch(modelCommon, &b.last.common)
 }
 
-// longest is the length of the longest model that is read.
-const longest = 66
+// longest is how much of a model is read: of 714 four ports.
+const longest = portsAt + 4*portSize
 
 // fetch reads one model, if the device has it.
 func (b *Battery) fetch(id uint16, into *points) error {
@@ -101,6 +107,9 @@ func (b *Battery) Set(w battery.Watts, keep time.Duration) error {
 	defer b.mu.Unlock()
 	if b.models == nil {
 		return ErrUnread
+	}
+	if !b.last.byStorage() {
+		return b.setActive(w, keep)
 	}
 	out, in, err := b.last.rates(w)
 	if err != nil {
@@ -126,6 +135,34 @@ func (b *Battery) Set(w battery.Watts, keep time.Duration) error {
 			return fmt.Errorf("take control of the battery: %w", err)
 		}
 	}
+	return nil
+}
+
+// setActive asks by model 704: value, timer, and then what makes both count.
+func (b *Battery) setActive(w battery.Watts, keep time.Duration) error {
+	value, watts, err := b.last.setPoint(min(max(w, -b.rating.MaxCharge), b.rating.MaxDischarge))
+	if err != nil {
+		return err
+	}
+	at := b.models[modelControl].at
+	if watts {
+		err = b.line.write(b.unit, at+ctlMode, modeWatts, uint16(uint32(value)>>16), uint16(value))
+	} else if err = b.line.write(b.unit, at+ctlMode, modePercent); err == nil {
+		err = b.line.write(b.unit, at+ctlPercent, uint16(value))
+	}
+	if err != nil {
+		return fmt.Errorf("set the battery's power: %w", err)
+	}
+	_, after := b.last.control.number(ctlOnAfter)
+	if _, timer := b.last.control.count(ctlRevert); after && timer {
+		if err := b.line.write(b.unit, at+ctlOnAfter, 0, 0, seconds(keep)); err != nil {
+			return fmt.Errorf("set the battery's own watchdog: %w", err)
+		}
+	}
+	if err := b.line.write(b.unit, at+ctlOn, 1); err != nil {
+		return fmt.Errorf("take control of the battery: %w", err)
+	}
+	b.told = true
 	return nil
 }
 

@@ -71,31 +71,20 @@ type Flown struct {
 
 // state are the models of one look at a device.
 type state struct {
-	common, storage, der, battery, link points
+	common, storage, ratings, control, der, dc, remote, battery, link points
 }
 
 // rating decodes what the device is. It gives ErrAbsurd or ErrMissing.
 func (s state) rating() (Rating, error) {
 	r := Rating{Maker: s.common.text(comMaker, comMakerLen), Model: s.common.text(comModel, comModelLen)}
 	r.Simulated = strings.HasPrefix(r.Model, simulatedModel)
-	w, ok := s.storage.value(stoChaMax, stoChaMaxSF)
-	if !ok {
-		return r, fmt.Errorf("%w: most charging power (model 124 WChaMax)", ErrMissing)
+	var err error
+	if r.MaxCharge, r.MaxDischarge, err = s.limits(); err != nil {
+		return r, err
 	}
-	if w < leastPower || w > mostPower {
-		return r, fmt.Errorf("%w: WChaMax is %g W", ErrAbsurd, w)
+	if r.Reverts, err = s.controls(); err != nil {
+		return r, err
 	}
-	r.MaxCharge, r.MaxDischarge = battery.Watts(w), battery.Watts(w)
-	if v, ok := s.battery.value(batDisMax, batMaxSF); ok && v >= leastPower && v <= mostPower {
-		r.MaxDischarge = min(r.MaxDischarge, battery.Watts(v))
-	}
-	if v, ok := s.battery.value(batChaMax, batMaxSF); ok && v >= leastPower && v <= mostPower {
-		r.MaxCharge = min(r.MaxCharge, battery.Watts(v))
-	}
-	if _, ok := s.storage.unit(stoRateSF); !ok {
-		return r, fmt.Errorf("%w: scale factor of the rates (model 124 InOutWRte_SF)", ErrMissing)
-	}
-	_, r.Reverts = s.storage.number(stoRevert)
 	wh, ok := s.der.value(derRating, derRatingSF)
 	if !ok {
 		wh, ok = s.battery.value(batRating, batRatingSF)
@@ -123,8 +112,16 @@ func (s state) reading() (Reading, error) {
 		return r, fmt.Errorf("%w: state of charge is %.0f %%", ErrAbsurd, 100*r.Charge)
 	}
 	r.Charge = min(r.Charge, 1)
-	if w, ok := s.battery.signedValue(batPower, batPowerSF); ok {
-		if most, _ := s.storage.value(stoChaMax, stoChaMaxSF); math.Abs(w) > 2*most+500 {
+	w, ok := s.battery.signedValue(batPower, batPowerSF)
+	if !ok {
+		w, ok = s.dcPower()
+	}
+	if ok {
+		charge, discharge, err := s.limits()
+		if err != nil {
+			return r, err
+		}
+		if math.Abs(w) > 2*float64(max(charge, discharge))+500 {
 			return r, fmt.Errorf("%w: battery power is %g W", ErrAbsurd, w)
 		}
 		r.Power, r.HasPower = battery.Watts(w), true
@@ -135,8 +132,13 @@ func (s state) reading() (Reading, error) {
 			r.Power = battery.Watts(-math.Abs(w))
 		}
 	}
-	if v, ok := s.battery.number(batLocal); ok {
-		r.Local = v == 1
+	for _, p := range []struct {
+		points
+		i int
+	}{{s.battery, batLocal}, {s.remote, remLocal}} {
+		if v, ok := p.number(p.i); ok && v == 1 {
+			r.Local = true
+		}
 	}
 	if v, ok := s.storage.number(stoGrid); ok {
 		r.RoofOnly = v == 0

@@ -11,7 +11,11 @@ import (
 const (
 	modelCommon  = 1
 	modelStorage = 124
+	modelRatings = 702
+	modelControl = 704
 	modelDER     = 713
+	modelPorts   = 714
+	modelRemote  = 715
 	modelBattery = 802
 	modelEnd     = 0xFFFF
 )
@@ -22,8 +26,12 @@ var (
 	ErrNoMap = errors.New("no SunSpec map")
 	// ErrMap means that the map contradicts itself.
 	ErrMap = errors.New("broken SunSpec map")
-	// ErrNoControl means that the device has no model 124, so its battery cannot be told what to do.
-	ErrNoControl = errors.New("no storage control (SunSpec model 124)")
+	// ErrNoControl means that the device has neither model 124 nor 704, so its battery cannot be told what to do.
+	ErrNoControl = errors.New("no storage control (SunSpec model 124 or 704)")
+	// ErrDraft means that its only control is a draft of model 704, whose points are elsewhere.
+	ErrDraft = errors.New("a draft of SunSpec model 704")
+	// ErrRoof means that model 704 would set battery and roof together.
+	ErrRoof = errors.New("the inverter carries a roof too, and model 704 sets both together")
 	// ErrMissing means that a value that is needed is not implemented or has no valid scale factor.
 	ErrMissing = errors.New("value is missing")
 	// ErrAbsurd means that a value is none that a home battery can have.
@@ -127,6 +135,22 @@ func (p points) unit(i int) (float64, bool) {
 		return 0, false
 	}
 	return math.Pow10(int(sf)), true
+}
+
+// long is a signed point of two registers; false when it is absent.
+func (p points) long(i int) (int32, bool) {
+	if i+1 >= len(p) || p[i] == 0x8000 && p[i+1] == 0 {
+		return 0, false
+	}
+	return int32(uint32(p[i])<<16 | uint32(p[i+1])), true
+}
+
+// count is an unsigned point of two registers; false when it is absent.
+func (p points) count(i int) (uint32, bool) {
+	if i+1 >= len(p) || p[i] == 0xFFFF && p[i+1] == 0xFFFF {
+		return 0, false
+	}
+	return uint32(p[i])<<16 | uint32(p[i+1]), true
 }
 
 // value is the unsigned point i in the unit of scale factor sf.

@@ -97,7 +97,12 @@ func look(t *testing.T, models ...[]uint16) state {
 		}
 		return p
 	}
-	return state{get(1), get(124), get(713), get(802), get(LinkModel)}
+	return whole(get)
+}
+
+// whole is the state of a device whose models get gives.
+func whole(get func(id uint16) points) state {
+	return state{common: get(1), storage: get(124), ratings: get(702), control: get(704), der: get(713), dc: get(714), remote: get(715), battery: get(802), link: get(LinkModel)}
 }
 
 func TestChargeComesFromTheFinestModel(t *testing.T) {
@@ -180,6 +185,99 @@ func TestAddressIsChecked(t *testing.T) {
 	}
 }
 
+// Models of a device that is controlled by 704.
+func ratings(set map[int]uint16) []uint16 {
+	return model(702, 50, with(map[int]uint16{24: 500, 8: 300, 9: 400, 43: 1}, set))
+}
+
+func control(set map[int]uint16) []uint16 {
+	return model(704, 65, with(map[int]uint16{20: 0, 21: 1, 22: 0, 23: 0, 26: 0, 28: 0, 29: 0, 30: 0, 31: 0, 32: 0, 53: 0, 54: sf(-1)}, set))
+}
+
+func port(set map[int]uint16) []uint16 {
+	return model(714, 43, with(map[int]uint16{2: 1, 15: 1, 18: 1, 30: 0xFFFF - 119}, set))
+}
+
+func with(all, set map[int]uint16) map[int]uint16 {
+	for k, v := range set {
+		all[k] = v
+	}
+	return all
+}
+
+var charge = model(713, 7, map[int]uint16{0: 512, 2: 5043, 4: 0, 5: 1, 6: sf(-2)})
+
+func TestModel704SetsWattsOrPercent(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		s     state
+		w     battery.Watts
+		value int32
+		watts bool
+	}{
+		{"watts", look(t, ratings(nil), control(nil), charge), -1234, -1234, true},
+		{"tens of watts", look(t, ratings(nil), control(map[int]uint16{53: 1}), charge), 1234, 123, true},
+		{"percent of what is set", look(t, ratings(nil), control(map[int]uint16{22: 0x8000}), charge), -1250, -250, false},
+		{"percent of what was built, where the scale of watts is none", look(t, ratings(map[int]uint16{24: 0xFFFF, 0: 250}), control(map[int]uint16{53: 99}), charge), 1250, 500, false},
+		{"more than all", look(t, ratings(nil), control(map[int]uint16{22: 0x8000}), charge), 99999, 1000, false},
+	} {
+		value, watts, err := tc.s.setPoint(tc.w)
+		if err != nil || value != tc.value || watts != tc.watts {
+			t.Errorf("%s: got %d %t %v, want %d %t", tc.name, value, watts, err, tc.value, tc.watts)
+		}
+	}
+	s := look(t, ratings(nil), control(nil), charge, port(nil))
+	g, err := s.rating()
+	r, rerr := s.reading()
+	if err != nil || rerr != nil || g.MaxCharge != 3000 || g.MaxDischarge != 4000 || g.Capacity != 5120 || !g.Reverts || !r.HasPower || r.Power != -1200 || math.Abs(r.Charge-.5043) > 1e-9 {
+		t.Errorf("got %+v %v, %+v %v", g, err, r, rerr)
+	}
+	if r, err := look(t, ratings(nil), control(nil), charge, model(715, 7, map[int]uint16{0: 1})).reading(); err != nil || !r.Local {
+		t.Errorf("under local control: %+v %v", r, err)
+	}
+	if g, err := look(t, ratings(nil), control(map[int]uint16{29: 0xFFFF, 30: 0xFFFF}), charge).rating(); err != nil || g.Reverts {
+		t.Errorf("without a timer: %+v %v", g, err)
+	}
+	both := look(t, storage(nil), ratings(nil), control(nil), charge)
+	if g, err := both.rating(); err != nil || !both.byStorage() || g.MaxDischarge != 3000 {
+		t.Errorf("with 124 too: %+v %v", g, err)
+	}
+}
+
+func TestDevicesThatModel704CannotControlAreRefused(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		s    state
+		want error
+	}{
+		{"a draft of 704", look(t, ratings(nil), model(704, 69, map[int]uint16{20: 0}), charge), ErrDraft},
+		{"a roof on the same inverter", look(t, ratings(nil), control(nil), charge, port(map[int]uint16{18: 0})), ErrRoof},
+		{"no enable", look(t, ratings(nil), control(map[int]uint16{20: 0xFFFF}), charge), ErrMissing},
+		{"no set point", look(t, ratings(nil), control(map[int]uint16{22: 0x8000, 26: 0x8000}), charge), ErrMissing},
+		{"percent of nothing", look(t, ratings(map[int]uint16{24: 0xFFFF}), control(map[int]uint16{22: 0x8000}), charge), ErrMissing},
+		{"no ratings", look(t, control(nil), charge), ErrMissing},
+		{"ratings without a scale", look(t, ratings(map[int]uint16{43: 0x8000}), control(nil), charge), ErrMissing},
+		{"a rating of 40 W", look(t, ratings(map[int]uint16{9: 4}), control(nil), charge), ErrAbsurd},
+		{"no charge", look(t, ratings(nil), control(nil)), ErrMissing},
+		{"300 kW from 4", look(t, ratings(nil), control(nil), charge, port(map[int]uint16{30: 30000})), ErrAbsurd},
+	} {
+		_, err := tc.s.rating()
+		if _, rerr := tc.s.reading(); err == nil {
+			err = rerr
+		}
+		if !errors.Is(err, tc.want) {
+			t.Errorf("%s: got %v, want %v", tc.name, err, tc.want)
+		}
+	}
+	s := look(t, ratings(nil), control(nil), charge)
+	if _, _, err := s.setPoint(battery.Watts(math.NaN())); !errors.Is(err, ErrAbsurd) {
+		t.Errorf("NaN: %v", err)
+	}
+	if _, _, err := look(t, ratings(nil), control(map[int]uint16{53: sf(-9)}), charge).setPoint(3000); !errors.Is(err, ErrAbsurd) {
+		t.Errorf("a unit too fine for 32 bits: %v", err)
+	}
+}
+
 // FuzzDevice takes any bytes as a device's registers: what comes out is an error
 // or values that a home battery can have.
 func FuzzDevice(f *testing.F) {
@@ -192,6 +290,7 @@ func FuzzDevice(f *testing.F) {
 	}
 	seed(device(model(1, 66, nil), storage(nil), model(713, 7, map[int]uint16{0: 512, 2: 5043, 4: 0, 5: 1, 6: sf(-2)})))
 	seed(device(model(1, 66, nil), storage(nil), model(802, 62, map[int]uint16{1: 500, 51: 1, 20: 3, 45: 1400, 61: 0}), append([]uint16{LinkModel, LinkSize}, make([]uint16, LinkSize)...)))
+	seed(device(model(1, 66, nil), ratings(nil), control(nil), charge, port(nil), model(715, 7, map[int]uint16{0: 0})))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := registers{base: 40000}
 		for ; len(b) >= 2 && len(r.all) < 2000; b = b[2:] {
@@ -208,13 +307,16 @@ func FuzzDevice(f *testing.F) {
 			}
 			return p
 		}
-		s := state{get(1), get(124), get(713), get(802), get(LinkModel)}
+		s := whole(get)
 		if g, err := s.rating(); err == nil && (!(g.MaxCharge >= leastPower && g.MaxCharge <= mostPower) || !(g.Capacity == 0 || g.Capacity >= leastCapacity && g.Capacity <= mostWattHr)) {
 			t.Errorf("rating %+v", g)
 		}
 		v, err := s.reading()
 		if err == nil && (!(v.Charge >= 0 && v.Charge <= 1) || math.IsNaN(float64(v.Power)) || math.IsInf(float64(v.Power), 0) || v.Flown.In < 0 || v.Flown.Out < 0) {
 			t.Errorf("reading %+v", v)
+		}
+		if v, watts, err := s.setPoint(1500); err == nil && (v < 0 || !watts && v > math.MaxInt16) {
+			t.Errorf("set point %d", v)
 		}
 		if out, in, err := s.rates(1500); err == nil && int16(out) != -int16(in) {
 			t.Errorf("rates %d, %d", int16(out), int16(in))

@@ -61,7 +61,8 @@ type record struct {
 	Over    bool  // nothing more is exchanged with the host
 	Locked  int64 // notes behind what the host may owe, as the aggregator confirmed
 	Fee     int64
-	Booked  bool // the ledger's entry was checked against the opening
+	Booked  bool   // the ledger's entry was checked against the opening
+	Shown   []byte `json:",omitempty"` // that entry with its proof
 	Entry   uint64
 	Case    string // a dispute names this session
 	Paid    bool   // its notes are here

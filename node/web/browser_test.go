@@ -48,17 +48,7 @@ func TestPagesInABrowser(t *testing.T) {
 	srv := httptest.NewServer(server(t, fixture{}))
 	defer srv.Close()
 	defer srv.CloseClientConnections()
-	var complaints []string
-	chromedp.ListenTarget(ctx, func(ev any) {
-		switch e := ev.(type) {
-		case *runtime.EventExceptionThrown:
-			complaints = append(complaints, e.ExceptionDetails.Error())
-		case *log.EventEntryAdded:
-			if e.Entry.Level == log.LevelError && !strings.Contains(e.Entry.URL, "/nope") {
-				complaints = append(complaints, e.Entry.Text+" "+e.Entry.URL)
-			}
-		}
-	})
+	complaints := listen(ctx)
 	for _, v := range []struct {
 		name   string
 		width  int64
@@ -100,9 +90,47 @@ func TestPagesInABrowser(t *testing.T) {
 		chromedp.SetValue("#w", "1200"), chromedp.Click("button[value=discharge]"), chromedp.WaitReady("button[value=release]")); err != nil || asked.Load() != (BatteryOrder{"discharge", 1200, time.Hour}) {
 		t.Errorf("the owner's command on the page: %+v %v", asked.Load(), err)
 	}
-	for _, c := range complaints {
+	for _, c := range *complaints {
 		t.Errorf("console: %s", c)
 	}
+}
+
+// look opens a site of one page wide and narrow: live values arrive, and nothing is
+// wider than the screen or complained of in the console.
+func look(t *testing.T, ctx context.Context, url, name string) {
+	t.Helper()
+	complaints := listen(ctx)
+	for screen, width := range map[string]int64{"wide": 1280, "phone": 360} {
+		var overflow bool
+		var shot []byte
+		if err := chromedp.Run(ctx, chromedp.EmulateViewport(width, 900), chromedp.Navigate(url), chromedp.WaitReady("body[data-live=on]"),
+			chromedp.Evaluate(`document.documentElement.scrollWidth > innerWidth`, &overflow), chromedp.FullScreenshot(&shot, 100)); err != nil {
+			t.Fatal(err)
+		}
+		if overflow {
+			t.Errorf("%s: wider than the screen", screen)
+		}
+		keep(t, name+"-"+screen, shot)
+	}
+	for _, c := range *complaints {
+		t.Errorf("console: %s", c)
+	}
+}
+
+// listen collects what the console complains of.
+func listen(ctx context.Context) *[]string {
+	var complaints []string
+	chromedp.ListenTarget(ctx, func(ev any) {
+		switch e := ev.(type) {
+		case *runtime.EventExceptionThrown:
+			complaints = append(complaints, e.ExceptionDetails.Error())
+		case *log.EventEntryAdded:
+			if e.Entry.Level == log.LevelError && !strings.Contains(e.Entry.URL, "/nope") {
+				complaints = append(complaints, e.Entry.Text+" "+e.Entry.URL)
+			}
+		}
+	})
+	return &complaints
 }
 
 func keep(t *testing.T, name string, png []byte) {

@@ -15,14 +15,22 @@ import (
 )
 
 // fixture is a small neighbourhood with every state that a page can show.
-type fixture struct{ empty bool }
+type fixture struct {
+	empty  bool
+	warned bool // of the battery too, above the page
+}
 
 var noon = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+
+var deadInverter = Warning{Severity: "problem", Title: "The battery cannot be used", Text: "It does not answer.", Next: "Check that the inverter is on."}
 
 func (f fixture) Meta(context.Context) Meta {
 	m := Meta{Title: "Elm Street neighbourhood", Role: "demo", Now: noon, Speed: 240, Banners: []Banner{{"Simulated hardware", "Meters, wallboxes, batteries and roofs on this page are models. Nodes, stores, signatures and the network are real."}}}
 	if !f.empty {
 		m.Warnings = []Warning{{"problem", "The aggregator cannot be reached", "Sessions start on trust and wait to be settled. Nothing is lost.", "Nothing to do; it is tried again every minute.", noon}}
+	}
+	if f.warned {
+		m.Warnings = append(m.Warnings, deadInverter)
 	}
 	return m
 }
@@ -179,7 +187,7 @@ func (f fixture) Mask(ctx context.Context, home string) (Mask, bool) {
 	e, _ := f.Energy(ctx, home)
 	m := Mask{Battery: true, Model: true, Policy: "veil: the meter follows a drawn staircase that hardly depends on the house", Times: e.Times, True: e.True, Metered: e.Metered, Shown: .976, MostW: 3000, CanOrder: true,
 		Dial: []DialStop{{"0 private", "9.3 bits a day", "EUR 2.51", "0.42 kWh a day", "0.95 full cycles a day", true}, {"1", "9.7 bits a day", "EUR 2.44", "0.42 kWh a day", "0.95 full cycles a day", false}, {Name: "4 thrifty"}}, DialNote: "Tried out last night.",
-		Trouble: []string{"The battery cannot be used. It does not answer. Check that the inverter is on."}, DialKnown: true,
+		Trouble: []Warning{deadInverter}, DialKnown: true,
 		Leaks: []Pair{{"At most", "9.3 bits a day: proven, for a home as the mask takes this one to be"}}, Account: []Pair{{"Exposed", "14 min, 0.31 kWh beyond the mask"}, {"House", "6.21 kWh, car and roof apart"}, {"Meter", "6.48 kWh"}},
 		CannotDo: []string{"How much you use in all: the meter counts every watt-hour, 6.48 kWh today, and the bill needs it.", "More than 3.00 kW at once: that is all the battery gives."},
 		Commands: []Command{{noon, "you", "take 2000 W", "20 of 31 min, else the grid operator", "0.67 kWh in", "EUR 0.21", false}, {noon.Add(-time.Hour), "grid operator", "at most 0 W of charging from the grid", "11 of 11 min", "0.00 kWh in", "EUR 0.00", true}}}

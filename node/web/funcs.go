@@ -25,8 +25,11 @@ func (s *Server) funcs() template.FuncMap {
 		"clocks": func(t time.Time) string { return t.UTC().Format("15:04:05") },
 		"date":   func(t time.Time) string { return t.UTC().Format("2 Jan 2006 15:04") },
 		"iso":    func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"untold": untold,
 		"zero":   func(t time.Time) bool { return t.IsZero() },
 		"bytes":  byteSize,
+		"disk":   diskWords,
+		"signed": signed,
 		"qr":     qrCode,
 		"flowed": flowed,
 		"signer": keyName,
@@ -97,6 +100,8 @@ func count(n uint64) string {
 
 func byteSize(n int64) string {
 	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
 	case n >= 1<<20:
 		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
 	case n >= 1<<10:
@@ -177,4 +182,11 @@ func every(e Energy) []energyRow {
 type energyRow struct {
 	At                             time.Time
 	True, Metered, PV, Battery, EV float64
+}
+
+// untold is what stands in list and not already above the page.
+func untold(list, above []Warning) []Warning {
+	return slices.DeleteFunc(slices.Clone(list), func(w Warning) bool {
+		return slices.ContainsFunc(above, func(a Warning) bool { return a.Title == w.Title && a.Text == w.Text })
+	})
 }

@@ -35,6 +35,7 @@ type Server struct {
 	pages   map[string]*template.Template
 	assets  map[string]string // static path -> short hash, for immutable URLs
 	streams chan struct{}
+	kind    string // of the site; an open page of another one loads anew
 }
 
 // pages in the order of the menu.
@@ -153,6 +154,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 // page is what every template gets.
 type page struct {
 	Meta   Meta
+	Site   string // kind of the site
 	Menu   []menuItem
 	Active string
 	Title  string
@@ -193,7 +195,7 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, name, active, titl
 		writeCSV(w, active, csv())
 		return
 	}
-	p := page{Meta: s.site.Meta(r.Context()), Active: active, Title: title, Path: r.URL.Path, Asked: r.URL.Query().Encode(), CSV: csv != nil, View: view}
+	p := page{Meta: s.site.Meta(r.Context()), Site: s.kind, Active: active, Title: title, Path: r.URL.Path, Asked: r.URL.Query().Encode(), CSV: csv != nil, View: view}
 	p.Menu = s.menuFor(p.Meta, active)
 	var b bytes.Buffer
 	if err := s.pages[name].Execute(&b, p); err != nil {
@@ -228,7 +230,7 @@ func contains(list []string, s string) bool {
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, status int, title, text string) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
-	p := page{Meta: s.site.Meta(r.Context()), Title: title, Path: "/", View: map[string]string{"Title": title, "Text": text}}
+	p := page{Meta: s.site.Meta(r.Context()), Site: s.kind, Title: title, Path: "/", View: map[string]string{"Title": title, "Text": text}}
 	p.Menu = s.menuFor(p.Meta, "")
 	var b bytes.Buffer
 	if err := s.pages["error"].Execute(&b, p); err != nil {
@@ -271,10 +273,14 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request) {
 	sent := map[string]string{}
 	for quiet := 0; ; quiet++ {
 		changed := map[string]string{}
-		for k, v := range s.site.Live(r.Context()) {
+		note := func(k, v string) {
 			if old, ok := sent[k]; !ok || old != v {
 				changed[k], sent[k] = v, v
 			}
+		}
+		note("site", s.kind)
+		for k, v := range s.site.Live(r.Context()) {
+			note(k, v)
 		}
 		if len(changed) > 0 || quiet >= 20 {
 			b, err := json.Marshal(changed)

@@ -190,3 +190,14 @@ func TestOwnersCommandComesFromTheForm(t *testing.T) {
 		t.Errorf("the dial of a home without battery: %d", w.Code)
 	}
 }
+
+// TestADeadInverterIsToldOnce: what stands above the page is not said again beside
+// the mask; what does not is.
+func TestADeadInverterIsToldOnce(t *testing.T) {
+	for _, f := range []fixture{{}, {warned: true}} {
+		body := get(t, server(t, f), "/privacy").Body.String()
+		if n := strings.Count(body, "The battery cannot be used"); n != 1 {
+			t.Errorf("warned %t: told %d times", f.warned, n)
+		}
+	}
+}

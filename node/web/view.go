@@ -400,7 +400,7 @@ type Mask struct {
 	Times    []int64    // Unix seconds, one a minute or coarser, at most 1500
 	True     []float64  // W, house without car
 	Metered  []float64  // W
-	Trouble  []string   // what keeps the mask from working now
+	Trouble  []Warning  // what keeps the mask from working now
 	Shown    float64    // share of the day's account in which the meter showed the mask, 0..1; negative while unknown
 	Leaks    []Pair     // what still leaks, in bits a day
 	Account  []Pair     // exposed minutes and energy

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/chromedp/chromedp"
 )
 
 // watched is a verifier's page with everything on it, or nothing.
@@ -73,18 +71,7 @@ func TestTheVerifiersPageInABrowser(t *testing.T) {
 	srv := httptest.NewServer(watchServer(t, watched{}))
 	defer srv.Close()
 	defer srv.CloseClientConnections()
-	for name, width := range map[string]int64{"wide": 1280, "phone": 360} {
-		var overflow bool
-		var shot []byte
-		if err := chromedp.Run(ctx, chromedp.EmulateViewport(width, 900), chromedp.Navigate(srv.URL), chromedp.WaitReady("body[data-live=on]"),
-			chromedp.Evaluate(`document.documentElement.scrollWidth > innerWidth`, &overflow), chromedp.FullScreenshot(&shot, 100)); err != nil {
-			t.Fatal(err)
-		}
-		if overflow {
-			t.Errorf("%s: wider than the screen", name)
-		}
-		keep(t, "watch-"+name, shot)
-	}
+	look(t, ctx, srv.URL, "watch")
 	if s := watchServer(t, watched{}); s.site.Live(context.Background())["watch-entries"] != "123\u202f456" {
 		t.Error("live values")
 	}

@@ -17,11 +17,13 @@ const base = 40000
 
 // Scale factors of the device.
 const (
-	rateSF   = -2 // 0.01 %
+	rateSF   = -2 // 0.01 %, percentUnit
 	chargeSF = -2
 	wattSF   = 1 // 10 W, so that 60 kW fit 16 bits
 	energySF = 1 // 10 Wh
 )
+
+const percentUnit = .01
 
 const (
 	absent       = 0xFFFF
@@ -89,7 +91,7 @@ func (d *Device) layout() (all []uint16, at map[uint16]int) {
 	for _, m := range []struct {
 		id     uint16
 		points func() []uint16
-	}{{124, d.storage}, {713, d.der}, {802, d.bank}, {sunspec.LinkModel, d.link}} {
+	}{{124, d.storage}, {702, d.ratings}, {704, d.control}, {713, d.der}, {714, d.ports}, {715, d.remote}, {802, d.bank}, {sunspec.LinkModel, d.link}} {
 		if slices.Contains(d.cfg.Models, m.id) {
 			add(m.id, m.points())
 		}
@@ -97,7 +99,7 @@ func (d *Device) layout() (all []uint16, at map[uint16]int) {
 	return append(all, absent, 0), at
 }
 
-// write takes registers of model 124 and the clock of the link.
+// write takes registers of models 124 and 704 and the clock of the link.
 func (d *Device) write(from int, v []uint16, at map[uint16]int) error {
 	if a, ok := at[124]; ok {
 		switch {
@@ -110,6 +112,9 @@ func (d *Device) write(from int, v []uint16, at map[uint16]int) error {
 			d.command()
 			return nil
 		}
+	}
+	if a, ok := at[704]; ok && from >= a+activeAt && from+len(v) <= a+activeAt+len(d.active) {
+		return d.writeActive(from-a-activeAt, v)
 	}
 	if a, ok := at[sunspec.LinkModel]; ok && d.cfg.Now == nil && from == a+sunspec.LinkTimeAt {
 		if t, ok := sunspec.LinkTime(v); ok {

@@ -3,7 +3,7 @@
 // It calls itself a simulated battery in its own registers, so that whoever
 // drives it can say so.
 //
-// It gives a command up when InOutWRte_RvrtTms has passed without the next, and
+// It gives a command up when InOutWRte_RvrtTms or WSetRvrtTms has passed without the next, and
 // rests then: it does not know the house around it. [Device.Inject] breaks it in
 // the ways in which inverters break.
 package sim
@@ -33,11 +33,18 @@ type Config struct {
 	// Now is the device's own clock; nil means that the simulated house around it
 	// moves its time.
 	Now func() time.Time
-	// Models are those that it has besides 1; nil means 124, 713, 802 and the link.
+	// Models are those that it has besides 1; nil means those of Storage.
 	Models []uint16
 	// Said hears every new command, W; nil: nobody. It must not block.
 	Said func(w battery.Watts, reverts time.Duration)
 }
+
+// Storage and Active are the models of a device that is controlled by 124, which sets
+// the battery, or by 704, which sets the inverter's active power.
+var (
+	Storage = []uint16{124, 713, 802, sunspec.LinkModel}
+	Active  = []uint16{702, 704, 713, 714, 715, sunspec.LinkModel}
+)
 
 // Fault is something that goes wrong with the device.
 type Fault uint8
@@ -53,6 +60,8 @@ const (
 	OutOfOrder       // reports a fault
 	Deaf             // takes commands and does nothing
 	LocalOnly        // under local control, and says so
+	Clinging         // the timer of model 704 runs out and ends nothing
+	WithRoof         // says that a roof stands on the same inverter
 )
 
 // tick is the step of the physics.
@@ -70,6 +79,7 @@ type Device struct {
 	pending []order // that the dead time still holds back
 	mode    uint16
 	rates   [4]uint16 // OutWRte, InWRte, WinTms, RvrtTms as written
+	active  active
 	reverts time.Time // zero: the command stands for ever
 	flown   [2]float64
 	fault   Fault
@@ -94,7 +104,7 @@ func New(c Config) (*Device, error) {
 		c.Unit = 1
 	}
 	if c.Models == nil {
-		c.Models = []uint16{124, 713, 802, sunspec.LinkModel}
+		c.Models = Storage
 	}
 	d := &Device{cfg: c, store: battery.Store{Spec: c.Spec, E: min(max(c.Stored, 0), c.Spec.Capacity)}, healed: make(chan struct{})}
 	if c.Now != nil {
@@ -156,8 +166,20 @@ func (d *Device) advance() {
 // longestGap is what is stepped through after a pause; before it the battery rested.
 const longestGap = time.Hour
 
+// longestBack is what a house that asks twice may be behind itself.
+const longestBack = time.Minute
+
 // pass lets the time up to t pass. Caller holds mu.
 func (d *Device) pass(t time.Time) {
+	if back := d.now.Sub(t); back > longestBack { // the house's clock was set
+		d.now = t
+		for i := range d.pending {
+			d.pending[i].at = d.pending[i].at.Add(-back)
+		}
+		if !d.reverts.IsZero() {
+			d.reverts = d.reverts.Add(-back)
+		}
+	}
 	if d.now.IsZero() || t.Sub(d.now) > longestGap {
 		d.now = t
 		d.drop()
@@ -172,7 +194,7 @@ func (d *Device) pass(t time.Time) {
 
 // step lets dt pass under what is asked now.
 func (d *Device) step(dt time.Duration) {
-	if !d.reverts.IsZero() && !d.now.Before(d.reverts) {
+	if !d.reverts.IsZero() && !d.now.Before(d.reverts) && d.fault != Clinging {
 		d.drop()
 	}
 	for len(d.pending) > 0 && !d.now.Before(d.pending[0].at) {
@@ -196,11 +218,11 @@ func (d *Device) step(dt time.Duration) {
 // drop gives the command up.
 func (d *Device) drop() {
 	d.asked, d.pending, d.mode, d.reverts = 0, nil, 0, time.Time{}
+	d.active[activeOn] = 0
 }
 
 // command takes what was written to model 124.
 func (d *Device) command() {
-	const percentUnit = .01 // rateSF
 	w := battery.Watts(float64(int16(d.rates[0])) * percentUnit / 100 * float64(d.cfg.Spec.MaxCharge))
 	most, least := w, -battery.Watts(float64(int16(d.rates[1]))*percentUnit/100*float64(d.cfg.Spec.MaxCharge))
 	w = 0 // between the two the device does as it likes: it rests
@@ -210,10 +232,13 @@ func (d *Device) command() {
 	if d.mode&1 != 0 {
 		w = max(w, least)
 	}
-	var keep time.Duration
+	d.obey(w, time.Duration(d.rates[3])*time.Second)
+}
+
+// obey takes a power that holds for keep; 0: for ever.
+func (d *Device) obey(w battery.Watts, keep time.Duration) {
 	d.reverts = time.Time{}
-	if d.rates[3] > 0 {
-		keep = time.Duration(d.rates[3]) * time.Second
+	if keep > 0 {
 		d.reverts = d.now.Add(keep)
 	}
 	if d.fault == LocalOnly || d.fault == OutOfOrder {

@@ -304,3 +304,7 @@ func (*blind) LogTime() time.Time                         { return time.Time{} }
 func (*blind) Bucket() uint32                             { return 0 }
 func (m *blind) Snapshot() []byte                         { return binary.BigEndian.AppendUint64(nil, m.n) }
 func (m *blind) Restore(b []byte) error                   { m.n = binary.BigEndian.Uint64(b); return nil }
+func (m *blind) Save() ([]byte, []ledger.Used)            { return m.Snapshot(), nil }
+func (m *blind) Load(b []byte, _ func(func(ledger.Window, []byte) error) error) error {
+	return m.Restore(b)
+}

@@ -89,8 +89,8 @@ func (p *Purse) backing(c Claim) (b Backing, ok bool, err error) {
 // Claims is what the ledger shows of a session's notes that are here, for its
 // page and the month's statement.
 func (p *Purse) Claims(sessionName string) (out []monthly.Claim) {
-	for party, what := range map[session.Party]string{session.PartyHost: "energy into the car", session.PartyDriver: "energy out of the car",
-		session.PartyChange: "what is left of the lock", session.PartyPool: "energy moved for the grid operator"} {
+	for party, what := range map[session.Party]string{session.PartyHost: monthly.ForEnergyIn, session.PartyDriver: monthly.ForEnergyOut,
+		session.PartyChange: monthly.ForChange, session.PartyPool: monthly.ForFlexibility} {
 		b, ok, err := p.backing(Claim{Session: sessionName, Party: party})
 		if err != nil {
 			p.cfg.Log.Warn("proof of notes cannot be read", "err", err)

@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const link = document.querySelector("[data-link]"), list = document.querySelector("[data-events]");
-  const states = ["idle", "charging", "discharging", "parked", "solar", "offline", "alarm"];
+  const states = ["idle", "charging", "discharging", "parked", "solar", "offline", "alarm", "ok", "late", "refused"];
   const index = name => {
     const all = new Map();
     document.querySelectorAll(`[data-${name}]`).forEach(e => {
@@ -13,6 +13,7 @@
   };
   const texts = index("live"), states_ = index("state"), levels = index("level");
   const put = (key, value) => {
+    if (key === "site" && value !== document.body.dataset.site) location.reload(); // the machine began or ceased to lead
     texts(key).forEach(e => { if (e.textContent !== value) e.textContent = value; });
     states_(key).forEach(e => states.forEach(s => e.classList.toggle(s, s === value)));
     levels(key).forEach(e => {
