@@ -51,8 +51,8 @@ func (b BatterySim) Run(ctx context.Context) (score.Result, battery.Report, erro
 	return r, run.Report, err
 }
 
-func writeAndClose(run *sim.Run, f io.WriteCloser) error {
-	err := run.Write(f)
+func writeAndClose(what interface{ Write(io.Writer) error }, f io.WriteCloser) error {
+	err := what.Write(f)
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
@@ -124,11 +124,7 @@ func (b BatteryProof) Run(ctx context.Context) (sim.Proof, error) {
 	if err != nil {
 		return sim.Proof{}, fmt.Errorf("write the certificate: %w", err)
 	}
-	err = c.Write(f)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
+	if err := writeAndClose(c, f); err != nil {
 		return sim.Proof{}, fmt.Errorf("write the certificate: %w", err)
 	}
 	return p, nil

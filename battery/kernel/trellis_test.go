@@ -204,9 +204,9 @@ func TestAKernelMayKnowRegimes(t *testing.T) {
 func TestOddPathsAreRefused(t *testing.T) {
 	ch := Prior(1, 3)
 	for name, f := range map[string]func() error{
-		"short":   func() error { _, err := Rate(context.Background(), ch, same{}, 3, 5, 1); return err },
-		"store":   func() error { _, err := Rate(context.Background(), ch, same{}, -1, 5000, 1); return err },
-		"chain":   func() error { _, err := Rate(context.Background(), Chain{}, same{}, 3, 5000, 1); return err },
+		"short": func() error { _, err := Rate(context.Background(), ch, same{}, 3, 5, 1); return err },
+		"store": func() error { _, err := Rate(context.Background(), ch, same{}, -1, 5000, 1); return err },
+		"chain": func() error { _, err := Rate(context.Background(), Chain{}, same{}, 3, 5000, 1); return err },
 		"a kernel of other states": func() error {
 			k, err := Solve(context.Background(), Regime(walk(400, 1), 3, 5), 9, Opts{Rounds: 1})
 			if err != nil {
