@@ -10,7 +10,7 @@ import (
 )
 
 // historyBlocks is how much demand is remembered for the chain: 28 days.
-const historyBlocks = 28 * 288
+const historyBlocks = 28 * daily
 
 // exposedFrom is the measured difference, in watts, from which a step counts as
 // exposed. Less is what an inverter needs to follow a change of load.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"time"
 
 	"gridveil/battery/kernel"
 )
@@ -24,8 +23,12 @@ const Stops = 5
 // lambdas are the bits that a unit of currency is worth at each stop.
 var lambdas = [Stops]float64{0, 4.3, 10, 17, 43}
 
-// quarters is how many prices a day has; a dialled mask holds its level as long.
+// quarters is how many prices a day has.
 const quarters = 96
+
+// dialSize bounds the work of a dialled kernel, which has a table for each block of the
+// day: in states of meter, demand and store, over all blocks.
+const dialSize = 1_600_000
 
 // mostLeak is by how much, at most, a tariff may raise the bound of a mask.
 const mostLeak = 2.5
@@ -57,7 +60,7 @@ func (d Dial) check() error {
 }
 
 // LessonAt is Lesson for a veil whose dial stands at d: it minimises bits plus lambda
-// times cost, both a day, with one reference law for each quarter of an hour, so that
+// times cost, both a day, with one reference law for each block of the day, so that
 // the shape that prices give the meter is public and tells nothing. Where that would
 // raise the bound above 2.5 times that of a mask without prices, lambda is halved: no
 // tariff buys the mask away. It gives nil before four days of history.
@@ -72,7 +75,7 @@ func LessonAt(ctx context.Context, s Spec, history []float64, d Dial) (*Learned,
 	if err != nil {
 		return nil, err
 	}
-	ch := kernel.Fit(plan.demand(history), plan.Mx, habits*plan.daily())
+	ch := kernel.Fit(plan.demand(history), plan.Mx, habits*daily)
 	free, err := kernel.Solve(ctx, ch, plan.Ms, kernel.Opts{})
 	if err != nil {
 		return nil, err
@@ -93,24 +96,29 @@ func LessonAt(ctx context.Context, s Spec, history []float64, d Dial) (*Learned,
 	}
 }
 
-// planDial counts in quarters of an hour and fiftieths of the capacity.
+// planDial counts in hundredths of the capacity, more in homes whose peaks would need too
+// large tables.
 func planDial(s Spec, history []float64) (Plan, error) {
-	blocks := int(24 * time.Hour / quarters / Block)
-	return planFor(s, pool(history, blocks), float64(s.Ceiling()-s.Floor())/50, blocks)
+	for q := math.Max(25, float64(s.Ceiling()-s.Floor())/100); ; q += 5 {
+		p, err := planFor(s, history, q)
+		if err != nil || (p.Mx+1)*(p.Mx+1)*(p.Ms+1)*daily <= dialSize {
+			return p, err
+		}
+	}
 }
 
-// costs is what a level costs in each quarter, less that of the day's mean price,
+// costs is what a level costs in each block of the day, less that of the day's mean price,
 // which a home pays whatever its mask does.
 func costs(p Plan, prices []float64) [][]float64 {
 	mean := 0.
 	for _, v := range prices {
 		mean += v / float64(len(prices))
 	}
-	out := make([][]float64, len(prices))
-	for slot, v := range prices {
+	out := make([][]float64, daily)
+	for slot := range out {
 		out[slot] = make([]float64, p.Mx+1)
 		for y := range out[slot] {
-			out[slot][y] = (v - mean) * float64(y) * float64(p.Quantum) / 1000
+			out[slot][y] = (prices[slot*len(prices)/daily] - mean) * float64(y) * float64(p.Quantum) / 1000
 		}
 	}
 	return out

@@ -40,8 +40,7 @@ func RateLeak(ctx context.Context, s Spec, l Learned, history []float64) (Leak, 
 		return Leak{}, fmt.Errorf("%w: %d blocks of five minutes, want %d", ErrNoHistory, len(history), minHistory)
 	}
 	demand := l.Plan.demand(history)
-	ch := kernel.Regime(demand, l.Kernel.Mx, l.Plan.period().Minutes())
-	daily := l.Plan.daily()
+	ch := kernel.Regime(demand, l.Kernel.Mx, Block.Minutes())
 	out := Leak{Bound: l.Kernel.U * daily}
 	for seed := range uint64(ratedPaths) {
 		r, err := kernel.Rate(ctx, ch, l.Kernel, l.Kernel.Ms, ratedBlocks, seed+1)

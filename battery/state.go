@@ -44,7 +44,7 @@ func (c *Controller) Resume(s State) {
 		return
 	}
 	c.veil.running.block, c.veil.base = s.Block, s.Base
-	c.block = c.veil.remembered().block
+	c.block = c.veil.running.block
 	if !bad(s.Shown) {
 		c.shown, c.cause, c.obeyed = s.Shown, s.Cause, s.Obeyed
 	}

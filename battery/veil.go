@@ -32,23 +32,19 @@ var ErrTooSmall = errors.New("battery too small to mask this home")
 type Plan struct {
 	Quantum WattHours
 	Mx, Ms  int
-	Blocks  int // of five minutes that one level covers
-	// Base is what one period of this home takes at the least, in Wh: what level 0 stands
+	// Base is what one block of this home takes at the least, in Wh: what level 0 stands
 	// for and all others count from. Zero for a home that was not observed yet.
 	Base WattHours
 }
 
-// period is how long a level stands.
-func (p Plan) period() time.Duration { return time.Duration(p.Blocks) * Block }
+// daily is how many blocks of five minutes a day has.
+const daily = 288
 
-// daily is how many levels a day has.
-func (p Plan) daily() float64 { return float64(24 * time.Hour / p.period()) }
-
-// demand counts block demands in Wh in the plan's periods and quanta.
+// demand counts block demands in Wh in the plan's quanta.
 func (p Plan) demand(history []float64) []float64 {
-	out := pool(history, p.Blocks)
-	for i := range out {
-		out[i] = p.levels(out[i])
+	out := make([]float64, len(history))
+	for i, wh := range history {
+		out[i] = p.levels(wh)
 	}
 	return out
 }
@@ -64,7 +60,7 @@ func PlanFor(s Spec, demand []float64, yearly float64) (Plan, error) {
 		demand = []float64{6 * yearly * 1000 / (365 * 24) * Block.Hours()}
 	}
 	usable := float64(s.Ceiling() - s.Floor())
-	return planFor(s, demand, math.Max(25, math.Ceil(usable/200/5)*5), 1)
+	return planFor(s, demand, math.Max(25, math.Ceil(usable/200/5)*5))
 }
 
 // baseShare is how many of a home's blocks take less than its base: with a quarter it is
@@ -72,7 +68,7 @@ func PlanFor(s Spec, demand []float64, yearly float64) (Plan, error) {
 const baseShare = .25
 
 // planFor counts in quanta of q Wh, or more where the levels would not suffice.
-func planFor(s Spec, demand []float64, q float64, blocks int) (Plan, error) {
+func planFor(s Spec, demand []float64, q float64) (Plan, error) {
 	usable := float64(s.Ceiling() - s.Floor())
 	sorted := append([]float64(nil), demand...)
 	sort.Float64s(sorted)
@@ -86,7 +82,7 @@ func planFor(s Spec, demand []float64, q float64, blocks int) (Plan, error) {
 		q += 5
 		mx = max(2, int(math.Ceil(q98/q)))
 	}
-	p := Plan{Quantum: WattHours(q), Mx: mx, Ms: int(usable/q) - mx, Blocks: blocks, Base: WattHours(base)}
+	p := Plan{Quantum: WattHours(q), Mx: mx, Ms: int(usable/q) - mx, Base: WattHours(base)}
 	if p.Ms < minQuanta {
 		need := float64(mx+minQuanta) * q
 		return p, fmt.Errorf("%w: %.0f Wh usable, %.0f Wh would do", ErrTooSmall, usable, need)
@@ -105,7 +101,7 @@ const habits = 14
 
 // SolveFor makes the kernel of a home from its block demands, in Wh, oldest first.
 func SolveFor(ctx context.Context, p Plan, demand []float64) (*kernel.Kernel, error) {
-	return kernel.Solve(ctx, kernel.Fit(p.demand(demand), p.Mx, habits*p.daily()), p.Ms, kernel.Opts{})
+	return kernel.Solve(ctx, kernel.Fit(p.demand(demand), p.Mx, habits*daily), p.Ms, kernel.Opts{})
 }
 
 // Veil runs a solved kernel: at each block's start it draws the meter level of
@@ -118,7 +114,6 @@ type Veil struct {
 	row  []float64
 
 	running tally // the block whose level stands
-	five    tally // the five minutes that are remembered, where the plan's blocks are longer
 	demand  float64
 	base    Watts
 	release Watts
@@ -141,8 +136,8 @@ func (t *tally) add(o Obs) {
 
 // turn begins the block at at, and gives what the last one showed of the house and
 // took, with losses; false after a gap, a silent meter or a clock jump.
-func (t *tally) turn(at time.Time, o Obs, period time.Duration) (show, demand float64, whole bool) {
-	whole = at.Sub(t.block) == period && (t.covered-period).Abs() < o.Dt
+func (t *tally) turn(at time.Time, o Obs) (show, demand float64, whole bool) {
+	whole = at.Sub(t.block) == Block && (t.covered-Block).Abs() < o.Dt
 	show = max(0, float64(t.metered-t.car))
 	demand = max(0, show-float64(o.E-t.startE))
 	*t = tally{block: at, startE: o.E}
@@ -159,7 +154,7 @@ func (*Veil) Name() string { return "veil" }
 
 // Bound is the proven leakage bound in bits per day, for the chain that the
 // kernel was solved for.
-func (v *Veil) Bound() float64 { return v.k.U * v.Plan.daily() }
+func (v *Veil) Bound() float64 { return v.k.U * daily }
 
 // Base is the level that the running block shows; what the meter shows beyond it
 // and the car's plan is exposed.
@@ -168,14 +163,7 @@ func (v *Veil) Base() Watts { return v.base }
 // Demand is what the home took in the last five minutes, in Wh with losses, and when
 // the ones that run began; false before they are complete.
 func (v *Veil) Demand() (wh float64, now time.Time, ok bool) {
-	return v.demand, v.remembered().block, v.demand >= 0
-}
-
-func (v *Veil) remembered() *tally {
-	if v.Plan.Blocks > 1 {
-		return &v.five
-	}
-	return &v.running
+	return v.demand, v.running.block, v.demand >= 0
 }
 
 // Install replaces the kernel from the next block on.
@@ -186,14 +174,8 @@ func (v *Veil) Install(p Plan, k *kernel.Kernel) {
 // Target is the block's level, plus the falling edge of a peak that the battery
 // could not cover, plus the car's plan.
 func (v *Veil) Target(o Obs) Watts {
-	if v.Plan.Blocks > 1 {
-		v.five.add(o)
-		if at := o.Time.Truncate(Block); !at.Equal(v.five.block) {
-			v.remember(v.five.turn(at, o, Block))
-		}
-	}
 	v.running.add(o)
-	if at := o.Time.Truncate(v.Plan.period()); !at.Equal(v.running.block) {
+	if at := o.Time.Truncate(Block); !at.Equal(v.running.block) {
 		v.begin(at, o)
 	}
 	forced := max(0, o.MinMeter-v.base-o.EV.Plan)
@@ -211,31 +193,21 @@ func (v *Veil) Target(o Obs) Watts {
 	return v.base + f + o.EV.Plan
 }
 
-// remember keeps the demand of five whole minutes.
-func (v *Veil) remember(_, demand float64, whole bool) {
-	v.demand = -1
-	if whole {
-		v.demand = demand
-	}
-}
-
 // begin closes the last block and draws the next.
 func (v *Veil) begin(at time.Time, o Obs) {
 	q := float64(v.Plan.Quantum)
-	show, demand, whole := v.running.turn(at, o, v.Plan.period())
+	show, demand, whole := v.running.turn(at, o)
+	v.demand = demand
 	if !whole {
+		v.demand = -1
 		show, demand = q, 0 // nothing is known: one level
-	}
-	if v.Plan.Blocks == 1 {
-		v.remember(show, demand, whole)
 	}
 	x := v.level(v.Plan.levels(demand))
 	w := min(max(v.round(float64(o.E-v.Spec.Floor())/q), 0), v.k.Ms+v.k.Mx) - v.k.Mx
 	s := min(max(w+x, 0), v.k.Ms)
 	v.k.Row(v.slot(at), v.level(v.Plan.levels(show)), x, s, v.row)
 	j := v.draw()
-	hour := v.Plan.period().Hours()
-	v.base = Watts(v.wh(j, o.E) / hour)
+	v.base = Watts(v.wh(j, o.E) / Block.Hours())
 }
 
 // wh is the energy of a block that shows level j, moved by up to a quarter of a quantum
@@ -262,7 +234,7 @@ func (v *Veil) wh(j int, e WattHours) float64 {
 // slot is which block of the UTC day begins at at.
 func (v *Veil) slot(at time.Time) int {
 	at = at.UTC()
-	return (at.Hour()*60 + at.Minute()) / int(v.Plan.period()/time.Minute)
+	return (at.Hour()*60 + at.Minute()) / int(Block/time.Minute)
 }
 
 // round is stochastic rounding: it keeps the mean and tells no remainder.

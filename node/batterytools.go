@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"gridveil/battery"
 	"gridveil/battery/kernel"
@@ -86,6 +88,76 @@ func BatteryScore(path string, capacity float64) (score.Result, error) {
 func BatteryLimit(p []float64, quanta int) (bits, certified float64, err error) {
 	bits, certified, _, err = kernel.Limit(p, quanta, 1e-6)
 	return bits, certified, err
+}
+
+// BatteryProof proves what every mask tells of a recorded household, by a model of it.
+type BatteryProof struct {
+	In     string // CSV file
+	Model  string // one of BatteryModels
+	Quanta int    // of the battery; 0: the model's own
+	Ahead  bool   // masks may know a block's demand when they choose its level
+	Depth  int    // how many meter levels the proof looks back at
+	Out    string // file for the certificate, may be empty
+}
+
+// BatteryModels are the models that BatteryProof knows.
+func BatteryModels() []string { return sim.YardstickNames() }
+
+// Run looks for a proof.
+func (b BatteryProof) Run(ctx context.Context) (sim.Proof, error) {
+	at := slices.Index(BatteryModels(), b.Model)
+	if at < 0 {
+		return sim.Proof{}, fmt.Errorf("no model %q: want one of %s", b.Model, strings.Join(BatteryModels(), ", "))
+	}
+	tr, err := readTrace(b.In)
+	if err != nil {
+		return sim.Proof{}, err
+	}
+	p, c, err := sim.Yardsticks()[at].Prove(ctx, tr, b.Quanta, b.Ahead, kernel.CertifyOpts{Depth: b.Depth})
+	if err != nil {
+		return sim.Proof{}, fmt.Errorf("%s: %w", b.In, err)
+	}
+	if b.Out == "" {
+		return p, nil
+	}
+	f, err := os.Create(b.Out)
+	if err != nil {
+		return sim.Proof{}, fmt.Errorf("write the certificate: %w", err)
+	}
+	err = c.Write(f)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return sim.Proof{}, fmt.Errorf("write the certificate: %w", err)
+	}
+	return p, nil
+}
+
+// BatteryCertificate is a certificate that was checked.
+type BatteryCertificate struct {
+	Bits   float64 `json:"bits_block"` // proven, per block
+	Levels int     `json:"states"`     // of the demand's chain
+	Store  int     `json:"store"`      // quanta that the masks may hold
+	Depth  int     `json:"depth"`
+}
+
+// CheckBatteryProof checks a certificate that BatteryProof wrote, from the file alone.
+func CheckBatteryProof(path string) (BatteryCertificate, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return BatteryCertificate{}, err
+	}
+	defer f.Close()
+	c, err := kernel.ReadCertificate(f)
+	if err != nil {
+		return BatteryCertificate{}, fmt.Errorf("%s: %w", path, err)
+	}
+	bits, err := c.Check()
+	if err != nil {
+		return BatteryCertificate{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return BatteryCertificate{Bits: bits, Levels: len(c.Chain.Q), Store: c.Store, Depth: c.Depth}, nil
 }
 
 // BatteryLeakage is what `gridveil battery leak` tells of a masked recording.

@@ -95,7 +95,7 @@ func (m *machine) serve(ctx context.Context) error {
 }
 
 func (m *machine) openStore() (*store.Store, error) {
-	return openStore(m.c.Dir, store.Options{Log: m.o.Log, Replica: true})
+	return openStore(m.c.Dir, store.Options{Log: m.o.Log, Now: m.o.Clock.Now, Replica: true})
 }
 
 // open takes part in the cluster with the ledger that this machine's store knows.
@@ -253,6 +253,12 @@ func (m *machine) stand(ctx context.Context) (stop func()) {
 			}
 		})
 	}
+	run("store", func(ctx context.Context) error {
+		for ok := true; ok; ok = clock.Sleep(ctx, m.o.Clock, maintainPeriod) {
+			upkeep(ctx, m.store(), m.o.Log)
+		}
+		return nil
+	})
 	if !m.o.NoPages {
 		run("commands", m.control().Serve)
 		if at := m.c.Web.Listen; at != "off" {

@@ -59,6 +59,16 @@ func AcceptDamage(dir string, now time.Time) (found *store.DamageError, aside st
 	return found, "", errors.Join(st.AcceptDamage(), st.Close())
 }
 
+// storedKeys says how far erasing is in a node that does not run.
+func storedKeys(ctx context.Context, dir string) (store.DataKeys, error) {
+	st, err := openStored(dir)
+	if err != nil {
+		return store.DataKeys{}, describeDamage(err, st)
+	}
+	k, err := st.DataKeys(ctx)
+	return k, errors.Join(err, st.Close())
+}
+
 // openStored opens the store of a node that has run in dir.
 func openStored(dir string) (*store.Store, error) {
 	if _, err := os.Stat(filepath.Join(dir, "store")); err != nil {

@@ -38,6 +38,9 @@ func TestADamagedStoreIsGivenUpOnlyWhenItsOwnerSaysSo(t *testing.T) {
 		"no head slots": {func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, "store", "HEAD"), make([]byte, 8192), 0o600)
 		}, false},
+		"no data keys": {func(dir string) error {
+			return errors.Join(os.Remove(filepath.Join(dir, "store", "data.keys")), os.Remove(filepath.Join(dir, "store", "data.keys.2")))
+		}, true},
 		"no manifest": {func(dir string) error { return os.Remove(filepath.Join(dir, "store", "badger", "MANIFEST")) }, true},
 	} {
 		t.Run(name, func(t *testing.T) {

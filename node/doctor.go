@@ -23,6 +23,7 @@ import (
 	"gridveil/node/control"
 	"gridveil/node/identity"
 	"gridveil/node/site"
+	"gridveil/node/store"
 )
 
 // Health is what one check of `gridveil doctor` found.
@@ -105,6 +106,8 @@ func (n *Node) doctor(ctx context.Context) Checkup {
 		out = append(out, judgeCluster(n.machine.status(ctx)))
 	}
 	out = append(out, judgeStore(describeDamage(n.Store.Check(ctx), nil), fmt.Sprintf("Sound up to commit %d: every record was read and verified.", n.Store.Head())))
+	keys, err := n.Store.DataKeys(ctx)
+	out = append(out, judgeKeys(keys, err, now))
 	return Checkup{Running: true, Findings: out}
 }
 
@@ -375,6 +378,34 @@ func judgeStore(err error, sound string) Finding {
 	return Finding{Check: "store", State: Well, Text: sound}
 }
 
+// keysWarn is when what was deleted can be opened for longer than it should: two
+// months are usual, a third for a node that was off.
+const keysWarn = 92 * 24 * time.Hour
+
+// judgeKeys says which of what was deleted can still be opened by a thief of an
+// old copy and the store's key.
+func judgeKeys(k store.DataKeys, err error, now time.Time) Finding {
+	f := Finding{Check: "erasure", State: Well}
+	if err != nil {
+		f.State, f.Text, f.Next = Sick, fmt.Sprintf("Nobody can say what is erased: %v.", err), "See the row about the store."
+		return f
+	}
+	day := func(t time.Time) string { return t.Local().Format("2 Jan 2006") }
+	f.Text = fmt.Sprintf("Records are sealed with data key %d since %s (%d days). ", k.Generation, day(k.Began), int(now.Sub(k.Began)/(24*time.Hour)))
+	if k.Oldest <= 1 {
+		f.Text += "What is deleted now can be opened nowhere after two months at most."
+	} else {
+		f.Text += fmt.Sprintf("What was deleted before %s can be opened nowhere any more, not even in old copies.", day(k.Since))
+	}
+	if k.Waiting > 0 {
+		f.Text += fmt.Sprintf(" %d records wait to be sealed anew before key %d is erased.", k.Waiting, k.Oldest)
+	}
+	if k.Oldest > 0 && now.Sub(k.Since) > keysWarn {
+		f.State, f.Next = Limited, "Let the node run: within a few hours it catches up. If it does not, see its log for store maintenance that was put off."
+	}
+	return f
+}
+
 // splitHint gives an error's words and, apart, what it says to do next.
 func splitHint(err error) (text, next string) {
 	text, next, _ = strings.Cut(err.Error(), "\nnext: ")
@@ -418,7 +449,12 @@ func offline(ctx context.Context, dir string) Checkup {
 	if _, err := os.Stat(filepath.Join(dir, "store")); err != nil {
 		return Checkup{Findings: append(out, Finding{Check: "store", State: Well, Text: "Is made when the node first runs."})}
 	}
-	return Checkup{Findings: append(out, judgeStore(CheckStore(ctx, dir), "Sound: every record was read and verified."))}
+	damage := CheckStore(ctx, dir)
+	if out = append(out, judgeStore(damage, "Sound: every record was read and verified.")); damage == nil {
+		keys, err := storedKeys(ctx, dir)
+		out = append(out, judgeKeys(keys, err, now))
+	}
+	return Checkup{Findings: out}
 }
 
 // dialAll opens a TCP connection to each address and closes it again.

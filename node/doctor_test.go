@@ -13,6 +13,7 @@ import (
 	"gridveil/mesh/member"
 	"gridveil/mesh/onion"
 	"gridveil/mesh/route"
+	"gridveil/node/store"
 )
 
 var noon = time.Date(2026, 6, 15, 12, 0, 0, 0, time.UTC)
@@ -85,6 +86,11 @@ func TestDoctorJudgesEachRow(t *testing.T) {
 		{"data nearly used", judgeBudget(80, 30<<20), Limited, "mesh.daily_mb"},
 
 		{"a sound store", judgeStore(nil, "Sound."), Well, "Sound."},
+		{"keys of a new store", judgeKeys(store.DataKeys{Generation: 1, Oldest: 1, Began: noon.AddDate(0, 0, -3), Since: noon.AddDate(0, 0, -3)}, nil, noon), Well, "(3 days). What is deleted now"},
+		{"keys of months", judgeKeys(store.DataKeys{Generation: 5, Oldest: 4, Began: noon.AddDate(0, 0, -3), Since: noon.AddDate(0, 0, -33)}, nil, noon), Well, "deleted before 13 May 2026"},
+		{"a key that waits", judgeKeys(store.DataKeys{Generation: 5, Oldest: 3, Since: noon.AddDate(0, 0, -63), Waiting: 7}, nil, noon), Well, "7 records wait to be sealed anew before key 3"},
+		{"a key that waits for long", judgeKeys(store.DataKeys{Generation: 5, Oldest: 3, Since: noon.AddDate(0, -4, 0), Waiting: 7}, nil, noon), Limited, "Let the node run"},
+		{"keys nobody could look at", judgeKeys(store.DataKeys{}, store.ErrClosed, noon), Sick, "row about the store"},
 		{"a damaged store", judgeStore(errors.New("store: committed value altered\nnext: refetch it"), ""), Sick, "refetch it"},
 	} {
 		if c.got.State != c.state || !strings.Contains(c.got.Text+" "+c.got.Next, c.words) {

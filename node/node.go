@@ -105,7 +105,7 @@ func (n *Node) identify() error {
 	id, err := identity.LoadNewest(c.Dir, n.Clock.Now(), func(installed *member.Bundle, sig []byte) (*member.Bundle, []byte, error) {
 		if n.Store == nil {
 			var err error
-			if n.Store, err = openStore(c.Dir, store.Options{Log: n.Log}); err != nil {
+			if n.Store, err = openStore(c.Dir, store.Options{Log: n.Log, Now: n.Clock.Now}); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -365,16 +365,16 @@ const (
 	forgetPeriod   = 24 * time.Hour
 )
 
-// maintain does the hourly and daily chores: disk space, expired keys and codes.
+// maintain does the hourly and daily chores: disk space, data keys of the store,
+// expired keys and codes.
 func (n *Node) maintain(ctx context.Context) error {
 	last := n.Clock.Now()
+	upkeep(ctx, n.Store, n.Log) // a wallet may never run for an hour
 	for clock.Sleep(ctx, n.Clock, maintainPeriod) {
 		if n.registrar != nil {
 			n.misusedCode() // ends after a week
 		}
-		if err := n.Store.Maintain(); err != nil {
-			n.Log.Warn("store maintenance put off", "err", err)
-		}
+		upkeep(ctx, n.Store, n.Log)
 		if now := n.Clock.Now(); now.Sub(last) >= forgetPeriod {
 			last = now
 			if err := n.Keys.Erase(now); err != nil {
@@ -388,6 +388,13 @@ func (n *Node) maintain(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// upkeep does the store's hourly chores.
+func upkeep(ctx context.Context, st *store.Store, log *slog.Logger) {
+	if err := st.Maintain(ctx); err != nil && ctx.Err() == nil {
+		log.Warn("store maintenance put off", "err", err)
+	}
 }
 
 // Run opens the node in dir and serves it until ctx ends. ready gets what is to be

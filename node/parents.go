@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"gridveil/mesh/member"
 	"gridveil/mesh/route"
 	"gridveil/node/clock"
+	"gridveil/node/role"
 )
 
 const (
@@ -21,6 +23,7 @@ const (
 	backboneLinks = 24 // backbone members that one of them stays connected to
 	parentsPeriod = time.Minute
 	parentsSettle = time.Second // registers of the directory come in groups
+	linkAway      = 2 * parentsPeriod
 )
 
 // keepParents holds connections to members that the directory names, so that an
@@ -52,6 +55,7 @@ func (n *Node) keepParents(ctx context.Context) error {
 			if err := n.Host.SetParents(chooseParents(all, n.Host.Parents(), n.Onion.Guards(), inTurn(contacts, round), up)); err != nil {
 				return err
 			}
+			n.tellLinks()
 		} else {
 			all := n.candidates(nil)
 			for _, c := range all[:min(backboneLinks, len(all))] {
@@ -72,6 +76,24 @@ func (n *Node) keepParents(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// tellLinks shows the owner which of a leaf's links are gone: one is a notice,
+// since the others carry everything.
+func (n *Node) tellLinks() {
+	parents, up := n.Host.Parents(), 0
+	for _, p := range parents {
+		if _, ok := n.Host.Connected(p.ID); ok {
+			up++
+		}
+	}
+	now := n.Clock.Now()
+	n.Warn.Set(len(parents) > 0 && up == 0, role.Warning{Code: "parents-offline", Severity: role.Problem, Title: "No substation can be reached",
+		Text: "Reports, alarms and private messages wait here and leave when one answers. Nothing is lost.",
+		Next: "Check the Internet connection of this node, then `gridveil doctor`.", After: linkAway}, now)
+	n.Warn.Set(up > 0 && up < len(parents), role.Warning{Code: "parent-away", Severity: role.Notice, Title: fmt.Sprintf("%d of %d substations cannot be reached", len(parents)-up, len(parents)),
+		Text: "The others carry reports, alarms and private messages. Nothing is lost.",
+		Next: "Nothing to do if it passes within a day; else tell your operator.", After: linkAway}, now)
 }
 
 // inTurn names the contact to try in this round.

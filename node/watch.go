@@ -70,7 +70,9 @@ func WatchOnce(ctx context.Context, o WatchOptions) (r verifier.Report, err erro
 	if err != nil {
 		return r, err
 	}
-	r, err = w.Look(ctx)
+	if r, err = w.Look(ctx); err == nil {
+		err = w.SettleAll(ctx)
+	}
 	return r, errors.Join(err, w.Close())
 }
 

@@ -8,10 +8,10 @@ import (
 
 // Chain is a Markov model of a home's demand per block: Q[x][z] is the
 // probability that state z follows state x. Level is the demand of each state, in
-// quanta; nil means that states are levels. [Solve] wants Level to be nil.
+// quanta; nil means that states are levels.
 type Chain struct {
-	Q     [][]float64
-	Level []int
+	Q     [][]float64 `json:"q"`
+	Level []int       `json:"level,omitempty"`
 }
 
 // top is the greatest level.

@@ -40,6 +40,7 @@ func (o Opts) filled() Opts {
 type Kernel struct {
 	Mx, Ms int
 	Q      [][]float64   // demand chain
+	Level  []int         // demand of the chain's states; nil: they are levels
 	R      [][][]float64 // reference law of the meter, one for each slot
 	V      [][]float32   // value of (y', x, s), flattened, at the start of each slot
 	U      float64       // bound on the leakage, bits per block
@@ -60,17 +61,15 @@ func (k *Kernel) Slots() int { return len(k.R) }
 // log a(y|x,s,y')/R(y|y'). That, plus Lambda times the cost, is minimised over a,
 // exactly, as an average-cost decision problem, and over R, a marginal, in turn;
 // the sum never rises. A level that would leave the store is forbidden, not
-// penalised, and y = x is always open. With costs by the block of the day both a
+// penalised, and y = x is always open. Where ch has Level, the kernel knows its states,
+// not the levels alone. With costs by the block of the day both a
 // and R are, so that the shape that a tariff gives the meter is public. It returns
 // ErrBadChain, ErrBadCost, or ctx's error when cancelled.
 func Solve(ctx context.Context, ch Chain, ms int, o Opts) (*Kernel, error) {
 	if err := ch.Check(); err != nil {
 		return nil, err
 	}
-	mx := len(ch.Q) - 1
-	if ch.Level != nil {
-		return nil, fmt.Errorf("%w: a kernel's states are levels", ErrBadChain)
-	}
+	mx := ch.top()
 	if mx > MaxLevel || ms < 0 || ms > MaxStore {
 		return nil, fmt.Errorf("kernel of %d levels and %d quanta: at most %d and %d", mx, ms, MaxLevel, MaxStore)
 	}
@@ -81,7 +80,7 @@ func Solve(ctx context.Context, ch Chain, ms int, o Opts) (*Kernel, error) {
 	}
 	s := newSolver(ch, ms, price)
 	best := math.Inf(1)
-	k := &Kernel{Mx: mx, Ms: ms, Q: ch.Q, Closed: true}
+	k := &Kernel{Mx: mx, Ms: ms, Q: ch.Q, Level: ch.Level, Closed: true}
 	if o.Lambda > 0 {
 		k.price = price
 	}
@@ -158,7 +157,9 @@ const (
 const maxPrice = 1e3
 
 type solver struct {
-	nx, ns int
+	nx, ns int // states, stores
+	nl     int // levels
+	level  []int
 	q      [][]float64
 	r      [][][]float64 // [slot][y'][y]
 	price  [][]float64   // [slot][y], nats
@@ -171,19 +172,30 @@ type solver struct {
 }
 
 func newSolver(ch Chain, ms int, price [][]float64) *solver {
-	nx, ns := len(ch.Q), ms+1
-	n := nx * nx * ns
-	s := &solver{nx: nx, ns: ns, q: ch.Q, price: price, g: make([]float64, n), e: make([]float64, n), p: make([]float64, n)}
+	nx, ns, nl := len(ch.Q), ms+1, ch.top()+1
+	n := nl * nx * ns
+	s := &solver{nx: nx, ns: ns, nl: nl, q: ch.Q, price: price, g: make([]float64, n), e: make([]float64, n), p: make([]float64, n)}
 	for i := range s.p {
 		s.p[i] = 1 / float64(n)
 	}
+	for x := range ch.Q {
+		s.level = append(s.level, ch.level(x))
+	}
+	px := ch.Stationary()
 	for range price {
-		r := make([][]float64, nx)
+		r := make([][]float64, nl)
 		for y := range r {
-			r[y] = append([]float64(nil), ch.Q[y]...)
+			r[y] = make([]float64, nl)
 			for i := range r[y] {
-				r[y][i] += 1e-12
+				r[y][i] = 1e-12
 			}
+		}
+		for x, row := range ch.Q {
+			for z, q := range row {
+				r[s.level[x]][s.level[z]] += px[x] * q
+			}
+		}
+		for y := range r {
 			normalise(r[y])
 		}
 		s.r, s.v = append(s.r, r), append(s.v, make([]float64, n))
@@ -197,7 +209,7 @@ func (s *solver) at(y, x int) int { return (y*s.nx + x) * s.ns }
 // value iterates to the value function of the present reference law, day by day
 // backwards.
 func (s *solver) value(ctx context.Context, o Opts) (closed bool, err error) {
-	next := make([]float64, s.nx*s.nx*s.ns)
+	next := make([]float64, s.nl*s.nx*s.ns)
 	for sweep := range o.Sweeps {
 		if sweep%16 == 0 && ctx.Err() != nil {
 			return false, ctx.Err()
@@ -205,7 +217,7 @@ func (s *solver) value(ctx context.Context, o Opts) (closed bool, err error) {
 		lo, hi := math.Inf(1), math.Inf(-1)
 		for slot := len(s.v) - 1; slot >= 0; slot-- {
 			s.ahead(slot)
-			for y := range s.nx {
+			for y := range s.nl {
 				s.back(slot, y, next)
 			}
 			v := s.v[slot]
@@ -232,8 +244,8 @@ func (s *solver) value(ctx context.Context, o Opts) (closed bool, err error) {
 // shown in it, and its exponentials.
 func (s *solver) ahead(slot int) {
 	after := s.v[(slot+1)%len(s.v)]
-	s.work += s.nx * s.nx * s.nx * s.ns
-	for y := range s.nx {
+	s.work += s.nl * s.nx * s.nx * s.ns
+	for y := range s.nl {
 		for x := range s.nx {
 			row := s.g[s.at(y, x) : s.at(y, x)+s.ns]
 			c := s.price[slot][y]
@@ -261,14 +273,13 @@ func (s *solver) ahead(slot int) {
 // few nats of the reference state, so the exponentials neither overflow nor
 // vanish; where they would, the sum is taken around its least term.
 func (s *solver) back(slot, last int, out []float64) {
-	s.work += s.nx * s.nx * s.ns
+	s.work += s.nl * s.nx * s.ns
 	for x := range s.nx {
 		row := out[s.at(last, x) : s.at(last, x)+s.ns]
 		clear(row)
 		for y, ry := range s.r[slot][last] {
 			e := s.e[s.at(y, x) : s.at(y, x)+s.ns]
-			from, to := max(0, x-y), min(s.ns, s.ns+x-y)
-			shift := y - x
+			from, to, shift := s.window(x, y)
 			for i := from; i < to; i++ {
 				row[i] += ry * e[i+shift]
 			}
@@ -285,14 +296,14 @@ func (s *solver) back(slot, last int, out []float64) {
 
 func (s *solver) careful(slot, last, x, i int) float64 {
 	low := math.Inf(1)
-	for y := range s.nx {
-		if j := i - x + y; j >= 0 && j < s.ns {
+	for y := range s.nl {
+		if j := i - s.level[x] + y; j >= 0 && j < s.ns {
 			low = min(low, s.g[s.at(y, x)+j])
 		}
 	}
 	sum := 0.
 	for y, ry := range s.r[slot][last] {
-		if j := i - x + y; j >= 0 && j < s.ns {
+		if j := i - s.level[x] + y; j >= 0 && j < s.ns {
 			sum += ry * math.Exp(low-s.g[s.at(y, x)+j])
 		}
 	}
@@ -348,7 +359,7 @@ func (s *solver) prepare(slot int) error {
 	e, sum := s.es[slot], s.sums[slot]
 	copy(e, s.e)
 	clear(sum)
-	for last := range s.nx {
+	for last := range s.nl {
 		for x := range s.nx {
 			row := sum[s.at(last, x) : s.at(last, x)+s.ns]
 			for y, ry := range s.r[slot][last] {
@@ -370,6 +381,7 @@ func (s *solver) prepare(slot int) error {
 
 // window is which stores can show y at demand x, and by how much that moves them.
 func (s *solver) window(x, y int) (from, to, shift int) {
+	x = s.level[x]
 	return max(0, x-y), min(s.ns, s.ns+x-y), y - x
 }
 
@@ -377,10 +389,10 @@ func (s *solver) window(x, y int) (from, to, shift int) {
 func (s *solver) flow(slot int, p, half, next []float64) {
 	clear(half)
 	clear(next)
-	s.work += 2 * s.nx * s.nx * s.nx * s.ns
+	s.work += 2 * s.nl * s.nx * s.nx * s.ns
 	e, sum := s.es[slot], s.sums[slot]
 	share := make([]float64, s.ns)
-	for last := range s.nx {
+	for last := range s.nl {
 		for x := range s.nx {
 			at := s.at(last, x)
 			for i := range share {
@@ -398,7 +410,7 @@ func (s *solver) flow(slot int, p, half, next []float64) {
 	for i := range half {
 		half[i] *= e[i]
 	}
-	for y := range s.nx {
+	for y := range s.nl {
 		for x := range s.nx {
 			from := half[s.at(y, x) : s.at(y, x)+s.ns]
 			for z, qz := range s.q[x] {
@@ -414,11 +426,11 @@ func (s *solver) flow(slot int, p, half, next []float64) {
 // bound re-fits a slot's reference law to the joint law of (y', y) and gives the
 // leakage bound under the new one and the price, in bits.
 func (s *solver) bound(slot int, p []float64) (bits, paid float64, r [][]float64) {
-	r = make([][]float64, s.nx)
+	r = make([][]float64, s.nl)
 	e, sum := s.es[slot], s.sums[slot]
 	gain, cost := 0., 0. // E log a/r, E price
-	for last := range s.nx {
-		r[last] = make([]float64, s.nx)
+	for last := range s.nl {
+		r[last] = make([]float64, s.nl)
 		for x := range s.nx {
 			at := s.at(last, x)
 			for y, ry := range s.r[slot][last] {
@@ -460,19 +472,23 @@ func (s *solver) float32s() [][]float32 {
 }
 
 // Row fills a, of length Mx+1, with the law of the meter level of the block in a
-// slot given the last meter level, the demand level and the store. Levels and
+// slot given the last meter level, the chain's state x and the store. Levels and
 // store outside their ranges are clipped, slots taken modulo Slots.
 func (k *Kernel) Row(slot, last, x, i int, a []float64) {
 	clip := func(v, top int) int { return min(max(v, 0), top) }
-	last, x, i = clip(last, k.Mx), clip(x, k.Mx), clip(i, k.Ms)
+	last, x, i = clip(last, k.Mx), clip(x, len(k.Q)-1), clip(i, k.Ms)
 	slots := len(k.R)
 	slot = (slot%slots + slots) % slots
 	after := k.V[(slot+1)%slots]
-	nx, ns := k.Mx+1, k.Ms+1
+	nx, ns := len(k.Q), k.Ms+1
+	level := x
+	if k.Level != nil {
+		level = k.Level[x]
+	}
 	low := math.Inf(1)
 	for y := range a {
 		a[y] = math.Inf(1)
-		j := i - x + y
+		j := i - level + y
 		if j < 0 || j >= ns {
 			continue
 		}

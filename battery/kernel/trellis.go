@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 )
 
 // Law is a masking policy with a finite memory: the law of the next meter level
@@ -14,7 +15,8 @@ type Law interface {
 	// Slots is how many blocks of the day it distinguishes.
 	Slots() int
 	// Row fills a with probabilities of levels 0..len(a)-1; levels that would leave
-	// the store have none.
+	// the store have none. x is the demand's level, or the chain's state for a Kernel that
+	// was solved for one with Level.
 	Row(slot, last, x, i int, a []float64)
 }
 
@@ -47,6 +49,9 @@ func Rate(ctx context.Context, ch Chain, k Law, ms, n int, seed uint64) (Leakage
 	if ms < 0 || ms > MaxStore || n < leastBlocks || n > mostBlocks || k.Slots() < 1 || k.Slots() > MaxSlots {
 		return Leakage{}, fmt.Errorf("path of %d blocks over %d quanta and %d slots: want %d to %d blocks, at most %d quanta and %d slots", n, ms, k.Slots(), leastBlocks, mostBlocks, MaxStore, MaxSlots)
 	}
+	if law, ok := k.(*Kernel); ok && law.Level != nil && !slices.Equal(law.Level, ch.Level) {
+		return Leakage{}, fmt.Errorf("%w: a kernel that knows its chain's states, on another chain", ErrBadChain)
+	}
 	t := newTrellis(ch, k, ms, seed)
 	var sums, counts [trellisBatches]float64
 	for i := range n {
@@ -73,6 +78,8 @@ func Rate(ctx context.Context, ch Chain, k Law, ms, n int, seed uint64) (Leakage
 type trellis struct {
 	ch     Chain
 	ny, ns int
+	nx     int   // what the law tells apart: levels, or states
+	seen   []int // which of them a state is
 	k      Law
 	tables [][]float32 // by slot and last level, [y][x][s]; nil before its first use
 	rnd    *rand.Rand
@@ -86,6 +93,16 @@ func newTrellis(ch Chain, k Law, ms int, seed uint64) *trellis {
 	ny := ch.top() + 1
 	t := &trellis{ch: ch, ny: ny, ns: ms + 1, k: k, tables: make([][]float32, k.Slots()*ny), store: ms / 2,
 		rnd: rand.New(rand.NewPCG(seed, 1)), row: make([]float64, ny)}
+	t.nx, t.seen = ny, make([]int, len(ch.Q))
+	for z := range t.seen {
+		t.seen[z] = ch.level(z)
+	}
+	if law, ok := k.(*Kernel); ok && law.Level != nil {
+		t.nx = len(ch.Q)
+		for z := range t.seen {
+			t.seen[z] = z
+		}
+	}
 	t.alpha, t.half = make([]float64, len(ch.Q)*t.ns), make([]float64, len(ch.Q)*t.ns)
 	p := ch.Stationary()
 	for z, pz := range p {
@@ -113,12 +130,12 @@ func (t *trellis) draw(p []float64) int {
 func (t *trellis) table(slot, last int) []float32 {
 	at := slot*t.ny + last
 	if t.tables[at] == nil {
-		tab := make([]float32, t.ny*t.ny*t.ns)
-		for x := range t.ny {
+		tab := make([]float32, t.ny*t.nx*t.ns)
+		for x := range t.nx {
 			for i := range t.ns {
 				t.k.Row(slot, last, x, i, t.row)
 				for y, v := range t.row {
-					tab[(y*t.ny+x)*t.ns+i] = float32(v)
+					tab[(y*t.nx+x)*t.ns+i] = float32(v)
 				}
 			}
 		}
@@ -130,13 +147,13 @@ func (t *trellis) table(slot, last int) []float32 {
 // step walks one block and gives what it told the observer, in bits.
 func (t *trellis) step(slot int) float64 {
 	tab := t.table(slot, t.last)
-	x := t.ch.level(t.state)
+	x, knows := t.ch.level(t.state), t.seen[t.state]
 	for y := range t.row {
-		t.row[y] = float64(tab[(y*t.ny+x)*t.ns+t.store])
+		t.row[y] = float64(tab[(y*t.nx+knows)*t.ns+t.store])
 	}
 	normalise(t.row)
 	y := t.draw(t.row)
-	sure := float64(tab[(y*t.ny+x)*t.ns+t.store])
+	sure := float64(tab[(y*t.nx+knows)*t.ns+t.store])
 
 	seen := 0.
 	clear(t.half)
@@ -144,7 +161,7 @@ func (t *trellis) step(slot int) float64 {
 		lev := t.ch.level(z)
 		from := t.alpha[z*t.ns : (z+1)*t.ns]
 		to := t.half[z*t.ns : (z+1)*t.ns]
-		likely := tab[(y*t.ny+lev)*t.ns : (y*t.ny+lev+1)*t.ns]
+		likely := tab[(y*t.nx+t.seen[z])*t.ns : (y*t.nx+t.seen[z]+1)*t.ns]
 		shift := y - lev
 		for i := max(0, -shift); i < min(t.ns, t.ns-shift); i++ {
 			w := from[i] * float64(likely[i])

@@ -174,13 +174,47 @@ func TestBoundHolds(t *testing.T) {
 	}
 }
 
+// TestAKernelMayKnowRegimes: solved for states of which several have one level, a kernel
+// tells less than one for levels alone and no more than its bound, and where states are
+// levels it is the same.
+func TestAKernelMayKnowRegimes(t *testing.T) {
+	demand := walk(6000, 3)
+	const mx, ms = 4, 20
+	ch := Regime(demand, mx, 5)
+	aware, err := Solve(context.Background(), ch, ms, Opts{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	blind, err := Solve(context.Background(), Count(demand, mx, .02), ms, Opts{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := mustRate(t, ch, aware, ms, 20_000, 1), mustRate(t, ch, blind, ms, 20_000, 1)
+	if a.Bits > aware.U+3*a.Err || a.Bits > b.Bits {
+		t.Errorf("knowing regimes %.4f bits leak (bound %.4f), without %.4f", a.Bits, aware.U, b.Bits)
+	}
+	named := Count(demand, mx, .02)
+	named.Level = []int{0, 1, 2, 3, 4}
+	same, err := Solve(context.Background(), named, ms, Opts{})
+	if err != nil || same.U != blind.U {
+		t.Errorf("levels named: bound %.6f, without names %.6f (%v)", same.U, blind.U, err)
+	}
+}
+
 func TestOddPathsAreRefused(t *testing.T) {
 	ch := Prior(1, 3)
 	for name, f := range map[string]func() error{
 		"short":   func() error { _, err := Rate(context.Background(), ch, same{}, 3, 5, 1); return err },
 		"store":   func() error { _, err := Rate(context.Background(), ch, same{}, -1, 5000, 1); return err },
 		"chain":   func() error { _, err := Rate(context.Background(), Chain{}, same{}, 3, 5000, 1); return err },
-		"regimes": func() error { _, err := Solve(context.Background(), Regime(walk(400, 1), 3, 5), 9, Opts{}); return err },
+		"a kernel of other states": func() error {
+			k, err := Solve(context.Background(), Regime(walk(400, 1), 3, 5), 9, Opts{Rounds: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = Rate(context.Background(), ch, k, 9, 5000, 1)
+			return err
+		},
 	} {
 		if f() == nil {
 			t.Errorf("%s: accepted", name)

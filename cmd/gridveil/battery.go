@@ -92,32 +92,102 @@ covers: the minutes in which the battery stood at a limit of power or charge.`,
 }
 
 func batteryLimit() *cobra.Command {
-	var p string
-	var quanta int
+	var p, check string
+	var b node.BatteryProof
+	var asJSON bool
 	c := &cobra.Command{
-		Use: "limit", Short: "The least leakage of independent demand with an ideal store", Args: noArgs,
-		Example: "  gridveil battery limit --p .5,.5 --cap 3",
+		Use: "limit", Short: "What every mask with a given store tells at least, and the proof", Args: noArgs,
+		Long: `With --p: the least leakage of independent demand with that law. With --in: what every mask
+tells of a recorded household at least, by a model of it (` + strings.Join(node.BatteryModels(), ", ") + `), whatever its memory and its
+chance: masks that draw a block's meter level from the past and keep a block's greatest demand
+in reserve, or, with --ahead, that know the block's demand. The store is ideal and counts in
+whole quanta. --out writes the certificate, --check reads one and computes from it alone what
+it proves. "reached" is the proven bound of a kernel: the best mask lies between the two.`,
+		Example: "  gridveil battery limit --p .5,.5 --cap 3\n  gridveil battery limit --in home.csv --model R15 --out proof.json\n  gridveil battery limit --check proof.json",
 		RunE: func(c *cobra.Command, _ []string) error {
-			var law []float64
-			for _, s := range strings.Split(p, ",") {
-				v, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
-				if err != nil {
-					return usage("--p: %q is not a probability", s)
+			given := 0
+			for _, v := range []string{p, b.In, check} {
+				if v != "" {
+					given++
 				}
-				law = append(law, v)
 			}
-			bits, certified, err := node.BatteryLimit(law, quanta)
-			if err != nil {
-				return err
+			switch {
+			case given != 1:
+				return usage("want one of --p, --in and --check")
+			case check != "":
+				return checkProof(c, check, asJSON)
+			case b.In != "":
+				return proveLimit(c, b, asJSON)
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%.5f bits per sample (certified above %.5f)\n", bits, certified)
-			return nil
+			return lawLimit(c, p, b.Quanta, asJSON)
 		},
 	}
-	c.Flags().StringVar(&p, "p", "", "law of the demand, comma separated")
-	c.Flags().IntVar(&quanta, "cap", 0, "store size in quanta")
-	_ = c.MarkFlagRequired("p") // the flag exists
+	f := c.Flags()
+	f.StringVar(&p, "p", "", "law of the demand, comma separated")
+	f.StringVar(&b.In, "in", "", "CSV: time,load_w")
+	f.StringVar(&check, "check", "", "certificate to check")
+	f.IntVar(&b.Quanta, "cap", 0, "store size in quanta; with --in 0 is the model's own")
+	f.StringVar(&b.Model, "model", "R15", strings.Join(node.BatteryModels(), ", "))
+	f.BoolVar(&b.Ahead, "ahead", false, "masks know a block's demand when they choose its level")
+	f.IntVar(&b.Depth, "depth", 2, "meter levels that the proof looks back at, 1 to 4; each more takes many times as long")
+	f.StringVar(&b.Out, "out", "", "file to write the certificate to")
+	f.BoolVar(&asJSON, "json", false, "print one JSON object")
 	return c
+}
+
+func lawLimit(c *cobra.Command, p string, quanta int, asJSON bool) error {
+	var law []float64
+	for _, s := range strings.Split(p, ",") {
+		v, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
+		if err != nil {
+			return usage("--p: %q is not a probability", s)
+		}
+		law = append(law, v)
+	}
+	bits, certified, err := node.BatteryLimit(law, quanta)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(c.OutOrStdout(), map[string]float64{"bits_sample": bits, "certified_bits_sample": certified})
+	}
+	fmt.Fprintf(c.OutOrStdout(), "%.5f bits per sample (certified above %.5f)\n", bits, certified)
+	return nil
+}
+
+func proveLimit(c *cobra.Command, b node.BatteryProof, asJSON bool) error {
+	p, err := b.Run(c.Context())
+	if err != nil {
+		return err
+	}
+	out := c.OutOrStdout()
+	if asJSON {
+		return printJSON(out, p)
+	}
+	class := "draws a block's level from the past"
+	if p.Ahead {
+		class = "knows a block's demand"
+	}
+	fmt.Fprintf(out, "model    %s: blocks of %.0f min, %d levels of %.0f Wh, a battery of %d quanta\n", p.Model, p.Minutes, p.Levels, p.Quantum, p.Quanta)
+	fmt.Fprintf(out, "demand   %6.2f bits a day: a meter without battery\n", p.Demand)
+	fmt.Fprintf(out, "proven   %6.2f bits a day: no mask that %s tells less\n", p.Proven, class)
+	fmt.Fprintf(out, "reached  %6.2f bits a day, at most, by a kernel\n", p.Reached)
+	if b.Out != "" {
+		fmt.Fprintf(out, "written  %s; `gridveil battery limit --check` checks it\n", b.Out)
+	}
+	return nil
+}
+
+func checkProof(c *cobra.Command, path string, asJSON bool) error {
+	p, err := node.CheckBatteryProof(path)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(c.OutOrStdout(), p)
+	}
+	fmt.Fprintf(c.OutOrStdout(), "proven: every mask of these %d states with a store of %d quanta tells at least %.6f bits a block\n", p.Levels, p.Store, p.Bits)
+	return nil
 }
 
 // gridFlags are what every comparison over recorded homes can be told.

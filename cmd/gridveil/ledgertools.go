@@ -83,7 +83,8 @@ func ledgerVerify() *cobra.Command {
 	c := &cobra.Command{
 		Use: "verify", Short: "Replay the ledger of a node or of an export, or check one proof", Args: noArgs,
 		Long: `Without flags the running node replays its own copy of the final ledger from the first entry:
-every signature, rule, balance and the root. With --archive the files of an export are verified as
+every signature, rule, balance and the root; after a seal, that of the log that grows, while those
+before it are files for ` + "`gridveil verify`" + `. With --archive the files of an export are verified as
 by ` + "`gridveil verify`" + `. With --proof one downloaded .tlog-proof is checked against an entry's leaf hash.
 
 Exit code 0: everything holds; 1: something does not, and the error names the first bad entry.`,

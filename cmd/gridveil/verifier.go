@@ -33,6 +33,10 @@ entry give a file of evidence in the folder evidence of --data, which anybody ju
 ` + "`gridveil verify FILE --policy POLICY`" + `. A second history is found by comparing: witnesses
 with a URL in the policy are asked, and every --peer.
 
+A log that is sealed is checked to its end; then the next one is followed, which must begin with that
+end and with what was carried over, and the sealed one becomes flat files in --data. A policy that
+names a later log is followed from the ledger's first one.
+
 With --serve it is a mirror: it serves the whole copy, signed with its own key, so that others
 need not ask the log. Its key is printed with --once and on the page; it is the line "witness"
 of a policy.
@@ -77,7 +81,7 @@ could not be checked now, or the quorum has not signed.`,
 	f.StringVar(&o.Policy, "policy", "", "policy file: which log, which witnesses, how many of them")
 	f.StringArrayVar(&o.Peers, "peer", nil, "another place that serves the log's checkpoint and tiles, such as a mirror; may be repeated")
 	f.StringArrayVar(&o.Receipts, "receipt", nil, "file with a receipt of the log, which must have kept it; may be repeated")
-	f.StringVar(&o.After, "after", "", "of a log that goes on from a sealed one: the folder with that one's export")
+	f.StringVar(&o.After, "after", "", "begin with a later log than the ledger's first: the folder with the export of the sealed one before it")
 	f.DurationVar(&o.Every, "every", time.Minute, "time between two looks")
 	f.StringVar(&o.Page, "page", "", "loopback address of a page that shows what was checked")
 	f.StringVar(&o.Serve, "serve", "", "address at which the copy is served as a mirror")
@@ -117,8 +121,11 @@ func printReport(w io.Writer, dir string, r verifier.Report) {
 	if !r.LogTime.IsZero() {
 		fmt.Fprintf(w, "log time  %s\n", r.LogTime.Local().Format("2 Jan 2006 15:04:05"))
 	}
+	for _, x := range r.Shards {
+		fmt.Fprintf(w, "before    %s: %s\n", x.Origin, x)
+	}
 	if r.Sealed != "" {
-		fmt.Fprintf(w, "sealed    goes on as %s: gridveil verifier --after EXPORT\n", r.Sealed)
+		fmt.Fprintf(w, "sealed    goes on as %s\n", r.Sealed)
 	}
 	for _, x := range r.Cosigned {
 		fmt.Fprintf(w, "signed    %s, %s\n", x.Name, x.At.Local().Format("2 Jan 2006 15:04:05"))
@@ -140,9 +147,9 @@ func printReport(w io.Writer, dir string, r verifier.Report) {
 
 // teller prints a report when what it says has changed.
 func teller(w io.Writer, dir string, asJSON bool) func(verifier.Report) {
-	var last string
+	var last, origin string
 	return func(r verifier.Report) {
-		now := fmt.Sprint(r.Verdict, r.Text, r.Entries, r.Peers, r.Evidence)
+		now := fmt.Sprint(r.Origin, r.Verdict, r.Text, r.Entries, r.Peers, r.Evidence)
 		if now == last {
 			return
 		}
@@ -151,6 +158,10 @@ func teller(w io.Writer, dir string, asJSON bool) func(verifier.Report) {
 			_ = json.NewEncoder(w).Encode(r) // nobody reads any more
 			return
 		}
+		if origin != "" && origin != r.Origin {
+			fmt.Fprintf(w, "%s  %s is sealed; the ledger goes on as %s\n", r.Looked.Local().Format("15:04:05"), origin, r.Origin)
+		}
+		origin = r.Origin
 		fmt.Fprintf(w, "%s  %s\n", r.Looked.Local().Format("15:04:05"), r.Text)
 		for _, f := range r.Evidence {
 			fmt.Fprintf(w, "          evidence %s%cevidence%c%s: %s\n", dir, os.PathSeparator, os.PathSeparator, f.Name, f.Kind)

@@ -19,7 +19,7 @@ func verifyCommand() *cobra.Command {
 	var receiptKeys []string
 	var asJSON bool
 	c := &cobra.Command{
-		Use: "verify DIR... | EVIDENCE | RECORDS", Short: "Verify an exported ledger, evidence against one, or signed meter records, from files alone",
+		Use: "verify DIR... | EVIDENCE | STATEMENT | RECORDS", Short: "Verify an exported ledger, evidence against one, a month's statement or signed meter records, from files alone",
 		Long: `Recomputes everything: each entry's form and signatures, every rule, balance, commitment,
 blind note, netting, tile and cosignature, and every statement, journal and payment file.
 No node, no database and no network are needed. Without --policy the export's own policy
@@ -31,18 +31,26 @@ final checkpoint, its quorum and everything that is carried over are compared.
 Of a file of evidence, as a verifier keeps them, it says whether it convicts the log of the
 policy, and of what. Evidence of a broken receipt needs the receipt key of the aggregator.
 
+Of a month's statement, as a host or driver prints it with --signed --json, it recomputes each
+session: who signed the prices before the first Wh and the result, what the meter signed, energy
+and amounts; with --policy also whether entries of the ledger cover the notes. That a meter's key
+is the meter's, its label tells.
+
 Of signed meter records, as the XML file that charging stations and portals hand to customers or as
 one OCMF record in a text file, it says of each whether its signature verifies, and how much energy
 each session's records prove. Without --meter-key the key that came with a record is used, which
 vouches for itself only: the meter's label shows the right one.`,
-		Example: "  gridveil verify ./day/export\n  gridveil verify ./export --policy utility.policy\n  gridveil verify E1-300.gvx --policy utility.policy\n  gridveil verify charging.xml --meter-key 3059301306072A8648CE3D...",
+		Example: "  gridveil verify ./day/export\n  gridveil verify ./export --policy utility.policy\n  gridveil verify E1-300.gvx --policy utility.policy\n  gridveil verify june.json --policy utility.policy\n  gridveil verify charging.xml --meter-key 3059301306072A8648CE3D...",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usage("want the folder of an export, or a file of evidence or of signed meter records")
+				return usage("want the folder of an export, or a file: evidence, a statement in JSON or signed meter records")
 			}
 			return nil
 		},
 		RunE: func(c *cobra.Command, args []string) error {
+			if strings.HasSuffix(args[0], ".json") {
+				return verifyStatement(c, args[0], policy, asJSON)
+			}
 			if info, err := os.Stat(args[0]); err == nil && info.Mode().IsRegular() {
 				if node.IsSignedRecords(args[0]) {
 					return verifyRecords(c, args[0], meterKey, asJSON)
@@ -155,6 +163,41 @@ func printRecords(w io.Writer, s node.SignedRecords) {
 			fmt.Fprintf(w, "%s: %s\n", name, x.Verdict)
 		}
 	}
+}
+
+func verifyStatement(c *cobra.Command, file, policy string, asJSON bool) error {
+	j, err := node.VerifyStatement(file, policy)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(c.OutOrStdout(), j)
+	}
+	out, open := c.OutOrStdout(), 0
+	fmt.Fprintf(out, "statement of a %s, %s: %d sessions proved, %d only shown\n", j.Of, j.Month, j.Proved, j.Unproved)
+	for _, s := range j.Sessions {
+		open += s.Open
+		fmt.Fprintf(out, "  %s  %.3f kWh in, %.3f kWh out, paid %s EUR, earned %s EUR: %s\n", s.ID, float64(s.InMWh)/1e6, float64(s.OutMWh)/1e6, exactEuros(s.Paid), exactEuros(s.Earned), s.Agreed)
+		if s.Proved {
+			fmt.Fprintf(out, "           agreed before the first Wh, EUR per kWh: roof %s, grid %s, to the house %s, to the grid %s\n", exactEuros(s.Prices.Roof), exactEuros(s.Prices.Grid), exactEuros(s.Prices.House), exactEuros(s.Prices.Export))
+			fmt.Fprintf(out, "           meter key %s\n", s.MeterKey)
+		}
+		if s.OnLedger {
+			fmt.Fprintln(out, "           an entry of the ledger stands for exactly this")
+		}
+		if s.Notes > 0 {
+			fmt.Fprintln(out, "           its notes are covered by the ledger")
+		}
+	}
+	if j.Proved+open > 0 && policy == "" {
+		fmt.Fprintln(c.ErrOrStderr(), "gridveil: hint: the ledger's entries were not looked at; name its policy with --policy FILE")
+	}
+	return nil
+}
+
+// exactEuros is an amount in millionths to a hundredth of a cent, as prices are.
+func exactEuros(v int64) string {
+	return strings.TrimSuffix(fmt.Sprintf("%.4f", float64(v)/1e6), "00")
 }
 
 func verifyEvidence(c *cobra.Command, file, policy string, keys []string, asJSON bool) error {

@@ -116,7 +116,8 @@ func statementCommand(noun, role, short string) *cobra.Command {
 		Long: `Lists the sessions that ended in a month of this machine's time zone. Text, CSV and JSON come from
 one query. With --signed every session carries the records that its meter signed, byte for byte, and
 the meter's key, so that an employer or a tax office can verify them with any OCMF program; a meter's
-key also tells where the car was. The column "ledger" says whether an entry of the ledger was found
+key also tells where the car was. With --signed --json it carries what host and driver signed as well,
+and gridveil verify recomputes it from the file alone. The column "ledger" says whether an entry of the ledger was found
 to cover the notes that a session brought; with --signed --json these proofs are printed as well, for
 an auditor who knows the ledger's policy. Nodes forget sessions after a few months: print them in time.
 

@@ -443,6 +443,9 @@ func (n *Node) show() error {
 
 // fatal stops the store and this member.
 func (n *Node) fatal(err error) error {
+	if n.store().Err() == nil && !errors.Is(err, ErrBorder) {
+		n.log.Error("this member of the cluster stops", "err", err)
+	}
 	err = n.store().Halt(err)
 	n.Fail(err)
 	return err

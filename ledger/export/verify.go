@@ -331,7 +331,7 @@ func Prove(dir string, index uint64) (*ledger.Proof, error) {
 		return nil, &FileError{fileCheckpoint, err}
 	}
 	if index >= c.Size {
-		return nil, fmt.Errorf("%w: entry %d is not in a log of %d entries", ledger.ErrMalformed, index, c.Size)
+		return nil, &BeyondError{Origin: c.Origin, Index: index, Size: c.Size}
 	}
 	hashes, err := ledger.ProveInclusion(c.Size, index, tile.Reader(c.Size, c.Root, func(t tile.Tile) ([]byte, error) {
 		return d.read(t.Path(), tile.Size)
@@ -342,7 +342,25 @@ func Prove(dir string, index uint64) (*ledger.Proof, error) {
 	return &ledger.Proof{Index: index, Hashes: hashes, Checkpoint: note}, nil
 }
 
-// Entry reads one entry of an export.
+// BeyondError says that an export is shorter than was asked.
+type BeyondError struct {
+	Origin string
+	Index  uint64
+	Size   uint64 // entries of the export
+}
+
+func (e *BeyondError) Error() string {
+	if e.Size == 0 {
+		return fmt.Sprintf("the export of %s has no entries", e.Origin)
+	}
+	return fmt.Sprintf("entry %d is not in the export of %s, which has %d entries, numbers 0 to %d\nnext: make a newer export with `gridveil ledger export`; after a seal, entries of the next log are in its own export and count from 0 there",
+		e.Index, e.Origin, e.Size, e.Size-1)
+}
+
+// Unwrap gives ErrMissing.
+func (e *BeyondError) Unwrap() error { return ErrMissing }
+
+// Entry reads one entry of an export. It returns a BeyondError.
 func (d Dir) Entry(index uint64) ([]byte, error) {
 	policy, err := d.Policy()
 	if err != nil {
@@ -357,7 +375,7 @@ func (d Dir) Entry(index uint64) ([]byte, error) {
 		return nil, &FileError{fileCheckpoint, err}
 	}
 	if index >= c.Size {
-		return nil, fmt.Errorf("%w: entry %d is not in a log of %d entries", ledger.ErrMalformed, index, c.Size)
+		return nil, &BeyondError{Origin: c.Origin, Index: index, Size: c.Size}
 	}
 	n := index / tile.Width
 	data, err := d.Bundle(n, int(min(c.Size-n*tile.Width, tile.Width)))

@@ -208,17 +208,21 @@ func (s *Store) Read(f func(ledger.Machine)) {
 
 // Halt stops the store for a reason that its owner found, such as a witness that
 // knows a larger log. It returns the first such error.
-func (s *Store) Halt(err error) error { return s.halt(err) }
-
-// halt records the first fatal error and returns it.
-func (s *Store) halt(err error) error {
+func (s *Store) Halt(err error) error {
 	s.head.Lock()
 	defer s.head.Unlock()
 	if s.head.fatal == nil {
 		s.head.fatal = fmt.Errorf("%w: %w", ledger.ErrHalted, err)
-		s.opt.Log.Error("ledger store stopped", "err", err)
 	}
 	return s.head.fatal
+}
+
+// halt is Halt for an error of our own, which nobody else would report.
+func (s *Store) halt(err error) error {
+	if s.Err() == nil {
+		s.opt.Log.Error("ledger store stopped", "err", err)
+	}
+	return s.Halt(err)
 }
 
 // Room returns ErrFull when the disk has less than MinFree left.

@@ -78,3 +78,14 @@ func (s source) get(ctx context.Context, path string, most int64) ([]byte, error
 	}
 	return body, nil
 }
+
+// First fetches the first entry of the log that is served under a URL prefix. It
+// is not proved to be in any tree: it only tells how to open a copy. A nil rt is
+// http.DefaultTransport.
+func First(ctx context.Context, prefix string, rt http.RoundTripper) ([]byte, error) {
+	list, err := newSource(prefix, rt).bundle(ctx, 0, 1)
+	if err != nil {
+		return nil, err
+	}
+	return list[0], nil
+}

@@ -135,7 +135,7 @@ func (a *Aggregator) issue(body []byte) ([]byte, error) {
 // proven is an entry with its proof, once it is final.
 func (a *Aggregator) proven(index uint64) ([]byte, error) {
 	proof, err := a.Proof(index)
-	if errors.Is(err, ledger.ErrMalformed) || errors.Is(err, ledger.ErrBusy) || errors.Is(err, errNoBook) {
+	if errors.As(err, new(*party.NotFinalError)) || errors.Is(err, ledger.ErrBusy) || errors.Is(err, errNoBook) {
 		return nil, &ask.NotYetError{After: again} // not final yet
 	}
 	if err != nil {

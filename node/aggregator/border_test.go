@@ -3,11 +3,13 @@ package aggregator_test
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"gridveil/mesh"
 	"gridveil/node/aggregator"
 	"gridveil/node/ask"
+	"gridveil/node/party"
 	"gridveil/node/utility"
 )
 
@@ -123,6 +126,10 @@ func TestALedgerGoesOnWithOpenBusiness(t *testing.T) {
 	}
 	if code, _ := s.get(fmt.Sprintf("/%x/proof/%d", hash, plan.Entries+9)); code != http.StatusNotFound {
 		t.Errorf("proof beyond the sealed log: status %d", code)
+	}
+	var early *party.NotFinalError
+	if _, err := s.evagg().Proof(1 << 40); !errors.As(err, &early) || early.Final <= plan.Entries || !strings.Contains(err.Error(), "gridveil ledger status") {
+		t.Errorf("proof beyond the ledger: %v", err)
 	}
 	two := filepath.Join(t.TempDir(), "export")
 	s.eventually("an export of the next shard", func() bool { _, err := s.evagg().Export(two); return err == nil })

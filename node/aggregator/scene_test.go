@@ -190,7 +190,7 @@ func (s *scene) preload() {
 	dir := s.places["evagg"].dir
 	key, err := store.LoadOrCreateKey(filepath.Join(dir, "store.key"))
 	s.must(err)
-	st, err := store.Open(filepath.Join(dir, "store"), key, store.Options{})
+	st, err := store.Open(filepath.Join(dir, "store"), key, store.Options{Now: s.clock.Now})
 	s.must(err)
 	s.must(st.Set(aggregator.MonthKey(note.Epoch(start)), must(must(monthMint()).Bytes())))
 	s.must(st.Set(aggregator.PassKey(0, pseudo.Week(start)), must(must(weekMint()).Bytes())))

@@ -50,10 +50,14 @@ func (a *Aggregator) Proof(index uint64) (*ledger.Proof, error) {
 	if w == nil {
 		return nil, errNoBook
 	}
-	if base := baseOf(w); index >= base {
-		return w.Proof(index - base)
+	base, end := baseOf(w), finalEnd(w)
+	switch {
+	case index < base:
+		return a.shards.Proof(index)
+	case index >= end:
+		return nil, &party.NotFinalError{Index: index, Final: end}
 	}
-	return a.shards.Proof(index)
+	return w.Proof(index - base)
 }
 
 // Notes sums up the notes of all months, millionths: signed, seen again (redeemed

@@ -161,7 +161,8 @@ func (a *aggregators) whole(n int) {
 type author struct {
 	t      *testing.T
 	key    ed25519.PrivateKey
-	origin string
+	origin string // of the ledger
+	shard  string // log that takes entries now
 	client writer.Client
 	party  ledger.PartyID
 	pub    ledger.Hash // what receipts are signed with
@@ -198,6 +199,7 @@ func (w *town) authorOf(name, aggregator string, p ledger.PartyID) *author {
 	}
 	g := w.join(name, nil)
 	a.origin = ask.LedgerOrigin(agg.Bundle.Network, agg.Member.Operator)
+	a.shard = a.origin
 	tr := party.Transport(g.host)
 	w.t.Cleanup(tr.CloseIdleConnections)
 	a.client = writer.Client{URL: party.URL(agg.Member, party.LogDoor), HTTP: &http.Client{Transport: tr, Timeout: 10 * time.Second}}
@@ -263,7 +265,7 @@ func (a *author) count(raw [][]byte, results []writer.Result) (left [][]byte) {
 		var gap *ledger.SeqGapError
 		switch {
 		case r.Err == nil:
-			if err := r.Receipt.Verify(a.origin, a.pub); err != nil {
+			if err := r.Receipt.Verify(a.shard, a.pub); err != nil {
 				a.t.Errorf("receipt: %v", err)
 			}
 			leaf := ledger.LeafHash(raw[i])
@@ -289,8 +291,8 @@ func (a *author) count(raw [][]byte, results []writer.Result) (left [][]byte) {
 	return left
 }
 
-// has wants every receipt's entry in the final log that a machine serves.
-func (a *author) has(log string) {
+// policy is what a machine states at its log's door.
+func (a *author) policy(log string) *ledger.Policy {
 	a.t.Helper()
 	resp, err := http.Get("http://" + log + "/policy")
 	if err != nil {
@@ -306,6 +308,13 @@ func (a *author) has(log string) {
 	if err != nil {
 		a.t.Fatalf("policy of %s: %v\n%s", log, err, body)
 	}
+	return policy
+}
+
+// has wants every receipt's entry in the final log that a machine serves.
+func (a *author) has(log string) {
+	a.t.Helper()
+	policy := a.policy(log)
 	c := writer.Client{URL: "http://" + log}
 	for index, leaf := range a.receipts {
 		eventually(a.t, time.Minute, func() string {

@@ -69,8 +69,9 @@ type hosting struct {
 
 	mu      sync.Mutex // guards everything below
 	visits  map[visitID]*visit
-	current *visit // whose car is at the wallbox, never nil
-	station string // the wallbox that current is at
+	swept   time.Time // when old ones were dropped last
+	current *visit    // whose car is at the wallbox, never nil
+	station string    // the wallbox that current is at
 	samples samples
 	passes  passes
 	offers  []*standing // newest last
@@ -242,6 +243,11 @@ func (h *hosting) tick() (time.Duration, error) {
 			if err := due.act(now); err != nil {
 				return 0, err
 			}
+		}
+	}
+	if now.Sub(h.swept) >= sweepPeriod {
+		if err := h.forgetOld(now); err != nil {
+			return 0, err
 		}
 	}
 	h.expireOffers(now)

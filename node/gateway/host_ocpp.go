@@ -177,9 +177,11 @@ func eventKey(station string, e ev.Event) []byte {
 	return append(eventSpace(station, e.TransactionID), raw[:16]...)
 }
 
+var eventsSpace = store.SpaceSession.Key([]byte("e"))
+
 func eventSpace(station, transaction string) []byte {
 	sum := sha256.Sum256([]byte(station + "\x00" + transaction))
-	return store.SpaceSession.Key([]byte("e"), sum[:16])
+	return append(eventsSpace[:len(eventsSpace):len(eventsSpace)], sum[:16]...)
 }
 
 // events loads everything that was stored about a transaction.

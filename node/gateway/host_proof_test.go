@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"testing"
 
 	"gridveil/node/config"
@@ -118,6 +119,51 @@ func TestAPriceSetLaterLeavesAnOpenSessionAlone(t *testing.T) {
 	s.books(1)
 }
 
+// TestTheLedgersEntryStandsForADriversSession shows an outsider with the ledger's
+// policy which entry a session became, and that it stands for no other record.
+func TestTheLedgersEntryStandsForADriversSession(t *testing.T) {
+	t.Parallel() // they wait for their clocks most of the time
+	s := newScene(t, sceneOptions{loadW: 500})
+	s.plug(electric())
+	s.pay(wallet.Options{Band: 20, WantMWh: 1_000_000})
+	s.ends("paid")
+	s.eventually("receipt", func() bool { r := s.w().Sessions(); return len(r) == 1 && r[0].State == "receipted" })
+	if err := s.w().LookAtLedger(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.stopNode(s.guest) // the entry outlives a restart
+	s.startWallet()
+	policy, err := s.market.Policy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := s.monthFile(s.w().Month)
+	if j, err := monthly.Judge(bytes.NewReader(file), policy); err != nil || j.Proved != 1 || !j.Sessions[0].OnLedger {
+		t.Fatalf("judged %+v: %v", j, err)
+	}
+	if s.judged(file).OnLedger {
+		t.Error("without a policy an entry is believed")
+	}
+	for what, change := range map[string]func(*monthly.Booked){
+		"salt":  func(b *monthly.Booked) { b.Salt[0]++ },
+		"entry": func(b *monthly.Booked) { b.Entry[40]++ },
+		"proof": func(b *monthly.Booked) { b.EntryProof = "" },
+	} {
+		var x monthly.Statement
+		if err := json.Unmarshal(file, &x); err != nil {
+			t.Fatal(err)
+		}
+		change(x.Sessions[0].Papers.Booked)
+		b, err := x.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := monthly.Judge(bytes.NewReader(b), policy); !errors.Is(err, monthly.ErrStatement) {
+			t.Errorf("another %s: got %v", what, err)
+		}
+	}
+}
+
 // TestADriverWhoLeftCannotSpoilTheHousesStatement has a session that nobody but
 // the house signed in the end: its statement says what was acknowledged.
 func TestADriverWhoLeftCannotSpoilTheHousesStatement(t *testing.T) {
@@ -131,4 +177,15 @@ func TestADriverWhoLeftCannotSpoilTheHousesStatement(t *testing.T) {
 	if host := s.judged(s.hostFile()); host.Agreed == "signed by host and driver" {
 		t.Errorf("the driver is said to have signed: %+v", host)
 	}
+	var x monthly.Statement
+	if err := json.Unmarshal(s.hostFile(), &x); err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range s.market.Settled() {
+		total := fmt.Sprintf("EUR %d.%02d", b.Values.Pay/1_000_000, b.Values.Pay/10_000%100)
+		if row := s.newest(); x.Earned != b.Host || x.Paid != b.Values.Pay || row.Total != total {
+			t.Errorf("the statement has %d paid and %d earned, the page %s, booked are %d and %d", x.Paid, x.Earned, row.Total, b.Values.Pay, b.Host)
+		}
+	}
+	s.books(1)
 }

@@ -197,7 +197,7 @@ func (s *scene) openStore(n *node) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	st, err := store.Open(n.dir+"/store", key, store.Options{MinFree: -1})
+	st, err := store.Open(n.dir+"/store", key, store.Options{MinFree: -1, Now: n.env.Clock.Now})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"gridveil/ev"
@@ -191,19 +193,19 @@ func (h *hosting) begin(v *visit, now time.Time) error {
 }
 
 // Visits are kept as long as a session can be contested and its late record be
-// settled.
+// settled; then all that this home knows of a session goes.
 const (
-	visitKeep = session.LateFor + 14*24*time.Hour
-	maxVisits = 2000
+	sweepPeriod = 24 * time.Hour
+	visitKeep   = session.LateFor + 14*24*time.Hour
+	maxVisits   = 2000
 )
 
 // loadVisits continues where the last run stopped.
 func (h *hosting) loadVisits() error {
 	h.current = h.blank(false)
 	now := h.env.Clock.Now()
-	var old [][]byte
 	err := h.env.Store.View(func(tx *store.Tx) error {
-		return tx.Each(visitSpace, func(k, b []byte) error {
+		return tx.Each(visitSpace, func(_, b []byte) error {
 			v := &visit{}
 			if err := json.Unmarshal(b, &v.rec); err != nil {
 				return fmt.Errorf("stored session: %w", err)
@@ -211,10 +213,6 @@ func (h *hosting) loadVisits() error {
 			var err error
 			if v.s, err = ev.DecodeSession(v.rec.Session); err != nil {
 				return err
-			}
-			if !v.open() && now.Sub(time.UnixMilli(v.rec.Begun)) > visitKeep {
-				old = append(old, k)
-				return nil
 			}
 			h.visits[v.rec.ID] = v
 			if v.s.State < ev.EndedState {
@@ -226,7 +224,7 @@ func (h *hosting) loadVisits() error {
 	if err != nil {
 		return err
 	}
-	if err := h.forget(old); err != nil {
+	if err := h.forgetOld(now); err != nil {
 		return err
 	}
 	for _, v := range h.visits {
@@ -237,18 +235,51 @@ func (h *hosting) loadVisits() error {
 	return nil
 }
 
-func (h *hosting) forget(keys [][]byte) error {
-	if len(keys) == 0 {
-		return nil
-	}
-	return h.env.Store.Update(func(tx *store.Tx) error {
-		for _, k := range keys {
-			if err := tx.Delete(k); err != nil {
-				return err
-			}
+// forgetOld drops visits whose time is over, and what the wallbox said about
+// transactions that belong to no kept visit. Visits that are open stay. The caller
+// holds mu, or has begun nothing yet.
+func (h *hosting) forgetOld(now time.Time) error {
+	over := func(ms int64) bool { return now.Sub(time.UnixMilli(ms)) > visitKeep }
+	kept := map[string]bool{} // event spaces
+	var old [][]byte
+	for id, v := range h.visits {
+		if v != h.current && !v.open() && over(v.rec.Begun) {
+			old = append(old, visitKey(id))
+		} else {
+			kept[string(eventSpace(v.rec.Station, v.s.TransactionID))] = true
 		}
-		return nil
+	}
+	err := h.env.Store.View(func(tx *store.Tx) error {
+		return tx.Each(eventsSpace, func(k, b []byte) error {
+			var e ev.Event
+			if err := json.Unmarshal(b, &e); err != nil {
+				return fmt.Errorf("stored event: %w", err)
+			}
+			if over(e.Received) && !kept[string(k[:len(k)-16])] {
+				old = append(old, k)
+			}
+			return nil
+		})
 	})
+	if err != nil {
+		return err
+	}
+	for part := range slices.Chunk(old, forgetBatch) {
+		err := h.env.Store.Update(func(tx *store.Tx) error {
+			for _, k := range part {
+				if err := tx.Delete(k); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	maps.DeleteFunc(h.visits, func(id visitID, v *visit) bool { return v != h.current && !v.open() && over(v.rec.Begun) })
+	h.swept = now
+	return nil
 }
 
 // wakeVisit restores the parts of a visit that are not stored as such, and

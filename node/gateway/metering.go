@@ -531,7 +531,7 @@ func (m *metering) watchBacklog() {
 	}
 	m.env.Warn.Set(n >= backlogReports, role.Warning{Code: "reports-waiting", Severity: role.Problem, Title: "Meter reports are waiting",
 		Text: fmt.Sprintf("%d reports have not reached the utility yet. They are kept here for 30 days.", n), Next: "Check the Internet connection of this home.",
-		After: 30 * time.Minute}, m.env.Clock.Now())
+		Because: "parents-offline", After: 30 * time.Minute}, m.env.Clock.Now())
 }
 
 // substations are the connected SSNs, the own zone's first.

@@ -2,6 +2,7 @@ package monthly
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -32,11 +33,20 @@ type Papers struct {
 	Tick    []byte `json:"tick,omitempty"`
 	Ack     []byte `json:"ack,omitempty"`
 	Fees    []byte `json:"fees"` // fee sheet that the terms name
+	// Booked is what a driver has beside: the ledger's entry that stands for the record.
+	Booked *Booked `json:"booked,omitempty"`
+}
+
+// Booked is the ledger's entry of a session. It commits to SHA-256(Salt Record).
+type Booked struct {
+	Salt       []byte `json:"salt"` // 32 bytes
+	Entry      []byte `json:"entry"`
+	EntryProof string `json:"entry_proof"` // .tlog-proof
 }
 
 // PapersOf are a session's papers in their file form.
 func PapersOf(net privacy.Net, p session.Papers, fees []byte) *Papers {
-	return &Papers{hex.EncodeToString(net[:]), p.Offer, p.Open, p.Close, p.Tick, p.Ack, fees}
+	return &Papers{Network: hex.EncodeToString(net[:]), Offer: p.Offer, Open: p.Open, Close: p.Close, Tick: p.Tick, Ack: p.Ack, Fees: fees}
 }
 
 // ErrStatement says that a statement contradicts what it carries.
@@ -57,15 +67,29 @@ type Judged struct {
 	Proved   bool   `json:"proved"`
 	Agreed   string `json:"agreed"`              // whose word it rests on
 	MeterKey string `json:"meter_key,omitempty"` // to compare with the meter's label
-	Notes    int    `json:"notes_proved"`        // claims of notes that an entry of the ledger covers
-	Open     int    `json:"notes_open"`          // claims that are not proved, or not looked at for want of a policy
+	InMWh    int64  `json:"in_mwh"`
+	OutMWh   int64  `json:"out_mwh"`
+	Paid     int64  `json:"paid_micro"`
+	Earned   int64  `json:"earned_micro"`
+	Prices   Prices `json:"prices_micro"` // zero if not proved
+	OnLedger bool   `json:"on_ledger"`    // a final entry under the policy stands for exactly this record
+	Notes    int    `json:"notes_proved"` // claims of notes that an entry of the ledger covers
+	Open     int    `json:"notes_open"`   // claims that are not proved, or not looked at for want of a policy
+}
+
+// Prices are what both sides had signed before the first Wh, millionths per kWh.
+type Prices struct {
+	Roof   int64 `json:"roof"`   // own energy into the car
+	Grid   int64 `json:"grid"`   // energy of the grid into the car
+	House  int64 `json:"house"`  // the car's energy used in the house
+	Export int64 `json:"export"` // the car's energy fed into the grid
 }
 
 // Judge recomputes a statement in JSON from what it carries, without any node: the
 // sums; for each session with papers the signatures of both sides, terms, prices,
 // meter records, energies and amounts; and with a policy of the ledger the entries
-// behind its notes. It believes nothing else in the file. A nil policy leaves the
-// notes open.
+// behind the sessions and their notes. It believes nothing else in the file. A nil policy leaves
+// the ledger out.
 //
 // Its error wraps ErrStatement and names the first session that does not hold. That
 // a meter's key is the meter's it cannot know.
@@ -126,7 +150,7 @@ func less(s Statement, x Session) (in, out, paid, earned int64, err error) {
 }
 
 func judge(of string, x Session, policy *ledger.Policy) (v Judged, err error) {
-	v = Judged{ID: x.ID, Agreed: "shown only: it carries nothing that was signed for others"}
+	v = Judged{ID: x.ID, Agreed: "shown only: it carries nothing that was signed for others", InMWh: x.InMWh, OutMWh: x.OutMWh, Paid: x.Paid, Earned: x.Earned}
 	for _, c := range x.Claims {
 		ok, err := judgeClaim(c, policy)
 		if err != nil {
@@ -145,14 +169,18 @@ func judge(of string, x Session, policy *ledger.Policy) (v Judged, err error) {
 	if err != nil {
 		return v, err
 	}
-	fee, err := price(p, x.Papers.Fees)
+	terms, fee, err := price(p, x.Papers.Fees)
 	if err != nil {
 		return v, err
 	}
 	if err := says(of, x, p, fee); err != nil {
 		return v, err
 	}
+	if v.OnLedger, err = x.Papers.booked(p.Record, policy); err != nil {
+		return v, err
+	}
 	v.Proved, v.MeterKey = true, x.MeterKey
+	v.Prices = Prices{Roof: int64(p.Offer.PRes), Grid: int64(p.Offer.PGrid), House: int64(p.Offer.POut), Export: terms.PExport}
 	v.Agreed = map[session.Form]string{session.Both: "signed by host and driver", session.Cut: "signed by the host; the driver left and had signed up to this",
 		session.Unattended: "signed by the host; host and driver had agreed that the meter's word counts"}[p.Record.Form]
 	return v, nil
@@ -169,38 +197,55 @@ func (p *Papers) open() (v session.Proven, err error) {
 	return session.Papers{Offer: p.Offer, Open: p.Open, Close: p.Close, Tick: p.Tick, Ack: p.Ack}.Check(net)
 }
 
+// booked says whether the entry that papers carry is final under the policy and
+// stands for the record. One that does not is an error.
+func (p *Papers) booked(r session.Record, policy *ledger.Policy) (bool, error) {
+	if p.Booked == nil || policy == nil {
+		return false, nil
+	}
+	e, err := ask.Proven{Entry: p.Booked.Entry, Proof: []byte(p.Booked.EntryProof)}.Open(policy)
+	if err != nil {
+		return false, fmt.Errorf("its entry on the ledger: %w", err)
+	}
+	c, ok := e.Body().(*ledger.CDR)
+	if salted := slices.Concat(p.Booked.Salt, r.Bytes()); !ok || len(p.Booked.Salt) != len(c.Evidence) || c.Evidence != sha256.Sum256(salted) {
+		return false, errors.New("the entry on the ledger stands for another record")
+	}
+	return true, nil
+}
+
 // price follows energy and amounts from the meter's records and the prices of the
-// offer, as the aggregator does, and returns the aggregator's fee.
-func price(p session.Proven, sheet []byte) (int64, error) {
+// offer, as the aggregator does, and returns the terms and
+// the aggregator's fee.
+func price(p session.Proven, sheet []byte) (terms ev.Terms, fee int64, err error) {
 	fees, err := ev.DecodeFeeSheet(sheet)
 	if err != nil {
-		return 0, err
+		return terms, 0, err
 	}
-	terms, err := ev.DecodeTerms(p.Evidence.Terms)
-	if err != nil {
-		return 0, err
+	if terms, err = ev.DecodeTerms(p.Evidence.Terms); err != nil {
+		return terms, 0, err
 	}
 	if hash, err := fees.Hash(); err != nil || hash != terms.FeeSheet {
-		return 0, errors.New("the fee sheet is not the one that was agreed on")
+		return terms, 0, errors.New("the fee sheet is not the one that was agreed on")
 	}
 	if p.Record.Form == session.Unattended && !terms.Unattended {
-		return 0, errors.New("the driver's signature is missing, and the terms do not let the meter's word stand in for it")
+		return terms, 0, errors.New("the driver's signature is missing, and the terms do not let the meter's word stand in for it")
 	}
 	key, err := ocmf.NewKey(p.Evidence.MeterKey)
 	if err != nil {
-		return 0, err
+		return terms, 0, err
 	}
 	signed, err := ocmf.Check(p.Evidence.Records, key, p.Code)
 	if err != nil {
-		return 0, err
+		return terms, 0, err
 	}
 	if !signed.Bound {
-		return 0, errors.New("the meter's records do not name this session")
+		return terms, 0, errors.New("the meter's records do not name this session")
 	}
 	// What the host owes is capped by notes that are not shown: as much as it signed for.
 	locked := p.Record.Amounts.Owed
-	fee, _, err := settle.Pricer{Fees: fees}.Price(session.Case{Offer: p.Offer, Band: p.Open.Band, Record: p.Record, Evidence: &p.Evidence}, locked)
-	return fee, err
+	fee, _, err = settle.Pricer{Fees: fees}.Price(session.Case{Offer: p.Offer, Band: p.Open.Band, Record: p.Record, Evidence: &p.Evidence}, locked)
+	return terms, fee, err
 }
 
 // says compares what the statement says of a session with what was proved.
@@ -211,10 +256,14 @@ func says(of string, x Session, p session.Proven, fee int64) error {
 	earned := amounts.Host - amounts.Owed
 	if of == "driver" {
 		earned = amounts.Driver
-		for _, c := range x.Claims {
-			if c.For == ForFlexibility {
-				earned = x.Earned // the grid operator's pay stands on the ledger, not in the record
-			}
+	}
+	for _, c := range x.Claims {
+		due := map[string]int64{ForEnergyIn: amounts.Host, ForEnergyOut: amounts.Driver}
+		if most, ok := due[c.For]; ok && int64(c.Minor)*ev.MinorEUR > most {
+			return fmt.Errorf("it shows notes of %d cents %s, its papers only %d", c.Minor, c.For, most/ev.MinorEUR)
+		}
+		if c.For == ForFlexibility { // what the grid operator pays stands on the ledger, not in the record
+			earned += int64(c.Minor) * ev.MinorEUR
 		}
 	}
 	name := r.Open

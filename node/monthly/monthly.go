@@ -51,8 +51,13 @@ type Session struct {
 	Papers   *Papers   `json:"papers,omitempty"`    // only where they were asked for: see Judge
 }
 
-// ForFlexibility is what a Claim of a pool's share is for.
-const ForFlexibility = "energy moved for the grid operator"
+// What a Claim is for.
+const (
+	ForEnergyIn    = "energy into the car"
+	ForEnergyOut   = "energy out of the car"
+	ForChange      = "what is left of the lock"
+	ForFlexibility = "energy moved for the grid operator"
+)
 
 // Claim is what the ledger shows of notes that a session brought. An auditor who
 // has the ledger's policy needs no more than a claim with its proof: the entry is

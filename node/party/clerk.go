@@ -308,6 +308,17 @@ func (k *Clerk) Commands(s *control.Server) {
 	})
 }
 
+// NotFinalError says that an entry cannot be proved yet; both count over all
+// shards.
+type NotFinalError struct {
+	Index uint64
+	Final uint64 // entries that are final
+}
+
+func (e *NotFinalError) Error() string {
+	return fmt.Sprintf("entry %d is not final: the quorum has signed %d entries, and the first one is number 0\nnext: `gridveil ledger status` says how many there are and who has not signed; try again when the entry is among them", e.Index, e.Final)
+}
+
 // Proof is the .tlog-proof of a final entry, counted over all shards, from our
 // copy; the proof counts in its own log.
 func (p *Party) Proof(index uint64) (*ledger.Proof, error) {
@@ -322,7 +333,7 @@ func (p *Party) Proof(index uint64) (*ledger.Proof, error) {
 	case index < base:
 		return shards.Proof(index)
 	case index >= base+c.Size:
-		return nil, fmt.Errorf("entry %d is not final: the newest checkpoint with a quorum ends before entry %d", index, base+c.Size)
+		return nil, &NotFinalError{index, base + c.Size}
 	}
 	return v.Prove(index-base, c, note)
 }

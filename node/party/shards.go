@@ -50,6 +50,8 @@ func (x Shard) Sealed() bool { return x.Note != nil }
 type Shards struct {
 	env     *role.Env     // Config, Warn, Clock and Log of it
 	options store.Options // of each store
+	prev    string        // of shards that begin with a later log: the one before, "" for a genesis
+	begin   []byte        // what that carried over
 	// fail is called with the name of each step of a border after it; tests stop
 	// there as a crash would.
 	fail func(step string) error
@@ -76,7 +78,14 @@ func OpenShards(env *role.Env, home string) (*Shards, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Shards{env: env, options: opt, fail: func(string) error { return nil }, wake: make(chan struct{}, 1), list: []Shard{{No: 1, Origin: home}}, sealed: map[string]sealedLog{}}
+	return ShardsOf(env, opt, home, "", nil)
+}
+
+// ShardsOf is OpenShards for who is no member of the network; of env it uses
+// Config.Dir, Clock, Log and Warn. Shards that begin with a later log than the
+// ledger's first are told the one before it and what that carried over.
+func ShardsOf(env *role.Env, opt store.Options, home, prev string, begin []byte) (*Shards, error) {
+	s := &Shards{env: env, options: opt, prev: prev, begin: begin, fail: func(string) error { return nil }, wake: make(chan struct{}, 1), list: []Shard{{No: 1, Origin: home}}, sealed: map[string]sealedLog{}}
 	b, err := os.ReadFile(s.listFile())
 	if errors.Is(err, os.ErrNotExist) {
 		return s, nil
@@ -128,8 +137,11 @@ func (s *Shards) carriedFile(no int) string {
 	return filepath.Join(s.env.Config.Path("ledger-sealed"), "carried-"+strconv.Itoa(no))
 }
 
-// Carried is what a shard began with, export.ErrMissing for the first.
+// Carried is what a shard began with, export.ErrMissing for the ledger's first.
 func (s *Shards) Carried(no int) ([]byte, error) {
+	if no == 1 && s.begin != nil {
+		return s.begin, nil
+	}
 	if no == 1 {
 		return nil, export.ErrMissing
 	}
@@ -140,6 +152,9 @@ func (s *Shards) Carried(no int) ([]byte, error) {
 // begin with the final checkpoint that this node has of the shard before.
 func (s *Shards) Machine(no int) (*ledger.Money, error) {
 	list := s.List()
+	if no == 1 && s.begin != nil {
+		return ledger.NewHeir(s.prev, list[0].Origin, s.begin)
+	}
 	if no == 1 {
 		return ledger.NewMoney(list[0].Origin), nil
 	}
@@ -233,12 +248,7 @@ func (s *Shards) Keep(ctx context.Context) error {
 	w := role.Warning{Code: "shard-not-written", Severity: role.Problem, Title: "A sealed part of the ledger cannot be written to flat files",
 		Next: "Make room on the disk. Nothing is lost: the part stays in its database, and it is tried again every minute."}
 	for ctx.Err() == nil {
-		var failed error
-		for _, x := range s.List() {
-			if x.Sealed() {
-				failed = errors.Join(failed, s.settle(ctx, x))
-			}
-		}
+		failed := s.SettleAll(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -257,6 +267,16 @@ func (s *Shards) Keep(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// SettleAll brings every sealed shard to flat files once, as Keep does.
+func (s *Shards) SettleAll(ctx context.Context) (failed error) {
+	for _, x := range s.List() {
+		if x.Sealed() {
+			failed = errors.Join(failed, s.settle(ctx, x))
+		}
+	}
+	return failed
 }
 
 // settle brings one sealed shard to flat files and removes its store.

@@ -53,7 +53,7 @@ func (s *Store) verifyStart(fresh bool) error {
 		return nil
 	}
 	// A crash between Badger's commit and the slot: durable, never acknowledged.
-	return s.slots.write(walk.last)
+	return s.writeHead(walk.last)
 }
 
 func (s *Store) createHead() error {
@@ -170,7 +170,7 @@ func (s *Store) checkEntry(e linkEntry) error {
 			if h := sha256.Sum256(sealed); !bytes.Equal(h[:], e.hash[:]) {
 				return errHash
 			}
-			_, _, err := s.seal.open(e.key, sealed)
+			_, err := s.seal.open(e.key, sealed)
 			return err
 		})
 	})

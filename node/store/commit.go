@@ -173,6 +173,12 @@ func (s *Store) commitNext(own *group) {
 func (s *Store) commit(writes layer) error {
 	s.headMu.Lock()
 	defer s.headMu.Unlock()
+	return s.commitHeld(writes, nil)
+}
+
+// commitHeld is commit for who holds headMu. links are commit records that are
+// sealed anew; they are no part of the commit.
+func (s *Store) commitHeld(writes, links layer) error {
 	l := link{n: s.last.n + 1, prev: s.last.hash}
 	txn := s.db.NewTransaction(true)
 	defer txn.Discard()
@@ -191,6 +197,11 @@ func (s *Store) commit(writes layer) error {
 			return fmt.Errorf("stage value: %w", err)
 		}
 	}
+	for name, w := range links {
+		if err := txn.Set([]byte(name), s.seal.seal([]byte(name), l.n, w.value)); err != nil {
+			return fmt.Errorf("stage old commit record: %w", err)
+		}
+	}
 	if err := txn.Set(linkKey(l.n), s.seal.seal(linkKey(l.n), l.n, l.encode())); err != nil {
 		return fmt.Errorf("stage commit record: %w", err)
 	}
@@ -206,11 +217,17 @@ func (s *Store) commit(writes layer) error {
 }
 
 func (s *Store) moveHead(h head) error {
-	if err := s.slots.write(h); err != nil {
+	if err := s.writeHead(h); err != nil {
 		return err
 	}
 	s.last = h
 	return nil
+}
+
+// writeHead puts a head with the present generation on disk.
+func (s *Store) writeHead(h head) error {
+	h.gen = s.seal.current()
+	return s.slots.write(h)
 }
 
 // restartChain begins a new chain after accepted damage. Its number lies above

@@ -6,9 +6,14 @@
 //
 //   - Update returns nil only after the write is on disk (group commit: callers
 //     that arrive together share one synchronisation).
-//   - Every value is AES-256-GCM sealed with key || commit number as associated
-//     data, so a value cannot be moved to another key, and Badger encrypts keys
-//     and files below that. A disk image shows neither keys nor values.
+//   - Every value is AES-256-GCM sealed with key || stamp (generation of the data
+//     key, commit number) as associated data, so a value cannot be moved to another
+//     key, and Badger encrypts keys and files below that. A disk image shows
+//     neither keys nor values.
+//   - What was deleted is unreadable after two months at most, for whoever has the
+//     master key too, in every old table, log and copy: values are sealed with data
+//     keys of a month each, which Maintain erases after it has sealed anew what
+//     still lives. The names of records (keys) are below the master key alone.
 //   - Every commit writes a chain record of its keys and value hashes and, before
 //     it is acknowledged, a checksummed head slot outside Badger. Badger alone
 //     cuts its log at the first bad checksum without an error; here that cut is
@@ -20,7 +25,9 @@
 // names the lost commits together with a readable store in DEGRADED state. The
 // owner restores a backup, or calls AcceptDamage, which starts a new chain that
 // names the gap. Nor does it hold against someone who replaces
-// the whole directory by an older copy of itself.
+// the whole directory by an older copy of itself: with its key files that is the
+// store of its time, which is what makes it a backup. Whoever kept the key files of
+// an old time can open values of that time.
 //
 // # Use
 //
@@ -31,8 +38,11 @@
 //		return tx.Set(store.SpaceCursor.Key([]byte("billing")), store.U64(42))
 //	})
 //
-// A Store is safe for concurrent use. Two locks exist: mu orders the staging of
-// updates, headMu the head file; mu is never taken while headMu is held.
+// A node calls Maintain once an hour.
+//
+// A Store is safe for concurrent use. Three locks exist: turning lets one
+// maintenance work at a time and is taken first; mu orders the staging of updates,
+// headMu commits and the head file; mu is never taken while headMu is held.
 //
 // Source: doc/design.md; Badger issue 1049 (log truncation).
 package store

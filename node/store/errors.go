@@ -53,6 +53,9 @@ const (
 	AlteredValue
 	// Unopenable: Badger refuses its own files.
 	Unopenable
+	// LostKeys: a key that values are sealed with is missing, though it was not
+	// erased.
+	LostKeys
 )
 
 // String names the damage as doctor and the dashboard show it.
@@ -68,6 +71,8 @@ func (d Damage) String() string {
 		return "committed value altered"
 	case Unopenable:
 		return "database files unreadable"
+	case LostKeys:
+		return "data keys lost"
 	}
 	return "unknown damage"
 }
@@ -109,7 +114,7 @@ func (e *DamageError) Unwrap() []error {
 
 // Next is the step that the operator should take.
 func (e *DamageError) Next() string {
-	if e.Kind == Unopenable {
+	if e.Kind == Unopenable || e.Kind == LostKeys {
 		return "restore the data directory from a backup, or let `gridveil store accept` set the store aside and begin with an empty one"
 	}
 	return "restore the data directory from a backup, or go on without what was lost: `gridveil store accept` says what that means"

@@ -25,6 +25,7 @@ const (
 type head struct {
 	n    uint64
 	hash [32]byte
+	gen  uint16 // of the data keys at that time, so that lost ones are missed
 }
 
 // slots is the file of two alternating head slots. It lives beside Badger, not
@@ -64,10 +65,11 @@ func (s *slots) write(h head) error {
 	return nil
 }
 
-// encode is magic 4 | zero 4 | n 8 | hash 32 | HMAC-SHA-256 32 | zeros to 512.
+// encode is magic 4 | zero 2 | generation 2 | n 8 | hash 32 | HMAC-SHA-256 32 | zeros to 512.
 func (s *slots) encode(h head) []byte {
 	b := make([]byte, slotSize)
 	copy(b, slotMagic)
+	binary.BigEndian.PutUint16(b[6:], h.gen)
 	binary.BigEndian.PutUint64(b[8:], h.n)
 	copy(b[16:], h.hash[:])
 	copy(b[48:], s.sum(b[:48]))
@@ -90,7 +92,7 @@ func (s *slots) read() (h head, ok bool, err error) {
 			}
 			return head{}, false, fmt.Errorf("read head slots: %w", err)
 		}
-		got := head{n: binary.BigEndian.Uint64(b[8:]), hash: [32]byte(b[16:48])}
+		got := head{n: binary.BigEndian.Uint64(b[8:]), hash: [32]byte(b[16:48]), gen: binary.BigEndian.Uint16(b[6:])}
 		if bytes.Equal(b, s.encode(got)) && (!ok || got.n > h.n) {
 			h, ok = got, true
 		}

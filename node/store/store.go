@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,7 +36,10 @@ type Options struct {
 	// Replica is for a store of a cluster: it changes by Apply, and by Update while
 	// it leads; see Lead.
 	Replica bool
-	// Log receives Badger's warnings; nil discards them.
+	// Now is the node's clock, by which data keys age; nil means time.Now.
+	Now func() time.Time
+	// Log receives Badger's warnings and which data keys were erased; nil discards
+	// them.
 	Log *slog.Logger
 }
 
@@ -59,6 +63,10 @@ type Store struct {
 	db   *badger.DB
 	seal sealer
 
+	turning sync.Mutex // one maintenance at a time; guards keys
+
+	keys *dataKeys
+
 	headMu sync.Mutex // orders commits; guards slots, last and the position
 	slots  *slots
 	last   head
@@ -68,11 +76,11 @@ type Store struct {
 	mu      sync.Mutex // guards everything below
 	pending []*group   // oldest first; [0] is being committed while leading
 	leading bool
-	written int  // bytes since the last look at the tables
-	merging bool // a merge runs
-	merge   sync.WaitGroup
-	stopped error // why no update may follow
-	broken  error // why a replica applies nothing any more
+	written int            // bytes since the last look at the tables
+	merging bool           // a merge runs
+	merge   sync.WaitGroup // merges and maintenance
+	stopped error          // why no update may follow
+	broken  error          // why a replica applies nothing any more
 	propose func(at Position, data []byte) error
 	damage  *DamageError // set while DEGRADED
 	closed  bool
@@ -83,7 +91,7 @@ type Store struct {
 //
 // When acknowledged data is lost it returns a readable store *and* a
 // *DamageError (see AcceptDamage); when Badger refuses its files it returns nil
-// and a *DamageError of kind Unopenable. It returns nil with ErrInUse, with
+// and a *DamageError of kind Unopenable, and so where data keys are lost. It returns nil with ErrInUse, with
 // ErrWrongKey, and with any other error.
 func Open(dir string, key MasterKey, o Options) (*Store, error) {
 	o, err := o.withDefaults()
@@ -93,7 +101,7 @@ func Open(dir string, key MasterKey, o Options) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("store: create directory: %w", err)
 	}
-	s := &Store{dir: dir, opt: o, seal: newSealer(key)}
+	s := &Store{dir: dir, opt: o}
 	fresh, err := s.openFiles(key)
 	if err != nil {
 		return nil, err
@@ -119,6 +127,12 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.MinFree == 0 {
 		o.MinFree = defaultMinFree
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Free == nil {
 		o.Free = durable.FreeBytes
@@ -146,7 +160,24 @@ func (s *Store) openFiles(key MasterKey) (fresh bool, err error) {
 	if err := keepRegistry(s.dir, o.Dir, s.slots.mac); err != nil {
 		return false, errors.Join(fmt.Errorf("store: %w", err), s.db.Close(), s.slots.close())
 	}
+	if err := s.openKeys(key, fresh); err != nil { // after Badger, which knows whether the master key is right
+		return false, errors.Join(err, s.db.Close(), s.slots.close())
+	}
 	return fresh, nil
+}
+
+// openKeys opens the data keys. A store without any, of which no head says that it
+// had some, is new or older than they are.
+func (s *Store) openKeys(key MasterKey, fresh bool) error {
+	h, readable, err := s.slots.read()
+	if err != nil {
+		return err
+	}
+	if s.keys, err = openDataKeys(s.dir, key, fresh || readable && h.gen == 0, h.gen, s.opt.Now()); err != nil {
+		return err
+	}
+	s.seal.turn(s.keys)
+	return nil
 }
 
 // openError tells a wrong key, which harms nothing, from damaged files.
@@ -224,20 +255,40 @@ func (s *Store) mergeWhenDue(bytes int) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.merging = false
-		if err != nil && s.opt.Log != nil {
+		if err != nil {
 			s.opt.Log.Warn("database merge ended early", "error", err)
 		}
 	})
 }
 
-// Maintain returns freed space to the disk. Call it about once an hour from a
-// goroutine of the node; it may take seconds.
-func (s *Store) Maintain() error {
+// Maintain returns freed space to the disk and turns the data keys: see DataKeys.
+// Call it about once an hour of the clock Options.Now from a goroutine of the node;
+// it takes seconds, once a month longer, and ends early with ctx. Only one call works
+// at a time. After an error everything is as safe as before, and the next call goes
+// on.
+func (s *Store) Maintain(ctx context.Context) error {
+	s.turning.Lock()
+	defer s.turning.Unlock()
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.merge.Done()
 	err := s.db.RunValueLogGC(0.5)
 	if errors.Is(err, badger.ErrNoRewrite) || errors.Is(err, badger.ErrRejected) {
-		return nil
+		err = nil
 	}
-	return err
+	return errors.Join(err, s.turnKeys(ctx))
+}
+
+// enter lets a chore begin, for whose end Close waits.
+func (s *Store) enter() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return ErrClosed
+	}
+	s.merge.Add(1)
+	return nil
 }
 
 // Close waits for running commits and closes the files.
@@ -254,7 +305,7 @@ func (s *Store) Close() error {
 		<-g.done
 	}
 	s.merge.Wait()
-	return errors.Join(s.db.Close(), s.slots.close())
+	return errors.Join(s.db.Close(), s.slots.close(), s.keys.close())
 }
 
 // SetAside renames a damaged store directory to dir.damaged-<time> so that an

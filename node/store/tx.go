@@ -53,7 +53,7 @@ func (tx *Tx) Get(key []byte) ([]byte, error) {
 
 func (tx *Tx) openItem(key []byte, item *badger.Item) (value []byte, err error) {
 	err = item.Value(func(sealed []byte) error {
-		value, _, err = tx.s.seal.open(key, sealed)
+		value, err = tx.s.seal.open(key, sealed)
 		return err
 	})
 	if err != nil && !errors.Is(err, ErrDamaged) {

@@ -50,6 +50,9 @@ func (p WatchPage) Watch() web.Watch {
 	if e := r.Entry; e != nil {
 		v.Entry = fmt.Sprintf("Entry %d, leaf %s: %s. Nothing from there on was replayed or signed here.", e.Index, e.Leaf, e.Text)
 	}
+	for _, x := range r.Shards {
+		v.Shards = append(v.Shards, web.Pair{Name: x.Origin, Value: x.String()})
+	}
 	for _, f := range r.Evidence {
 		v.Evidence = append(v.Evidence, web.WatchFile(f))
 	}

@@ -52,12 +52,31 @@ type Report struct {
 	Witnesses int        `json:"witnesses"`
 	Final     bool       `json:"final"`            // they make the quorum
 	Sealed    string     `json:"sealed,omitempty"` // origin of the log that goes on from this one
+	Shards    []Shard    `json:"shards"`           // the sealed logs before this one, oldest first
 	Entry     *BadEntry  `json:"bad_entry,omitempty"`
 	Evidence  []File     `json:"evidence"`
 	Peers     []Peer     `json:"peers"`
 	Receipts  []Pledge   `json:"receipts,omitempty"`
 	Failed    *Failure   `json:"last_failure,omitempty"`
 	Key       string     `json:"key"` // of our own cosignature, for the line "witness" of a policy
+}
+
+// Shard is a sealed log of the ledger that was checked to its end. The one after
+// it begins with that end.
+type Shard struct {
+	Origin  string    `json:"origin"`
+	Entries uint64    `json:"entries"`
+	Root    string    `json:"root"`             // hex
+	Checked time.Time `json:"checked,omitzero"` // when its end was found sound and final
+}
+
+// String says what was checked.
+func (x Shard) String() string {
+	s := fmt.Sprintf("sealed, %d entries, root %s", x.Entries, x.Root)
+	if !x.Checked.IsZero() {
+		s += ", found sound to its end " + x.Checked.UTC().Format("2 Jan 2006 15:04:05") + " UTC"
+	}
+	return s
 }
 
 // Cosigned is one witness's signature under our newest checkpoint.
@@ -142,11 +161,30 @@ func (w *Watch) judge(r *Report, note []byte, err error) {
 	default:
 		r.Verdict, r.Text = Sound, fmt.Sprintf("All %d entries obey the rules, and %d of %d witnesses have signed them.", served.Size, len(cosigners), len(w.cfg.Policy.Witnesses))
 	}
+	if r.Verdict == Sound {
+		next := ""
+		w.v.Read(func(m ledger.Machine) { next = ledger.Sealed(m) })
+		switch {
+		case next != "":
+			r.Text += " It is sealed; " + next + ", which goes on from it, is not served yet."
+		case !w.arrived():
+			r.Verdict, r.Text = Away, "The ledger does not lead to the log of the policy: "+r.Origin+" is not sealed."
+		case len(r.Shards) > 0:
+			r.Text += fmt.Sprintf(" So did all %d entries of the sealed logs before it.", sealedEntries(r.Shards))
+		}
+	}
 	for _, p := range r.Receipts {
 		if !p.OK && r.Verdict == Sound && strings.HasPrefix(p.Text, "broken") {
 			r.Verdict, r.Text = Forked, fmt.Sprintf("The log does not hold what it gave a receipt for, at entry %d.", p.Index)
 		}
 	}
+}
+
+func sealedEntries(list []Shard) (n uint64) {
+	for _, x := range list {
+		n += x.Entries
+	}
+	return n
 }
 
 func badEntry(o *ledger.Objection) *BadEntry {

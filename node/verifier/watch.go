@@ -19,11 +19,10 @@ import (
 	"time"
 
 	"github.com/multiformats/go-multiaddr"
+	"golang.org/x/sync/errgroup"
 
 	"gridveil/ledger"
 	"gridveil/ledger/durable"
-	"gridveil/ledger/export"
-	"gridveil/ledger/store"
 	"gridveil/ledger/verifier"
 	"gridveil/node/clock"
 	"gridveil/node/party"
@@ -31,7 +30,7 @@ import (
 
 // Files of a watch's directory.
 const (
-	watchLedger   = "ledger"       // the copy of the log
+	watchFirst    = "first"        // origin of the ledger's first log, if the policy names a later one
 	watchKey      = "cosigner.key" // seed of the copy's own signature, hex
 	watchReport   = "report.json"  // what was found last
 	watchEvidence = "evidence"     // folder of what convicts the log
@@ -56,8 +55,8 @@ type WatchConfig struct {
 	// verifiers with their /<sha256(origin)>. The policy's witnesses are looked
 	// at besides.
 	Peers []string
-	// After is the folder with the export of the sealed log that this one goes on
-	// from; empty for a log that began with its genesis.
+	// After lets the watch begin with a later log of a ledger: it is the folder with
+	// the export of the sealed one before. Empty begins with the genesis.
 	After string
 	// Receipts are promises of the log that it must have kept.
 	Receipts  []Receipt
@@ -76,10 +75,17 @@ type Receipt struct {
 
 // Watch follows a log from outside: it needs no membership and opens no door. It
 // fetches every entry, replays it, holds the cosignatures against the policy,
-// compares what others are shown, and keeps evidence of what is wrong. What it
-// checked is durable; it may be killed at any time.
+// compares what others are shown, and keeps evidence of what is wrong. Once a log
+// is sealed, checked and final, it goes on to the next one. What it checked is
+// durable; it may be killed at any time.
 type Watch struct {
 	cfg    WatchConfig
+	at     string // URL prefix under which the log's server answers
+	key    ed25519.PrivateKey
+	shards *party.Shards
+
+	// The log that grows; owned by whoever looks, and read by others under using.
+	using  sync.RWMutex
 	policy *ledger.Policy // the given one and ourselves, outside of the quorum
 	v      *verifier.Verifier
 
@@ -106,7 +112,6 @@ func OpenWatch(ctx context.Context, cfg WatchConfig) (*Watch, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.Wall{}
 	}
-	at = shardURL(ctx, cfg, at)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -118,30 +123,15 @@ func OpenWatch(ctx context.Context, cfg WatchConfig) (*Watch, error) {
 	if err := os.MkdirAll(filepath.Join(cfg.Dir, watchEvidence), 0o700); err != nil {
 		return nil, err
 	}
-	key, err := ownKey(filepath.Join(cfg.Dir, watchKey))
-	if err != nil {
+	w := &Watch{cfg: cfg, at: at}
+	if w.key, err = ownKey(filepath.Join(cfg.Dir, watchKey)); err != nil {
 		return nil, err
 	}
-	machine, err := cfg.machine()
-	if err != nil {
+	if err := w.openShards(); err != nil {
 		return nil, err
 	}
-	w := &Watch{cfg: cfg}
-	name := w.join(key, at)
-	vcfg := verifier.Config{Dir: filepath.Join(cfg.Dir, watchLedger), Store: store.Options{MemTableBytes: 4 << 20, SegmentBytes: 16 << 20},
-		Machine: machine(), Policy: w.policy, Name: name, Key: key, Transport: cfg.Transport,
-		MaxBehind: century, MaxAhead: century, RenewEvery: renewEvery, Clock: cfg.Clock, Log: cfg.Logger}
-	if w.v, err = verifier.Open(vcfg); errors.Is(err, ledger.ErrDamaged) {
-		cfg.Logger.Warn("copy of the log is damaged and fetched anew", "err", err)
-		vcfg.Machine = machine()
-		if failed := verifier.Repair(ctx, vcfg, at); failed != nil {
-			return nil, fmt.Errorf("%w\nnext: start again when the log can be reached, or name a mirror with --log: the copy is fetched anew then", failed)
-		}
-		vcfg.Machine = machine()
-		w.v, err = verifier.Open(vcfg)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("copy of the log: %w", err)
+	if err := w.openLog(ctx); err != nil {
+		return nil, err
 	}
 	if err := w.load(); err != nil {
 		return nil, errors.Join(err, w.v.Close())
@@ -149,56 +139,13 @@ func OpenWatch(ctx context.Context, cfg WatchConfig) (*Watch, error) {
 	return w, nil
 }
 
-// shardURL is where the log of the policy is served: a ledger that went on in
-// another log shows that one at its root, and each under the hash of its origin.
-func shardURL(ctx context.Context, cfg WatchConfig, at string) string {
-	ctx, cancel := context.WithTimeout(ctx, peerDeadline)
-	defer cancel()
-	own := party.CopyURL(at, cfg.Policy.Log.Name())
-	req, err := http.NewRequestWithContext(ctx, http.MethodHead, own+"/checkpoint", nil)
-	if err != nil {
-		return at
-	}
-	resp, err := (&http.Client{Transport: cfg.Transport}).Do(req)
-	if err != nil {
-		return at
-	}
-	if err := resp.Body.Close(); err != nil || resp.StatusCode != http.StatusOK {
-		return at
-	}
-	return own
-}
-
-// machine makes the state before the log's first entry.
-func (c *WatchConfig) machine() (func() ledger.Machine, error) {
-	origin := c.Policy.Log.Name()
-	if c.After == "" {
-		return func() ledger.Machine { return ledger.NewMoney(origin) }, nil
-	}
-	prev, carried, err := export.Carry(c.After, c.Policy)
-	if err != nil {
-		return nil, fmt.Errorf("sealed log in %s: %w", c.After, err)
-	}
-	state, err := ledger.Succeed(prev, origin, carried)
-	if err != nil {
-		return nil, fmt.Errorf("sealed log in %s: %w", c.After, err)
-	}
-	begin := state.Snapshot()
-	return func() ledger.Machine {
-		s, err := ledger.Restore(origin, begin)
-		if err != nil {
-			s = state // it was encoded a moment ago
-		}
-		return &ledger.Money{State: s}
-	}, nil
-}
-
-// join makes the policy in which we are a witness too, and gives our name there.
-func (w *Watch) join(key ed25519.PrivateKey, at string) string {
-	p := *w.cfg.Policy
+// join makes the policy of a log in which we are a witness too, and gives our name
+// there.
+func (w *Watch) join(origin, at string) string {
+	p := w.cfg.Policy.As(origin)
 	p.LogURL = at
-	w.policy = &p
-	pub := ledger.Hash(key.Public().(ed25519.PublicKey))
+	w.policy = p
+	pub := ledger.Hash(w.key.Public().(ed25519.PublicKey))
 	for _, x := range p.Witnesses {
 		if x.Key.Pub() == pub {
 			return x.Name
@@ -273,10 +220,10 @@ func LogURL(text string) (string, error) {
 
 // load reads what the last run found: when it failed and what the log showed.
 func (w *Watch) load() error {
-	w.report = Report{Origin: w.policy.Log.Name(), Log: w.policy.LogURL, Key: w.key().String(), Verdict: Unlooked, Text: "Not looked yet."}
+	w.report = Report{Origin: w.policy.Log.Name(), Log: w.policy.LogURL, Key: w.ownKey().String(), Verdict: Unlooked, Text: "Not looked yet."}
 	b, err := os.ReadFile(filepath.Join(w.cfg.Dir, watchReport))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return w.sealedBefore(Report{})
 	}
 	var old Report
 	if err == nil {
@@ -288,11 +235,11 @@ func (w *Watch) load() error {
 	if old.Origin == w.report.Origin {
 		w.report.Failed, w.report.Served, w.report.Checked = old.Failed, old.Served, old.Checked
 	}
-	return nil
+	return w.sealedBefore(old)
 }
 
-// key is our own verifier key, as a line "witness" of a policy names it.
-func (w *Watch) key() ledger.VerifierKey {
+// ownKey is our own verifier key, as a line "witness" of a policy names it.
+func (w *Watch) ownKey() ledger.VerifierKey {
 	for _, x := range w.policy.Witnesses {
 		if x.Name == w.v.Status().Name {
 			return x.Key
@@ -308,15 +255,24 @@ func (w *Watch) Report() Report {
 	return w.report
 }
 
-// Mirror serves our copy in the log's place; see verifier.Verifier.Mirror.
-func (w *Watch) Mirror() http.Handler { return w.v.Mirror() }
-
 // Close closes the copy. Serve, Look and the handlers must have returned.
 func (w *Watch) Close() error { return w.v.Close() }
 
-// Serve looks again and again until ctx ends, and calls told after each look. It
-// returns an error only when the copy on disk can no longer be written.
+// Serve looks again and again until ctx ends, and calls told after each look.
+// Sealed logs become flat files meanwhile. It returns an error only when the copy
+// on disk can no longer be written.
 func (w *Watch) Serve(ctx context.Context, told func(Report)) error {
+	g, ctx := errgroup.WithContext(ctx)
+	ctx, stop := context.WithCancel(ctx)
+	g.Go(func() error { return w.shards.Keep(ctx) })
+	g.Go(func() error {
+		defer stop()
+		return w.follow(ctx, told)
+	})
+	return g.Wait()
+}
+
+func (w *Watch) follow(ctx context.Context, told func(Report)) error {
 	for {
 		r, err := w.Look(ctx)
 		if ctx.Err() != nil {
@@ -333,25 +289,43 @@ func (w *Watch) Serve(ctx context.Context, told func(Report)) error {
 }
 
 // Look looks at the log once, then at everybody else who serves checkpoints of
-// it, and keeps what it found. Its error means that the copy on disk can no
-// longer be written; what is wrong with the log stands in the report.
+// it, and keeps what it found; at the next log too once this one has gone on. Its
+// error means that the copy on disk can no longer be written; what is wrong with
+// the log stands in the report.
 func (w *Watch) Look(ctx context.Context) (Report, error) {
+	for {
+		r, note, err := w.look(ctx)
+		if err != nil || ctx.Err() != nil || r.Verdict != Sound || r.Sealed == "" {
+			return r, err
+		}
+		if crossed, err := w.cross(ctx, r, note); err != nil || !crossed {
+			return r, err
+		}
+	}
+}
+
+// look looks at the log that grows; it gives the checkpoint that the log showed.
+func (w *Watch) look(ctx context.Context) (Report, []byte, error) {
 	r := w.Report()
 	old := r
 	r.Looked = w.cfg.Clock.Now().UTC()
 	r.Peers, r.Receipts, r.Entry = nil, nil, nil
 	long, cancel := context.WithTimeout(ctx, lookDeadline)
 	defer cancel()
-	note, err := w.v.Look(long, "", true)
+	var note []byte
+	err := w.begin(ctx)
+	if r.Origin, r.Log = w.policy.Log.Name(), w.policy.LogURL; err == nil {
+		note, err = w.v.Look(long, "", true)
+	}
 	away := note == nil
 	w.lookAround(ctx, &r, away)
 	w.receipts(ctx, &r)
 	if ctx.Err() != nil {
-		return old, nil
+		return old, nil, nil
 	}
 	w.judge(&r, note, err)
 	if err := w.fill(&r); err != nil {
-		return r, err
+		return r, note, err
 	}
 	if r.Verdict == Sound {
 		r.Checked = r.Looked
@@ -362,9 +336,9 @@ func (w *Watch) Look(ctx context.Context) (Report, error) {
 	w.report = r
 	w.mu.Unlock()
 	if fatal := w.v.Status().Err; errors.Is(fatal, ledger.ErrHalted) {
-		return r, fmt.Errorf("copy of the log: %w", fatal)
+		return r, note, fmt.Errorf("copy of the log: %w", fatal)
 	}
-	return r, w.save(r)
+	return r, note, w.save(r)
 }
 
 func (w *Watch) save(r Report) error {
@@ -385,7 +359,7 @@ func (w *Watch) lookAround(ctx context.Context, r *Report, away bool) {
 		r.Peers = append(r.Peers, w.lookAt(ctx, x.Name, x.URL+"/"+hex.EncodeToString(hash[:]), away))
 	}
 	for _, at := range w.cfg.Peers {
-		r.Peers = append(r.Peers, w.lookAt(ctx, "", at, away))
+		r.Peers = append(r.Peers, w.lookAt(ctx, "", w.place(ctx, at), away))
 	}
 }
 
@@ -442,6 +416,10 @@ func (w *Watch) receiptKeys() (keys []ledger.Hash) {
 func (w *Watch) receipts(ctx context.Context, r *Report) {
 	for _, x := range w.cfg.Receipts {
 		p := Pledge{Name: x.Name, Index: x.Index}
+		if w.sealedReceipt(x.Receipt, &p) {
+			r.Receipts = append(r.Receipts, p)
+			continue
+		}
 		e, err := w.v.CheckReceipt(ctx, x.Receipt)
 		switch {
 		case e != nil:

@@ -68,6 +68,8 @@ func (w *Wallet) loadDecks() error {
 const (
 	deckLook  = time.Hour
 	deckRetry = 2 * time.Minute
+	// sweepPeriod is how often sessions are dropped whose time is over.
+	sweepPeriod = 24 * time.Hour
 	// keyLife is how long a deck request can be opened: its sealing key's day.
 	keyLife = 24 * time.Hour
 )
@@ -75,6 +77,7 @@ const (
 // serveDecks keeps a deck for this week and, from a random time of the week on,
 // one for the next, until ctx ends.
 func (w *Wallet) serveDecks(ctx context.Context) error {
+	swept := w.env.Clock.Now() // loadTrips has
 	for {
 		now := w.env.Clock.Now()
 		week := pseudo.Week(now)
@@ -94,6 +97,15 @@ func (w *Wallet) serveDecks(ctx context.Context) error {
 		}
 		if err := w.forgetJournal(now); err != nil {
 			return err
+		}
+		if now.Sub(swept) >= sweepPeriod {
+			swept = now
+			w.mu.Lock()
+			err := w.forgetTrips(now)
+			w.mu.Unlock()
+			if err != nil {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():

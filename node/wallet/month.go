@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"time"
 
+	"gridveil/node/ask"
 	"gridveil/node/monthly"
 )
 
@@ -26,6 +27,7 @@ func (w *Wallet) Month(month string, signed bool) (monthly.Statement, error) {
 			if t.driver != nil {
 				if p, ok := t.driver.Papers(); ok {
 					x.Papers = monthly.PapersOf(w.env.Net, p, t.rec.Fees)
+					x.Papers.Booked = t.booked()
 				}
 			}
 			list = append(list, x)
@@ -34,6 +36,16 @@ func (w *Wallet) Month(month string, signed bool) (monthly.Statement, error) {
 		}
 	}
 	return monthly.Make(s, list, signed), nil
+}
+
+// booked is the ledger's entry of the session, nil before it was compared.
+func (t *trip) booked() *monthly.Booked {
+	o := t.driver.Opened()
+	proven, err := ask.ParseProven(t.rec.Shown)
+	if o == nil || err != nil { // err: nothing is stored yet
+		return nil
+	}
+	return &monthly.Booked{Salt: o.Salt[:], Entry: proven.Entry, EntryProof: string(proven.Proof)}
 }
 
 // statement is the trip as a statement shows it; ok is false for one that is

@@ -229,7 +229,7 @@ func (w *Wallet) checkEntries(ctx context.Context, agg ask.Aggregator) error {
 		if err != nil {
 			return err
 		}
-		if err := w.judgeEntry(t, e); err != nil {
+		if err := w.judgeEntry(t, e, b); err != nil {
 			return err
 		}
 	}
@@ -250,8 +250,9 @@ func (w *Wallet) opened() []*trip {
 
 const wrongEntry = "the ledger's entry is not what you signed: keep the receipt and tell your utility"
 
-// judgeEntry checks that an entry hides exactly what the driver signed.
-func (w *Wallet) judgeEntry(t *trip, e *ledger.Entry) error {
+// judgeEntry checks that an entry hides exactly what the driver signed, and keeps
+// it as it was shown, proof included.
+func (w *Wallet) judgeEntry(t *trip, e *ledger.Entry, shown []byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.env.Clock.Now()
@@ -272,7 +273,7 @@ func (w *Wallet) judgeEntry(t *trip, e *ledger.Entry) error {
 		good = good && c.Evidence == sha256.Sum256(append(o.Salt[:len(o.Salt):len(o.Salt)], record...))
 	}
 	if good {
-		t.rec.Booked = true
+		t.rec.Booked, t.rec.Shown = true, shown
 		t.tell(now, t.rec.State, "the ledger's entry holds exactly what was signed")
 	} else {
 		t.rec.Case = wrongEntry

@@ -61,7 +61,8 @@ type record struct {
 	Over    bool  // nothing more is exchanged with the host
 	Locked  int64 // notes behind what the host may owe, as the aggregator confirmed
 	Fee     int64
-	Booked  bool // the ledger's entry was checked against the opening
+	Booked  bool   // the ledger's entry was checked against the opening
+	Shown   []byte `json:",omitempty"` // that entry with its proof
 	Entry   uint64
 	Case    string // a dispute names this session
 	Paid    bool   // its notes are here
@@ -100,17 +101,15 @@ func newTrip() *trip { return &trip{told: make(chan struct{}), stop: make(chan s
 
 func (w *Wallet) loadTrips() error {
 	now := w.env.Clock.Now()
-	var old [][]byte
-	err := w.env.Store.View(func(tx *store.Tx) error {
-		return tx.Each(tripSpace, func(k, v []byte) error {
+	if err := w.forgetTrips(now); err != nil {
+		return err
+	}
+	return w.env.Store.View(func(tx *store.Tx) error {
+		return tx.Each(tripSpace, func(_, v []byte) error {
 			t := newTrip()
 			var err error
 			if t.rec, err = decode[record](v, "session"); err != nil {
 				return err
-			}
-			if now.Sub(time.UnixMilli(t.rec.Begun)) > tripKeep {
-				old = append(old, k)
-				return nil
 			}
 			if t.rec.Driver != nil {
 				if t.driver, err = session.LoadDriver(w.driverConfig(t), t.rec.Driver); err != nil {
@@ -126,17 +125,35 @@ func (w *Wallet) loadTrips() error {
 			return nil
 		})
 	})
-	if err != nil || len(old) == 0 {
-		return err
-	}
-	return w.env.Store.Update(func(tx *store.Tx) error {
-		for _, k := range old {
-			if err := tx.Delete(k); err != nil {
+}
+
+// forgetBatch bounds one update, which holds 1024 writes; the rest waits a day.
+const forgetBatch = 400
+
+// forgetTrips drops sessions whose time is over: nothing can be claimed or contested
+// any more. The caller holds mu, or has begun nothing yet.
+func (w *Wallet) forgetTrips(now time.Time) error {
+	var old []tripID
+	err := w.env.Store.Update(func(tx *store.Tx) error {
+		return tx.Each(tripSpace, func(k, v []byte) error {
+			r, err := decode[record](v, "session")
+			if err != nil || now.Sub(time.UnixMilli(r.Begun)) <= tripKeep {
 				return err
 			}
-		}
-		return nil
+			if len(old) == forgetBatch {
+				return store.ErrStop
+			}
+			old = append(old, r.ID)
+			return tx.Delete(k)
+		})
 	})
+	if err != nil {
+		return err
+	}
+	for _, id := range old {
+		delete(w.trips, id)
+	}
+	return nil
 }
 
 // driverConfig is what the protocol side knows besides its stored state. With

@@ -38,6 +38,7 @@ type Watch struct {
 	Receipts  []WatchPeer
 	Failed    *WatchFailure
 	Key       string
+	Shards    []Pair // the sealed logs before this one, oldest first: origin, and what was checked
 }
 
 // WatchFile is evidence to download.

@@ -7,9 +7,11 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/binary"
+	"encoding/hex"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -227,6 +229,46 @@ func ServeAs(tb testing.TB, origin string, entries [][]byte) *Log {
 	l.URL = s.URL
 	tb.Cleanup(func() { s.Close(); w.Close() })
 	return l
+}
+
+// Door serves logs of one ledger as an aggregator does: each under the hash of its
+// origin, and the newest at the root too.
+type Door struct {
+	URL string
+
+	mu   sync.Mutex
+	logs []*Log
+}
+
+// NewDoor serves a ledger's first log.
+func NewDoor(tb testing.TB, first *Log) *Door {
+	d := &Door{logs: []*Log{first}}
+	s := httptest.NewServer(d)
+	d.URL = s.URL
+	tb.Cleanup(s.Close)
+	return d
+}
+
+// Add serves one more log, the newest.
+func (d *Door) Add(l *Log) {
+	d.mu.Lock()
+	d.logs = append(d.logs, l)
+	d.mu.Unlock()
+}
+
+// ServeHTTP implements http.Handler.
+func (d *Door) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	d.mu.Lock()
+	logs := d.logs
+	d.mu.Unlock()
+	for _, l := range logs {
+		h := ledger.OriginHash(l.at)
+		if prefix := "/" + hex.EncodeToString(h[:]); strings.HasPrefix(r.URL.Path, prefix+"/") {
+			http.StripPrefix(prefix, l).ServeHTTP(rw, r)
+			return
+		}
+	}
+	logs[len(logs)-1].ServeHTTP(rw, r)
 }
 
 // ServeHTTP implements http.Handler.

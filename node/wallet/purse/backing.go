@@ -89,8 +89,8 @@ func (p *Purse) backing(c Claim) (b Backing, ok bool, err error) {
 // Claims is what the ledger shows of a session's notes that are here, for its
 // page and the month's statement.
 func (p *Purse) Claims(sessionName string) (out []monthly.Claim) {
-	for party, what := range map[session.Party]string{session.PartyHost: "energy into the car", session.PartyDriver: "energy out of the car",
-		session.PartyChange: "what is left of the lock", session.PartyPool: monthly.ForFlexibility} {
+	for party, what := range map[session.Party]string{session.PartyHost: monthly.ForEnergyIn, session.PartyDriver: monthly.ForEnergyOut,
+		session.PartyChange: monthly.ForChange, session.PartyPool: monthly.ForFlexibility} {
 		b, ok, err := p.backing(Claim{Session: sessionName, Party: party})
 		if err != nil {
 			p.cfg.Log.Warn("proof of notes cannot be read", "err", err)
@@ -145,9 +145,13 @@ func (p *Purse) warn() {
 		Next: "If this node was offline, nothing: it goes on asking. Else ask the aggregator's operator why the entry is not shown."}, now)
 }
 
-// forgetBackings drops what is as old as sessions may become. The caller is Open.
-func (p *Purse) forgetBackings() error {
+// forgetOld drops, once a day, evidence that is as old as sessions may become.
+func (p *Purse) forgetOld(context.Context) error {
 	now := p.cfg.Clock.Now()
+	if now.Sub(p.swept) < 24*time.Hour {
+		return nil
+	}
+	p.swept = now
 	old := map[Claim]bool{}
 	err := p.cfg.Store.View(func(tx *store.Tx) error {
 		return tx.Each(backingSpace, func(_, v []byte) error {

@@ -2,12 +2,14 @@ package purse
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"gridveil/ledger"
 	"gridveil/node/ask"
+	"gridveil/node/monthly"
 	"gridveil/node/role"
 	"gridveil/privacy/note"
 	"gridveil/privacy/session"
@@ -209,6 +211,45 @@ func TestProofWaitsForAnAbsentAggregatorWithoutHoldingUpNotes(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		if b := s.backing(name); b.Verdict != Proved {
 			t.Errorf("%s: %s %s", name, b.Verdict, b.Reason)
+		}
+	}
+}
+
+// TestNotesInAStatementAreJudgedByThePolicyAlone gives claims with their proofs to
+// an outsider who has the ledger's policy, and then claims more than was proved.
+func TestNotesInAStatementAreJudgedByThePolicyAlone(t *testing.T) {
+	s := newScene(t)
+	s.earn("a", 1_320)
+	s.round()
+	s.prove()
+	policy, err := s.bank.Policy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	judge := func(policy *ledger.Policy, change func(*monthly.Claim)) (monthly.Judgement, error) {
+		claims := s.purse.Claims("a")
+		change(&claims[0])
+		b, err := monthly.Statement{Of: "host", Sessions: []monthly.Session{{ID: "a", Claims: claims}}}.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return monthly.Judge(bytes.NewReader(b), policy)
+	}
+	if j, err := judge(policy, func(*monthly.Claim) {}); err != nil || j.Sessions[0].Notes != 1 || j.Sessions[0].Open != 0 {
+		t.Errorf("with the policy: %+v, %v", j, err)
+	}
+	if j, err := judge(nil, func(*monthly.Claim) {}); err != nil || j.Sessions[0].Notes != 0 || j.Sessions[0].Open != 1 {
+		t.Errorf("without a policy: %+v, %v", j, err)
+	}
+	for what, change := range map[string]func(*monthly.Claim){
+		"amount": func(c *monthly.Claim) { c.Minor++ },
+		"entry":  func(c *monthly.Claim) { c.Issue++ },
+		"salt":   func(c *monthly.Claim) { c.Proof.Salt[0] ^= 1 },
+		"proof":  func(c *monthly.Claim) { c.Proof = nil },
+		"bytes":  func(c *monthly.Claim) { c.Proof.Entry[9] ^= 1 },
+	} {
+		if _, err := judge(policy, change); !errors.Is(err, monthly.ErrStatement) {
+			t.Errorf("another %s: got %v", what, err)
 		}
 	}
 }

@@ -90,6 +90,8 @@ type Purse struct {
 	cfg  Config
 	wake chan struct{}
 
+	swept time.Time // when old evidence was dropped last; of Open, then of Serve
+
 	mu     sync.Mutex // guards everything below
 	seed   [32]byte
 	wallet *note.Wallet // nil until the ledger's name is known
@@ -135,7 +137,7 @@ func Open(cfg Config) (*Purse, error) {
 	if err := p.load(); err != nil {
 		return p, err
 	}
-	return p, p.forgetBackings()
+	return p, p.forgetOld(context.Background())
 }
 
 // load reads everything durable; also after a failed update.

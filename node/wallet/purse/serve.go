@@ -54,7 +54,7 @@ func (p *Purse) Serve(ctx context.Context) error {
 // round does everything that is due and says when something will be.
 func (p *Purse) round(ctx context.Context) (pause time.Duration, err error) {
 	pause = idle
-	for _, step := range []func(context.Context) error{p.prepare, p.collectDue, p.finishOps, p.swapDue, p.redeemDue, p.proveDue} {
+	for _, step := range []func(context.Context) error{p.prepare, p.collectDue, p.finishOps, p.swapDue, p.redeemDue, p.forgetOld, p.proveDue} {
 		err := step(ctx)
 		var wait *errWait
 		if errors.As(err, &wait) {
