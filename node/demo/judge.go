@@ -29,10 +29,21 @@ func (s *Scene) judge(ctx context.Context, st *Story) (*Summary, error) {
 	}
 	s.judgeAlarms(st, sum)
 	s.judgeOnion(sum)
+	s.countMoves(sum)
 	if err := st.judgeSessions(ctx, sum); err != nil {
 		return nil, err
 	}
 	return sum, nil
+}
+
+// countMoves sums what the masks did with cars.
+func (s *Scene) countMoves(sum *Summary) {
+	for _, m := range s.Of(member.RoleGateway) {
+		if b, ok := s.gateway(m).BatteryStatus(); ok && b.Car != nil {
+			sum.Masked.Times += b.Car.Times
+			sum.Masked.Minutes += b.Car.Mins
+		}
+	}
 }
 
 // judgeReadings waits for the last reports and compares, slot by slot, what

@@ -297,6 +297,9 @@ func (s *Scene) homes(contacts []string) error {
 	}
 	for i := range s.Homes {
 		h := &Home{Load: loads[i]}
+		if i == showers-1 && s.Traces == "" {
+			h.Load = shower{loads[i]}
+		}
 		var toml strings.Builder
 		fmt.Fprintf(&toml, "[meter]\nsource = \"sim\"\nread_period = \"15m\"\nreport_period = \"1h\"\n")
 		if i%batteryEvery != batteryEvery-1 {

@@ -180,7 +180,13 @@ func (s *Site) Mask(_ context.Context, id string) (web.Mask, bool) {
 	if !ok || g == nil {
 		return web.Mask{}, ok
 	}
-	return site.MaskPage(s.houseOf(m), g, s.scene.Clock.Now()), true
+	v := site.MaskPage(s.houseOf(m), g, s.scene.Clock.Now())
+	for i, x := range v.Account {
+		if x.Name == "Car" {
+			v.Account[i].Value += " (simulated car and wallbox)"
+		}
+	}
+	return v, true
 }
 
 // OrderBattery takes a command as a home's owner would give it.

@@ -36,7 +36,7 @@ const kWh = 1_000_000 // mWh
 // plan is the day of every scene. Each case of who pays whom happens once, and
 // so does what a neighbourhood must withstand.
 var plan = []visit{
-	{name: "a commuter tops up in the night", kind: "grid", home: 4, driver: 1, at: 2 * time.Hour, stay: 70 * time.Minute, want: 9 * kWh, car: sedan(20, 60, 11_000, 0)},
+	{name: "a commuter tops up in the night", kind: "grid", home: showers, driver: 1, at: 2 * time.Hour, stay: 80 * time.Minute, want: 9 * kWh, car: sedan(20, 60, 11_000, 0)},
 	{name: "a nurse charges from the roof", kind: "pv", home: 1, driver: 2, at: 9*time.Hour + 30*time.Minute, stay: 150 * time.Minute, want: 3 * kWh, car: sedan(18, 40, 1_400, 0)},
 	{name: "a plumber charges fast at noon", kind: "mixed", home: 2, driver: 3, at: 11*time.Hour + 30*time.Minute, stay: 110 * time.Minute, want: 15 * kWh, car: sedan(15, 60, 11_000, 0)},
 	{name: "a friend charges as a gift", kind: "gift", home: 5, at: 12*time.Hour + 10*time.Minute, stay: 40 * time.Minute, want: 2 * kWh, car: sedan(30, 50, 7_400, 0), faults: evsim.Faults{Unsigned: true}},

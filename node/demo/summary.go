@@ -37,6 +37,11 @@ type Summary struct {
 		V2GHouse int `json:"v2g_house"`
 		V2GGrid  int `json:"v2g_grid"`
 	} `json:"sessions"`
+	// Masked is how masks used the cars of the last 24 hours.
+	Masked struct {
+		Times   int     `json:"times"`
+		Minutes float64 `json:"minutes"`
+	} `json:"cars_moved"`
 	Onion struct {
 		Relayed uint64 `json:"relayed"`
 		Dropped uint64 `json:"dropped"`
