@@ -2,11 +2,10 @@ package demo
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"gridveil/mesh"
+	"gridveil/mesh/onion"
 	"gridveil/node/site"
 )
 
@@ -132,14 +131,9 @@ func (s *Summary) String() string {
 	line("alarms", "%d raised, %d delivered", s.Alarms.Raised, s.Alarms.Delivered)
 	x := s.Sessions
 	line("sessions", "%d settled (%d solar, %d grid, %d mixed, %d car to house, %d car to grid), %d gift, %d refused", x.Settled, x.PV, x.Grid, x.Mixed, x.V2GHouse, x.V2GGrid, x.Gift, x.Refused)
-	line("onion", "%d packets relayed, %d dropped", s.Onion.Relayed, s.Onion.Dropped)
-	var causes []string
-	for _, cause := range slices.Sorted(maps.Keys(s.Onion.Causes)) {
-		causes = append(causes, fmt.Sprintf("%d %s", s.Onion.Causes[cause], cause))
-	}
-	if len(causes) > 0 {
-		line("dropped", "%s", strings.Join(causes, ", "))
-	}
+	c := s.Onion.Causes
+	away, late, old := c[onion.DropNeighbour], c[onion.DropLate], c[onion.DropKey]
+	line("onion", "%d packets relayed, %d dropped: %d next node away, %d answers late, %d for old keys, %d otherwise", s.Onion.Relayed, s.Onion.Dropped, away, late, old, s.Onion.Dropped-away-late-old)
 	l := s.Ledger
 	line("ledger", "%d entries, %d cosigned by %d of %d, %d contradictions, accounts sum to %d", l.Entries, l.CosignedSize, l.Quorum, s.Verifiers, l.Equivocations, l.SumMicro)
 	line("notes", "%s issued, %s redeemed, %s outstanding", euros(s.Notes.Issued), euros(s.Notes.Redeemed), euros(s.Notes.Outstanding))
