@@ -88,11 +88,12 @@ func failovers(t *testing.T, seed uint64, n int) (back []time.Duration) {
 		what := disruptions[order[i%len(order)]]
 		l := f.leader()
 		hit := disrupt(f, l, what, 1+rnd.IntN(3))
+		rest := part * (n - 1 - i) // for the failovers to come, however fast the disk is
 		sent := make(chan struct{})
 		done := make(chan struct{})
 		go func() { // ended by sent
 			defer close(done)
-			for len(log) > 0 {
+			for len(log) > rest {
 				select {
 				case <-sent:
 					return

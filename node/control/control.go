@@ -44,13 +44,13 @@ type Func func(ctx context.Context, in json.RawMessage) (out any, err error)
 
 // Server answers commands of this node's own user.
 type Server struct {
-	mux  *http.ServeMux
-	path string
+	mux *http.ServeMux
+	dir string
 }
 
 // NewServer will listen in dir.
 func NewServer(dir string) *Server {
-	return &Server{mux: http.NewServeMux(), path: socketPath(dir)}
+	return &Server{mux: http.NewServeMux(), dir: dir}
 }
 
 // Handle answers command name, such as "status", with fn.
@@ -72,14 +72,19 @@ func (s *Server) Handle(name string, fn Func) {
 
 // Serve answers until ctx ends. A socket left behind by a killed node is removed.
 func (s *Server) Serve(ctx context.Context) error {
-	if err := removeStale(s.path); err != nil {
-		return err
-	}
-	l, err := net.Listen("unix", s.path)
+	path, done, err := socketPath(s.dir)
 	if err != nil {
 		return fmt.Errorf("listen on control socket: %w", err)
 	}
-	if err := os.Chmod(s.path, 0o600); err != nil {
+	defer done()
+	if err := removeStale(s.dir, path); err != nil {
+		return err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return fmt.Errorf("listen on control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
 		l.Close()
 		return fmt.Errorf("protect control socket: %w", err)
 	}
@@ -101,10 +106,14 @@ func Call(ctx context.Context, dir, name string, in, out any) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	path := socketPath(dir)
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			path, done, err := socketPath(dir)
+			if err != nil {
+				return nil, err
+			}
+			defer done()
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", path)
 		}}}
@@ -149,27 +158,45 @@ func reply(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v) // the caller hung up; nobody is left to tell
 }
 
-func removeStale(path string) error {
+func removeStale(dir, path string) error {
 	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		c.Close()
-		return fmt.Errorf("a node is already running here (%s answers); stop it first", path)
+		return fmt.Errorf("a node is already running here (%s answers); stop it first", filepath.Join(dir, SocketName))
 	}
 	return os.Remove(path)
 }
 
-// socketPath is the socket of dir, relative to the working directory when that
-// is shorter: the kernel takes about 100 bytes.
-func socketPath(dir string) string {
-	path := filepath.Join(dir, SocketName)
-	wd, err := os.Getwd()
-	if err != nil || !filepath.IsAbs(path) {
-		return path
+// longestPath is what every kernel takes as the name of a socket, in bytes.
+const longestPath = 103
+
+// socketPath names the socket of dir as long as done was not called: relative to
+// the working directory when that is shorter, and where both are too long through
+// the open directory, which Linux names by a number.
+func socketPath(dir string) (path string, done func(), err error) {
+	path, done = filepath.Join(dir, SocketName), func() {}
+	if wd, err := os.Getwd(); err == nil && filepath.IsAbs(path) {
+		if rel, err := filepath.Rel(wd, path); err == nil && len(rel) < len(path) {
+			path = rel
+		}
 	}
-	if rel, err := filepath.Rel(wd, path); err == nil && len(rel) < len(path) {
-		return rel
+	if len(path) <= longestPath {
+		return path, done, nil
 	}
-	return path
+	d, err := os.Open(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	if path = fmt.Sprintf("/proc/self/fd/%d", d.Fd()); !isDir(path) {
+		d.Close()
+		return "", nil, fmt.Errorf("%s is too long for the name of a socket (%d bytes at most): run gridveil inside the data directory, or move it", filepath.Join(dir, SocketName), longestPath)
+	}
+	return filepath.Join(path, SocketName), func() { d.Close() }, nil
+}
+
+func isDir(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.IsDir()
 }

@@ -10,8 +10,18 @@ import (
 	"testing"
 )
 
-func TestCommandReachesTheRunningNode(t *testing.T) {
-	dir := t.TempDir()
+func TestCommandReachesTheRunningNode(t *testing.T) { reaches(t, t.TempDir()) }
+
+// TestADataDirectoryMayHaveALongPath: longer than the name of a socket.
+func TestADataDirectoryMayHaveALongPath(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long/", 30))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	reaches(t, dir)
+}
+
+func reaches(t *testing.T, dir string) {
 	err := Call(t.Context(), dir, "status", nil, nil)
 	if !errors.Is(err, ErrNotRunning) || !strings.Contains(err.Error(), "gridveil run") {
 		t.Errorf("without a node: got %v", err)
