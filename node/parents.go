@@ -22,7 +22,8 @@ const (
 	leafParents   = 3  // SSNs that a leaf stays connected to, and so the entries in its router's table
 	backboneLinks = 24 // backbone members that one of them stays connected to
 	parentsPeriod = time.Minute
-	parentsSettle = time.Second // registers of the directory come in groups
+	parentsFirst  = 5 * time.Second // while no substation answers: a contact has the place of one until then
+	parentsSettle = time.Second     // registers of the directory come in groups
 	linkAway      = 2 * parentsPeriod
 )
 
@@ -48,12 +49,17 @@ func (n *Node) keepParents(ctx context.Context) error {
 		return err
 	}
 	kept := map[peer.ID]bool{}
-	for round := 0; ; round++ {
+	began := n.Clock.Now()
+	for {
+		again := parentsPeriod
 		if n.Host.Self().Role.Leaf() {
 			all := n.candidates(configured)
 			up := func(id peer.ID) bool { _, up := n.Host.Connected(id); return up }
-			if err := n.Host.SetParents(chooseParents(all, n.Host.Parents(), n.Onion.Guards(), inTurn(contacts, round), up)); err != nil {
+			if err := n.Host.SetParents(chooseParents(all, n.Host.Parents(), n.Onion.Guards(), inTurn(contacts, n.Clock.Now().Sub(began)), up)); err != nil {
 				return err
+			}
+			if !slices.ContainsFunc(all, func(c candidate) bool { return up(c.info.ID) }) {
+				again = parentsFirst
 			}
 			n.tellLinks()
 		} else {
@@ -69,7 +75,7 @@ func (n *Node) keepParents(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-n.Clock.After(parentsPeriod):
+		case <-n.Clock.After(again):
 		case <-news:
 			if !clock.Sleep(ctx, n.Clock, parentsSettle) {
 				return nil
@@ -96,12 +102,12 @@ func (n *Node) tellLinks() {
 		Next: "Nothing to do if it passes within a day; else tell your operator.", After: linkAway}, now)
 }
 
-// inTurn names the contact to try in this round.
-func inTurn(contacts []peer.AddrInfo, round int) []peer.AddrInfo {
+// inTurn names the contact to try, another one each minute.
+func inTurn(contacts []peer.AddrInfo, since time.Duration) []peer.AddrInfo {
 	if len(contacts) == 0 {
 		return nil
 	}
-	i := round % len(contacts)
+	i := max(0, int(since/parentsPeriod)) % len(contacts)
 	return contacts[i : i+1]
 }
 

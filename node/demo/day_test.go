@@ -297,10 +297,15 @@ func marksOfMask(t *testing.T, stored []byte) map[string]string {
 	return out
 }
 
-// disputedAt says whether a session is the first of the day's plan, which the
-// story disputes.
+// disputedAt says whether a session is the last of the day's plan that ends before
+// the quarrel, which the story disputes.
 func disputedAt(of string, begun int64) bool {
-	v := plan[0]
+	var v visit
+	for _, x := range plan {
+		if x.at+x.stay < quarrelAt {
+			v = x
+		}
+	}
 	who := of == fmt.Sprintf("home-%d", v.home) || of == fmt.Sprintf("driver-%d", v.driver)
 	return who && time.UnixMilli(begun).Before(Start.Add(v.at+v.stay))
 }

@@ -6,13 +6,13 @@ import (
 	"gridveil/node/plant"
 )
 
-// showers is the home, 1-based, where somebody showers early while a guest's car
+// showers is the home, 1-based, where somebody showers late while a guest's car
 // charges: more than its battery can hide, so that its mask moves the car.
-const showers = 3
+const showers = 5
 
 // A shower from an instantaneous heater. With recorded households there is none.
 const (
-	showerFrom = 2*time.Hour + 16*time.Minute
+	showerFrom = 36 * time.Minute
 	showerFor  = 8 * time.Minute
 	showerW    = 9000
 )

@@ -36,7 +36,8 @@ const kWh = 1_000_000 // mWh
 // plan is the day of every scene. Each case of who pays whom happens once, and
 // so does what a neighbourhood must withstand.
 var plan = []visit{
-	{name: "a commuter tops up in the night", kind: "grid", home: showers, driver: 1, at: 2 * time.Hour, stay: 80 * time.Minute, want: 9 * kWh, car: sedan(20, 60, 11_000, 0)},
+	{name: "a baker charges while somebody showers", kind: "grid", home: showers, driver: 3, at: 20 * time.Minute, stay: 80 * time.Minute, want: 9 * kWh, car: sedan(20, 60, 11_000, 0)},
+	{name: "a commuter tops up in the night", kind: "grid", home: 4, driver: 1, at: 2 * time.Hour, stay: 70 * time.Minute, want: 9 * kWh, car: sedan(20, 60, 11_000, 0)},
 	{name: "a nurse charges from the roof", kind: "pv", home: 1, driver: 2, at: 9*time.Hour + 30*time.Minute, stay: 150 * time.Minute, want: 3 * kWh, car: sedan(18, 40, 1_400, 0)},
 	{name: "a plumber charges fast at noon", kind: "mixed", home: 2, driver: 3, at: 11*time.Hour + 30*time.Minute, stay: 110 * time.Minute, want: 15 * kWh, car: sedan(15, 60, 11_000, 0)},
 	{name: "a friend charges as a gift", kind: "gift", home: 5, at: 12*time.Hour + 10*time.Minute, stay: 40 * time.Minute, want: 2 * kWh, car: sedan(30, 50, 7_400, 0), faults: evsim.Faults{Unsigned: true}},
@@ -59,8 +60,11 @@ type trouble struct {
 	once bool // on the first day only: the ledger lets nobody dispute more than a small share of a month's sessions
 }
 
+// quarrelAt is when the aggregator disputes the newest session there is.
+const quarrelAt = 8*time.Hour + 30*time.Minute
+
 var troubles = []trouble{
-	{at: 8*time.Hour + 30*time.Minute, text: "the aggregator disputes the night's session", act: func(ctx context.Context, st *Story) error { return st.quarrel(ctx) }, once: true},
+	{at: quarrelAt, text: "the aggregator disputes the night's session", act: func(ctx context.Context, st *Story) error { return st.quarrel(ctx) }, once: true},
 	{at: 12 * time.Hour, text: "the substation of oak loses power", act: func(_ context.Context, st *Story) error { return st.s.Get("ssn-oak").Stop() }},
 	{at: 12*time.Hour + 20*time.Minute, text: "the substation of oak is back", act: func(ctx context.Context, st *Story) error { return st.s.Run(st.life, st.s.Get("ssn-oak")) }},
 	{at: 14 * time.Hour, text: "the aggregator goes away", act: func(_ context.Context, st *Story) error { return st.s.Get("evagg").Stop() }},
