@@ -70,7 +70,8 @@ func TestFailoversLoseNoEntryAndMakeNoSecondHistory(t *testing.T) {
 // failovers runs some disruptions one after the other and gives how long each
 // kept the service away.
 func failovers(t *testing.T, seed uint64, n int) (back []time.Duration) {
-	const part = 40 // entries per failover
+	const part = 60 // entries per failover
+	const pace = 20 * time.Millisecond
 	s := transfers(t, part*(n+1))
 	f := newFleet(t, s, 3)
 	rnd := rand.New(rand.NewPCG(seed, 0))
@@ -97,7 +98,7 @@ func failovers(t *testing.T, seed uint64, n int) (back []time.Duration) {
 				select {
 				case <-sent:
 					return
-				default:
+				case <-time.After(pace): // steps of a checkpoint come by the clock, not by entries
 					send(1)
 				}
 			}
