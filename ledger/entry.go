@@ -56,6 +56,7 @@ type Entry struct {
 	body  Body
 	sigs  []Signature
 	raw   []byte // as on the wire
+	leaf  Hash   // of raw
 	head  int    // length of raw before the signature count
 }
 
@@ -80,7 +81,7 @@ func NewEntry(author PartyID, seq uint64, body Body) (*Entry, error) {
 		return nil, err
 	}
 	e := &Entry{party: author, seq: seq, body: again, head: len(b)}
-	e.raw = append(b, 0)
+	e.set(append(b, 0))
 	return e, nil
 }
 
@@ -103,7 +104,7 @@ func Parse(b []byte) (*Entry, error) {
 	if n < 1 || n > MaxSigs || len(b) != head+1+n*sigSize {
 		return nil, refuse(ErrMalformed, "%d signatures in %d bytes", n, len(b)-head-1)
 	}
-	e := &Entry{party: PartyID(binary.BigEndian.Uint32(b[5:])), seq: binary.BigEndian.Uint64(b[9:]), raw: b, head: head}
+	e := &Entry{party: PartyID(binary.BigEndian.Uint32(b[5:])), seq: binary.BigEndian.Uint64(b[9:]), head: head}
 	if e.party == 0 || e.seq == 0 {
 		return nil, refuse(ErrMalformed, "author and sequence number count from 1")
 	}
@@ -112,8 +113,12 @@ func Parse(b []byte) (*Entry, error) {
 		return nil, err
 	}
 	e.sigs, err = parseSigs(b[head+1:])
+	e.set(b)
 	return e, err
 }
+
+// set makes b the bytes of e.
+func (e *Entry) set(b []byte) { e.raw, e.leaf = b, LeafHash(b) }
 
 func parseSigs(b []byte) ([]Signature, error) {
 	sigs := make([]Signature, len(b)/sigSize)
@@ -149,7 +154,7 @@ func (e *Entry) Bytes() []byte { return e.raw }
 func (e *Entry) Author() (party uint32, seq uint64) { return uint32(e.party), e.seq }
 
 // Leaf is the RFC 6962 leaf hash SHA-256(0x00 || entry).
-func (e *Entry) Leaf() Hash { return LeafHash(e.raw) }
+func (e *Entry) Leaf() Hash { return e.leaf }
 
 // LeafHash is the RFC 6962 leaf hash of raw entry bytes.
 func LeafHash(raw []byte) Hash {
@@ -203,6 +208,7 @@ func SignAs(e *Entry, origin string, use Use, key ed25519.PrivateKey) error {
 	for _, s := range sigs {
 		raw = append(append(raw, s.Key[:]...), s.Sig[:]...)
 	}
-	e.raw, e.sigs = raw, sigs
+	e.sigs = sigs
+	e.set(raw)
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 // Item is a parsed entry as store, writer and verifier see it.
 type Item interface {
 	Bytes() []byte                      // as hashed and stored; read only
+	Leaf() Hash                         // LeafHash of Bytes
 	Author() (party uint32, seq uint64) // the idempotent id
 }
 

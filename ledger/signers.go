@@ -39,7 +39,7 @@ func (s *State) Checks(e *Entry) ([]Check, error) {
 		return nil, err
 	}
 	msg := e.signed(s.homeHash)
-	checks := make([]Check, 0, len(pubs)+2)
+	checks := make([]Check, 0, len(pubs))
 	for i := range pubs {
 		checks = append(checks, Check{Pub: pubs[i][:], Msg: msg, Sig: e.sigs[i].Sig[:]})
 	}

@@ -214,7 +214,7 @@ func (s *Store) Entries(from, to uint64, f func(index uint64, raw []byte) error)
 	next := from
 	var failed error // of f
 	err = s.db.View(func(txn *badger.Txn) error {
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{keyChunk}, PrefetchValues: true, PrefetchSize: 8})
+		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{keyChunk}}) // values lie beside their keys: nothing to fetch ahead
 		defer it.Close()
 		for it.Seek(chunkKey(from / tile.Width * tile.Width)); it.Valid() && next < to; it.Next() {
 			item := it.Item()

@@ -23,7 +23,7 @@ func (s *Store) Parse(raw []byte) (*Pending, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Pending{Item: it, Leaf: ledger.LeafHash(raw)}, nil
+	return &Pending{Item: it, Leaf: it.Leaf()}, nil
 }
 
 // parallelFrom is the batch from which a second processor pays: below it the
@@ -40,6 +40,14 @@ const parallelFrom = 128
 // the signer, is checked by Take.
 func (s *Store) Check(batches ...[]*Pending) {
 	s.inParallel(batches, s.check)
+}
+
+// CheckHere is Check on the calling goroutine alone, for who has work for the other
+// processors: two halves of 1024 signatures cost a sixth more than the whole.
+func (s *Store) CheckHere(batches ...[]*Pending) {
+	for _, b := range batches {
+		s.check(b)
+	}
 }
 
 // inParallel hands out parts of the batches to all processors and waits.

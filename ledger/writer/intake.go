@@ -31,7 +31,7 @@ type Result struct {
 
 // job is one entry on its way to a receipt.
 type job struct {
-	*store.Pending
+	store.Pending
 	queue *queue
 	batch *batch
 	pos   int
@@ -108,14 +108,15 @@ func (w *Writer) SubmitAs(ctx context.Context, submitter string, raw [][]byte) [
 	if len(raw) == 0 {
 		return b.results
 	}
-	jobs := make([]*job, 0, len(raw))
+	jobs, room := make([]*job, 0, len(raw)), make([]job, len(raw))
 	for i, r := range raw {
 		p, err := w.store.Parse(r)
 		if err != nil {
 			b.answer(i, Result{Err: err})
 			continue
 		}
-		jobs = append(jobs, &job{Pending: p, batch: b, pos: i})
+		room[i] = job{Pending: *p, batch: b, pos: i}
+		jobs = append(jobs, &room[i])
 	}
 	w.intake.add(submitter, jobs)
 	select {
@@ -188,25 +189,26 @@ func (in *intake) open(name string) *queue {
 }
 
 // gather waits for entries and takes the next group: at most MaxGroup entries
-// and limit bytes, by turns from the submitters, one list for each.
-func (in *intake) gather(ctx context.Context, limit int) ([][]*job, error) {
+// and limit bytes, by turns from the submitters, one list for each. more says that
+// it was full and others wait.
+func (in *intake) gather(ctx context.Context, limit int) (group [][]*job, more bool, err error) {
 	for {
-		g, rested := in.collect(limit, time.Now())
+		g, more, rested := in.collect(limit, time.Now())
 		if len(g) > 0 {
-			return g, nil
+			return g, more, nil
 		}
 		select {
 		case <-in.wake:
 		case <-rested:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, false, ctx.Err()
 		}
 	}
 }
 
 // collect takes what is there. If only suspects wait that had their share of the
 // time, rested tells when the next one has its turn.
-func (in *intake) collect(limit int, now time.Time) (group [][]*job, rested <-chan time.Time) {
+func (in *intake) collect(limit int, now time.Time) (group [][]*job, more bool, rested <-chan time.Time) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	room, pause := store.MaxGroup, time.Duration(-1)
@@ -229,6 +231,9 @@ func (in *intake) collect(limit int, now time.Time) (group [][]*job, rested <-ch
 			taken++
 		}
 		if taken > 0 {
+			if q.quota < store.MaxGroup {
+				q.rest = now.Add(maxRest) // it has no other turn before it is judged
+			}
 			group = append(group, q.jobs[:taken:taken])
 			q.jobs = q.jobs[taken:]
 			room -= taken
@@ -244,7 +249,7 @@ func (in *intake) collect(limit int, now time.Time) (group [][]*job, rested <-ch
 	if len(group) == 0 && pause > 0 {
 		rested = time.After(pause)
 	}
-	return group, rested
+	return group, room == 0 && len(in.turn) > 0, rested
 }
 
 // suspect reports whether the sender of a batch is held back.
@@ -273,6 +278,7 @@ func (in *intake) judge(list []*job, took time.Duration) {
 	} else {
 		q.quota = min(store.MaxGroup, q.quota*2)
 	}
+	q.rest = time.Time{}
 	if q.quota < store.MaxGroup {
 		q.rest = time.Now().Add(min(suspectShare*took, maxRest))
 	}

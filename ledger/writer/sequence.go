@@ -5,25 +5,67 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"runtime"
+	"sync"
 	"time"
 
 	"gridveil/ledger"
 	"gridveil/ledger/store"
 )
 
-// check gathers groups and verifies their signatures while the group before is
-// being committed.
-func (w *Writer) check(ctx context.Context, groups chan<- [][]*job) error {
+// group is some entries on their way into the log together.
+type group struct {
+	lists    [][]*job      // by submitter
+	verified chan struct{} // closed when the checks are done
+	taken    chan struct{} // closed when its turn to be committed has come
+}
+
+func (g *group) refuse(err error) {
+	for _, list := range g.lists {
+		for _, j := range list {
+			j.answer(Result{Err: err})
+		}
+	}
+}
+
+// check gathers groups and verifies their signatures while those before are being
+// committed: one on all processors if no other waits, else one on each.
+func (w *Writer) check(ctx context.Context, groups chan<- *group) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
 	for {
-		g, err := w.intake.gather(ctx, w.store.GroupBytes())
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		lists, more, err := w.intake.gather(ctx, w.store.GroupBytes())
 		if err != nil {
 			return err
 		}
-		w.verify(g)
+		g := &group{lists, make(chan struct{}), make(chan struct{})}
+		how := w.store.Check
+		if more || len(slots) > 1 {
+			how = w.store.CheckHere
+		}
+		wg.Go(func() {
+			w.verify(g, how)
+			close(g.verified)
+			<-slots
+		})
 		select {
 		case groups <- g:
 		case <-ctx.Done():
-			fail(g, w.refusal())
+			g.refuse(w.refusal())
+			return ctx.Err()
+		}
+		if more {
+			continue
+		}
+		select { // what comes meanwhile makes one group and not many small ones
+		case <-g.taken:
+		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
@@ -31,20 +73,20 @@ func (w *Writer) check(ctx context.Context, groups chan<- [][]*job) error {
 
 // verify checks the batches of a group, those of suspects one by one: their bad
 // signatures cost a second look, which counts against their own time.
-func (w *Writer) verify(g [][]*job) {
+func (w *Writer) verify(g *group, check func(...[]*store.Pending)) {
 	var trusted [][]*job
 	var batches [][]*store.Pending
-	for _, list := range g {
+	for _, list := range g.lists {
 		if w.intake.suspect(list) {
 			start := time.Now()
-			w.store.Check(pending(list))
+			check(pending(list))
 			w.intake.judge(list, time.Since(start))
 			continue
 		}
 		trusted, batches = append(trusted, list), append(batches, pending(list))
 	}
 	start := time.Now()
-	w.store.Check(batches...)
+	check(batches...)
 	for _, list := range trusted {
 		w.intake.judge(list, time.Since(start))
 	}
@@ -53,16 +95,18 @@ func (w *Writer) verify(g [][]*job) {
 func pending(list []*job) []*store.Pending {
 	out := make([]*store.Pending, len(list))
 	for i, j := range list {
-		out[i] = j.Pending
+		out[i] = &j.Pending
 	}
 	return out
 }
 
 // sequence applies and commits groups and answers their submitters.
-func (w *Writer) sequence(ctx context.Context, groups <-chan [][]*job) error {
+func (w *Writer) sequence(ctx context.Context, groups <-chan *group) error {
 	for {
 		select {
 		case g := <-groups:
+			close(g.taken)
+			<-g.verified
 			if err := w.commit(g); err != nil {
 				return err
 			}
@@ -72,26 +116,21 @@ func (w *Writer) sequence(ctx context.Context, groups <-chan [][]*job) error {
 	}
 }
 
-func fail(g [][]*job, err error) {
-	for _, list := range g {
-		for _, j := range list {
-			j.answer(Result{Err: err})
-		}
-	}
-}
-
 // commit makes a group durable. Its error is fatal.
-func (w *Writer) commit(g [][]*job) error {
-	var list []*store.Pending
-	var jobs []*job
-	for _, part := range g {
+func (w *Writer) commit(g *group) error {
+	n := 0
+	for _, part := range g.lists {
+		n += len(part)
+	}
+	list, jobs := make([]*store.Pending, 0, n), make([]*job, 0, n)
+	for _, part := range g.lists {
 		for _, j := range part {
-			list, jobs = append(list, j.Pending), append(jobs, j)
+			list, jobs = append(list, &j.Pending), append(jobs, j)
 		}
 	}
 	first, err := w.steps.Take(list)
 	if err != nil {
-		fail(g, err)
+		g.refuse(err)
 		if errors.Is(err, ledger.ErrBusy) {
 			return nil
 		}

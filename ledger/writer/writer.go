@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -226,12 +227,15 @@ func (w *Writer) Serve(ctx context.Context) error {
 		w.intake.accept()
 	}
 	g, ctx := errgroup.WithContext(ctx) // waited for below
-	groups := make(chan [][]*job)
+	groups := make(chan *group, runtime.GOMAXPROCS(0))
 	g.Go(func() error { return w.check(ctx, groups) })
 	g.Go(func() error { return w.sequence(ctx, groups) })
 	g.Go(func() error { return w.ticks(ctx) })
 	g.Go(func() error { return w.checkpoints(ctx) })
 	err := g.Wait()
+	for len(groups) > 0 {
+		(<-groups).refuse(w.refusal())
+	}
 	w.intake.refuse(w.refusal)
 	if fatal := w.store.Err(); fatal != nil {
 		return fatal

@@ -247,7 +247,7 @@ func perfect(hashes []tlog.Hash) tlog.Hash {
 }
 
 func join(hashes []tlog.Hash) []byte {
-	var b []byte
+	b := make([]byte, 0, len(hashes)*tlog.HashSize)
 	for i := range hashes {
 		b = append(b, hashes[i][:]...)
 	}

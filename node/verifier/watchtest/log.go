@@ -336,6 +336,7 @@ type blind struct{ n uint64 }
 type blindItem []byte
 
 func (b blindItem) Bytes() []byte                         { return b }
+func (b blindItem) Leaf() ledger.Hash                     { return ledger.LeafHash(b) }
 func (b blindItem) Author() (uint32, uint64)              { return 1, 0 }
 func (*blind) Parse(raw []byte) (ledger.Item, error)      { return blindItem(raw), nil }
 func (*blind) Checks(ledger.Item) ([]ledger.Check, error) { return nil, nil }
