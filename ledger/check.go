@@ -43,6 +43,22 @@ func Verify(groups [][]Check) []error {
 	return errs
 }
 
+// Holds reports whether everything that Verify checks holds, without naming what
+// does not.
+func Holds(groups [][]Check) bool {
+	sigs := make([]Check, 0, len(groups))
+	for _, checks := range groups {
+		for _, c := range checks {
+			if c.Fact == nil {
+				sigs = append(sigs, c)
+			} else if c.Fact() != nil {
+				return false
+			}
+		}
+	}
+	return sigbatch.All(len(sigs), func(i int) (pub, msg, sig []byte) { return sigs[i].Pub, sigs[i].Msg, sigs[i].Sig })
+}
+
 // VerifyOne runs the checks of a single entry.
 func VerifyOne(checks []Check) error {
 	if errs := Verify([][]Check{checks}); errs != nil {

@@ -2,7 +2,6 @@ package writer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,9 +16,10 @@ import (
 const (
 	maxQueue      = 4096 // entries of one submitter that wait
 	maxSubmitters = 4096 // four times the parties a log may have
-	minQuota      = 16   // entries per group for whoever sends bad signatures
+	minQuota      = 256  // entries examined at once of whoever sends bad signatures
 	suspectShare  = 20   // one of so many parts of the time may go into checking a suspect
-	maxRest       = time.Second
+	maxRest       = 3 * time.Second
+	untilJudged   = time.Hour // no other turn before
 )
 
 // Result answers one submitted entry.
@@ -164,10 +164,15 @@ func (in *intake) add(name string, jobs []*job) {
 		q.jobs = append(q.jobs, j)
 	}
 	if len(in.turn) > 0 {
-		select {
-		case in.wake <- struct{}{}:
-		default: // it is awake
-		}
+		in.rouse()
+	}
+}
+
+// rouse wakes gather.
+func (in *intake) rouse() {
+	select {
+	case in.wake <- struct{}{}:
+	default: // it is awake
 	}
 }
 
@@ -232,7 +237,7 @@ func (in *intake) collect(limit int, now time.Time) (group [][]*job, more bool, 
 		}
 		if taken > 0 {
 			if q.quota < store.MaxGroup {
-				q.rest = now.Add(maxRest) // it has no other turn before it is judged
+				q.rest = now.Add(untilJudged)
 			}
 			group = append(group, q.jobs[:taken:taken])
 			q.jobs = q.jobs[taken:]
@@ -260,28 +265,53 @@ func (in *intake) suspect(list []*job) bool {
 	return q != nil && q.quota < store.MaxGroup
 }
 
-// judge cuts the share of a submitter whose batch had bad signatures to the least
-// and doubles it with each batch that has none. Until it is whole again the
-// submitter rests so long that its checks, the last of which took so long, are a
-// small part of the time.
-func (in *intake) judge(list []*job, took time.Duration) {
-	bad := slices.ContainsFunc(list, func(j *job) bool { return errors.Is(j.Err, ledger.ErrSignature) })
+// judge cuts the share of a suspect whose batch was bad to the least and doubles it
+// with each batch that was not. Until it is whole again the submitter rests so long
+// that examining it, which took so long, is a small part of the time.
+func (in *intake) judge(list []*job, bad bool, took time.Duration) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	q := list[0].queue
-	if now := in.queues[q.name]; now != nil {
-		q = now // forgotten and made anew meanwhile
-	}
+	q := in.current(list)
+	q.quota = min(store.MaxGroup, q.quota*2)
 	if bad {
 		q.quota = minQuota
-		in.queues[q.name] = q
-	} else {
-		q.quota = min(store.MaxGroup, q.quota*2)
 	}
 	q.rest = time.Time{}
 	if q.quota < store.MaxGroup {
 		q.rest = time.Now().Add(min(suspectShare*took, maxRest))
 	}
+	in.rouse()
+}
+
+// giveBack puts a batch before the others of its submitter, who is a suspect from
+// now on.
+func (in *intake) giveBack(list []*job) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	q := in.current(list)
+	q.quota = minQuota
+	if in.stopped != nil {
+		for _, j := range list {
+			j.answer(Result{Err: in.stopped()})
+		}
+		return
+	}
+	if len(q.jobs) == 0 {
+		in.turn = append(in.turn, q)
+	}
+	q.jobs = append(slices.Clone(list), q.jobs...)
+	in.rouse()
+}
+
+// current is the queue of a batch's submitter, which may have been forgotten, or
+// made anew, since the batch was taken from it.
+func (in *intake) current(list []*job) *queue {
+	q := list[0].queue
+	if now := in.queues[q.name]; now != nil {
+		return now
+	}
+	in.queues[q.name] = q
+	return q
 }
 
 // slowed lists the submitters that are held back.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,10 @@ type group struct {
 	lists    [][]*job      // by submitter
 	verified chan struct{} // closed when the checks are done
 	taken    chan struct{} // closed when its turn to be committed has come
+}
+
+func newGroup(lists ...[]*job) *group {
+	return &group{lists, make(chan struct{}), make(chan struct{})}
 }
 
 func (g *group) refuse(err error) {
@@ -33,31 +38,39 @@ func (g *group) refuse(err error) {
 func (w *Writer) check(ctx context.Context, groups chan<- *group) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
+	slots, lane := make(chan struct{}, runtime.GOMAXPROCS(0)), make(chan struct{}, 1)
 	for {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
 		lists, more, err := w.intake.gather(ctx, w.store.GroupBytes())
 		if err != nil {
 			return err
 		}
-		g := &group{lists, make(chan struct{}), make(chan struct{})}
-		how := w.store.Check
+		g := newGroup()
+		for _, list := range lists {
+			if w.intake.suspect(list) {
+				wg.Go(func() { w.examine(ctx, list, lane, groups) })
+			} else {
+				g.lists = append(g.lists, list)
+			}
+		}
+		if len(g.lists) == 0 {
+			continue
+		}
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			g.refuse(w.refusal())
+			return ctx.Err()
+		}
+		processors := cap(slots)
 		if more || len(slots) > 1 {
-			how = w.store.CheckHere
+			processors = 1
 		}
 		wg.Go(func() {
-			w.verify(g, how)
+			w.verify(g, processors)
 			close(g.verified)
 			<-slots
 		})
-		select {
-		case groups <- g:
-		case <-ctx.Done():
-			g.refuse(w.refusal())
+		if !w.hand(ctx, g, groups) {
 			return ctx.Err()
 		}
 		if more {
@@ -71,25 +84,59 @@ func (w *Writer) check(ctx context.Context, groups chan<- *group) error {
 	}
 }
 
-// verify checks the batches of a group, those of suspects one by one: their bad
-// signatures cost a second look, which counts against their own time.
-func (w *Writer) verify(g *group, check func(...[]*store.Pending)) {
-	var trusted [][]*job
-	var batches [][]*store.Pending
-	for _, list := range g.lists {
-		if w.intake.suspect(list) {
-			start := time.Now()
-			check(pending(list))
-			w.intake.judge(list, time.Since(start))
-			continue
-		}
-		trusted, batches = append(trusted, list), append(batches, pending(list))
+// hand puts a group into the sequence, or refuses it when ctx ends.
+func (w *Writer) hand(ctx context.Context, g *group, groups chan<- *group) bool {
+	select {
+	case groups <- g:
+		return true
+	case <-ctx.Done():
+		<-g.verified
+		g.refuse(w.refusal())
+		return false
+	}
+}
+
+// examine looks for the bad signatures of a suspect's batch, beside the others'
+// groups, one suspect at a time.
+func (w *Writer) examine(ctx context.Context, list []*job, lane chan struct{}, groups chan<- *group) {
+	g := newGroup(list)
+	select {
+	case lane <- struct{}{}:
+	case <-ctx.Done():
+		g.refuse(w.refusal())
+		return
 	}
 	start := time.Now()
-	check(batches...)
-	for _, list := range trusted {
-		w.intake.judge(list, time.Since(start))
+	w.store.Check(pending(list))
+	took := time.Since(start)
+	<-lane
+	bad := slices.ContainsFunc(list, func(j *job) bool { return errors.Is(j.Err, ledger.ErrSignature) })
+	close(g.verified)
+	if w.hand(ctx, g, groups) {
+		w.intake.judge(list, bad, took)
 	}
+}
+
+// verify checks a group in one batch. If that fails, each submitter's part is a
+// batch of its own, and who sent a bad one is a suspect: its entries go back into
+// its queue, to be examined in time that is not the others'.
+func (w *Writer) verify(g *group, processors int) {
+	var all []*store.Pending
+	for _, list := range g.lists {
+		all = append(all, pending(list)...)
+	}
+	if w.store.Holds(all, processors) {
+		return
+	}
+	kept := g.lists[:0]
+	for _, list := range g.lists {
+		if len(g.lists) > 1 && w.store.Holds(pending(list), processors) {
+			kept = append(kept, list)
+		} else {
+			w.intake.giveBack(list)
+		}
+	}
+	g.lists = kept
 }
 
 func pending(list []*job) []*store.Pending {
