@@ -17,11 +17,13 @@ func ToldLines(told []leak.Told) (out []web.ToldLine) {
 
 func toldFigure(f leak.Figure) web.ToldFigure {
 	out := web.ToldFigure{Basis: f.Basis.String(), Rests: f.Rests, Test: f.Test, Known: f.Basis != leak.NoFigure, AtMost: f.AtMost}
-	switch f.Basis {
-	case leak.NoFigure:
+	switch {
+	case f.Basis == leak.NoFigure:
 		out.Words = "no figure"
-	case leak.NoField, leak.Tested:
+	case f.Basis == leak.NoField || f.Basis == leak.Tested:
 		out.Words = "nothing"
+	case f.AtMost == 0:
+		out.Words = "nothing today"
 	default:
 		out.Words = fmt.Sprintf("%.1f bits", f.AtMost)
 	}

@@ -54,7 +54,7 @@ const (
 
 // String names the basis as the page does.
 func (b Basis) String() string {
-	names := [...]string{"", "a code's length", "its fields' values", "the sum's entropy", "no field for it", "a test", "no figure"}
+	names := [...]string{"", "a code's length", "its fields' values", "the sum's entropy over its homes", "no field for it", "a test", "no figure"}
 	if b >= Coded && b <= NoFigure {
 		return names[b]
 	}
@@ -158,8 +158,8 @@ func (h Home) metered() Figure {
 	f := Figure{Basis: Fields, Rests: "no reading leaves without an order; faults only"}
 	if h.Period > 0 {
 		f = Figure{Basis: Coded, AtMost: h.curve(h.Period), Rests: "the registers' energies of each report's slots, faults and single readings"}
-		if h.HasMask && h.Masked < f.AtMost {
-			f.Modelled, f.Model, f.Rests = true, h.Masked, f.Rests+"; by the model of the mask, which needs four days"
+		if h.HasMask {
+			f.Modelled, f.Model, f.Rests = true, min(h.Masked, f.AtMost), f.Rests+"; by the model of the mask, house without car and roof"
 		}
 	}
 	for _, l := range h.Left.Lines {
