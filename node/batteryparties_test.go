@@ -50,7 +50,7 @@ func TestPartiesOfRecordedHomes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			utility, zone := p.Parties[leak.Utility-1].Load.AtMost, p.Parties[leak.Zone-1].Load.AtMost
+			utility, zone := *p.Parties[leak.Utility-1].Load.AtMost, *p.Parties[leak.Zone-1].Load.AtMost
 			t.Logf("%s, every %s, %d homes: %.1f and %.1f bits", filepath.Base(in), p.Period, 20<<i, utility, zone)
 			if utility > last || zone > lastZone || utility <= 0 {
 				t.Errorf("%s, every %s: %.1f and %.1f bits, before %.1f and %.1f", in, p.Period, utility, zone, last, lastZone)

@@ -52,7 +52,7 @@ func TestPageAndCommandGiveTheSameFigures(t *testing.T) {
 			t.Errorf("%s: %+v on the page, %+v by the command", a.Party, a.Load, b.Load)
 		}
 	}
-	if told := page[leak.Utility-1].Load.AtMost; told < 250 || told > 450 {
+	if told := *page[leak.Utility-1].Load.AtMost; told < 250 || told > 450 {
 		t.Errorf("nine values, evenly, 96 times are 304 bits, not %.1f", told)
 	}
 }

@@ -16,7 +16,10 @@ func ToldLines(told []leak.Told) (out []web.ToldLine) {
 }
 
 func toldFigure(f leak.Figure) web.ToldFigure {
-	out := web.ToldFigure{Basis: f.Basis.String(), Rests: f.Rests, Test: f.Test, Known: f.Basis != leak.NoFigure, AtMost: f.AtMost}
+	out := web.ToldFigure{Basis: f.Basis.String(), Rests: f.Rests, Test: f.Test}
+	if f.Basis != leak.NoFigure {
+		out.AtMost = &f.AtMost
+	}
 	switch {
 	case f.Basis == leak.NoFigure:
 		out.Words = "no figure"

@@ -405,9 +405,9 @@ type ToldFigure struct {
 	Basis      string // what it rests on, in a few words
 	Rests      string // the same as a sentence
 	Test       string // that shows a "nothing"
-	Known      bool   // there is a figure
-	AtMost     float64
-	Model      *float64 `json:",omitempty"`
+	// AtMost and Model are in bits; nil where there is no figure.
+	AtMost *float64 `json:",omitempty"`
+	Model  *float64 `json:",omitempty"`
 }
 
 // Mask is how well a home's battery hides its load: the second half of the Privacy
