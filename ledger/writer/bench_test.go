@@ -21,7 +21,7 @@ import (
 
 const (
 	batch   = 1024
-	batches = 12 // of a log before the benchmark starts a new one
+	batches = 48 // of a log before the benchmark starts a new one
 	waiting = 4  // batches that a submitter may have waiting, a divisor of batches
 )
 
