@@ -58,8 +58,8 @@ func Judge(file io.Reader, network *member.Bundle) (j Judgement, err error) {
 		return j, err
 	}
 	key, err := hex.DecodeString(f.Key)
-	if err != nil || len(key) != ed25519.PublicKeySize {
-		return j, fmt.Errorf("%w: key: want 64 hexadecimal digits", ErrEvidence)
+	if err != nil || len(key) != ed25519.PublicKeySize || hex.EncodeToString(key) != f.Key {
+		return j, fmt.Errorf("%w: key: want 64 hexadecimal digits in lower case", ErrEvidence)
 	}
 	j = Judgement{Evidence: f.Evidence, Key: f.Key, Shown: len(f.Certificate) > 0, Unsigned: f.Unsigned}
 	var first, last int64
