@@ -108,11 +108,11 @@ func printWritten(c *cobra.Command, j node.JudgedEvidence, file string, asJSON b
 }
 
 func reportsOf(j node.JudgedEvidence) string {
-	word := "reports"
+	first, last := j.Reports[0].Number, j.Reports[len(j.Reports)-1].Number
 	if len(j.Reports) == 1 {
-		word = "report"
+		return fmt.Sprintf("1 report, number %d,", first)
 	}
-	return fmt.Sprintf("%d %s, number %d to %d,", len(j.Reports), word, j.Reports[0].Number, j.Reports[len(j.Reports)-1].Number)
+	return fmt.Sprintf("%d reports, number %d to %d,", len(j.Reports), first, last)
 }
 
 func verifyMeterEvidence(c *cobra.Command, file, network string, asJSON bool) error {

@@ -97,7 +97,6 @@ func (g *Gateway) openMeter(ctx context.Context, hw Hardware) error {
 		g.house.readPeriod = func() time.Duration { return m.collector.Status().ReadPeriod }
 	}
 	g.metered = m
-	m.commands()
 	g.env.Host.Handle(mesh.Order, m.takeOrder)
 	g.env.Host.Handle(mesh.Ack, m.takeAck)
 	g.env.Host.Handle(mesh.ReadNow, m.readNow)

@@ -50,12 +50,16 @@ func (m *metering) evidence(from, to time.Time) (out evidence.Reported, err erro
 	return out, err
 }
 
-// commands are what `gridveil meter evidence` asks a gateway.
-func (m *metering) commands() {
-	m.env.Control.Handle("meter-evidence", func(_ context.Context, in json.RawMessage) (any, error) {
+// proofCommands are what `gridveil meter evidence` asks a running gateway.
+func (g *Gateway) proofCommands() {
+	g.env.Control.Handle("meter-evidence", func(_ context.Context, in json.RawMessage) (any, error) {
 		var q evidence.Query
 		if err := json.Unmarshal(in, &q); err != nil {
 			return nil, errors.New("want {usage_point, from, to}")
+		}
+		m := g.metered
+		if m == nil {
+			return nil, errors.New("this home has no meter\nnext: set meter.source in gridveil.toml; then start the node again")
 		}
 		if up := m.ownPoint(); q.UsagePoint != "" && !strings.HasPrefix(hex.EncodeToString(up[:]), q.UsagePoint) {
 			return nil, errors.New("this home's meter has another usage point\nnext: leave the usage point out")
