@@ -437,7 +437,13 @@ func (m *machine) judge(list []cluster.Standing) ClusterStatus {
 
 // advice is what an operator should do.
 func (s ClusterStatus) advice(self string) string {
-	away := slices.IndexFunc(s.Members, func(m ClusterMember) bool { return !m.Answers })
+	var away []string
+	for _, m := range s.Members {
+		if !m.Answers {
+			away = append(away, m.Address)
+		}
+	}
+	spare := (len(s.Members)-1)/2 - len(away) // losses that are still survived
 	switch {
 	case !slices.ContainsFunc(s.Members, func(m ClusterMember) bool { return m.Key == self }):
 		return "This machine is no member. On the machine that leads: gridveil ledger cluster add KEY ADDRESS"
@@ -445,10 +451,20 @@ func (s ClusterStatus) advice(self string) string {
 		return fmt.Sprintf("%d of %d machines answer, so nothing is taken: start the others, or check the lines between them.", s.answering(), len(s.Members))
 	case s.Leader == "":
 		return "Nobody leads yet; an election takes seconds."
-	case away >= 0:
-		return fmt.Sprintf("Start the machine at %s. If it is gone for ever, prepare another one, `gridveil ledger cluster add` it, then `remove` the lost one.", s.Members[away].Address)
+	case len(away) == 1:
+		return fmt.Sprintf("Start the machine at %s; %s. If it is gone for ever, prepare another one, `gridveil ledger cluster add` it, then `remove` the lost one.", away[0], survives(spare))
+	case len(away) > 1:
+		return fmt.Sprintf("Start the machines at %s; %s. For each that is gone for ever prepare another one, `gridveil ledger cluster add` it, then `remove` the lost one.", strings.Join(away, " and "), survives(spare))
 	}
 	return ""
+}
+
+// survives says what happens when one more machine is lost.
+func survives(spare int) string {
+	if spare > 0 {
+		return "the service survives the loss of one more"
+	}
+	return "with one more away nothing would be taken"
 }
 
 // String says in one line what this machine does.

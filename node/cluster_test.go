@@ -29,8 +29,14 @@ func TestAClusterSaysInWordsHowItIs(t *testing.T) {
 	}{
 		{"all is well", "bb", func(*ClusterStatus) {}, "", "a:1 leads.\nb:1 stands by, has everything.", Well},
 		{"one lags", "bb", func(s *ClusterStatus) { s.Members[2].Behind = 4 }, "", "c:1 stands by, 4 behind.", Well},
-		{"one is away", "bb", func(s *ClusterStatus) { s.Members[2].Answers, s.Members[2].Heard = false, &ago }, "Start the machine at c:1.", "c:1 does not answer; it did 1m0s ago.", Limited},
-		{"one never came", "bb", func(s *ClusterStatus) { s.Members[2].Answers = false }, "Start the machine at c:1.", "never did since this machine started", Limited},
+		{"one is away", "bb", func(s *ClusterStatus) { s.Members[2].Answers, s.Members[2].Heard = false, &ago }, "Start the machine at c:1; with one more away nothing would be taken.", "c:1 does not answer; it did 1m0s ago.", Limited},
+		{"one never came", "bb", func(s *ClusterStatus) { s.Members[2].Answers = false }, "Start the machine at c:1; with one more away nothing would be taken.", "never did since this machine started", Limited},
+		{"two of five are away", "bb", func(s *ClusterStatus) {
+			s.Members = append(s.Members, ClusterMember{Key: "dd", Address: "d:1"}, ClusterMember{Key: "ee", Address: "e:1"})
+		}, "Start the machines at d:1 and e:1; with one more away nothing would be taken.", "c:1 stands by, has everything.", Limited},
+		{"one of five is away", "bb", func(s *ClusterStatus) {
+			s.Members = append(s.Members, ClusterMember{Key: "dd", Address: "d:1", Answers: true}, ClusterMember{Key: "ee", Address: "e:1"})
+		}, "Start the machine at e:1; the service survives the loss of one more.", "d:1 stands by, has everything.", Limited},
 		{"two are away", "bb", func(s *ClusterStatus) { s.Leader, s.Members[0].Answers, s.Members[2].Answers = "", false, false }, "1 of 3 machines answer", "", Sick},
 		{"nobody leads", "bb", func(s *ClusterStatus) { s.Leader = "" }, "Nobody leads yet", "", Sick},
 		{"a stranger", "dd", func(*ClusterStatus) {}, "This machine is no member.", "", Limited},

@@ -13,6 +13,9 @@ type MonthStatement = monthly.Statement
 // JudgedStatement is what a month's statement shows by its file alone.
 type JudgedStatement = monthly.Judgement
 
+// JudgedSession is what one session's papers in a statement show.
+type JudgedSession = monthly.Judged
+
 // VerifyStatement judges a month's statement in JSON by its file alone, and the
 // notes in it by the policy in policyFile; without one they are left open.
 func VerifyStatement(file, policyFile string) (j JudgedStatement, err error) {

@@ -189,22 +189,32 @@ func verifyStatement(c *cobra.Command, file, policy string, asJSON bool) error {
 	fmt.Fprintf(out, "statement of a %s, %s: %d sessions proved, %d only shown\n", j.Of, j.Month, j.Proved, j.Unproved)
 	for _, s := range j.Sessions {
 		open += s.Open
-		fmt.Fprintf(out, "  %s  %.3f kWh in, %.3f kWh out, paid %s EUR, earned %s EUR: %s\n", s.ID, float64(s.InMWh)/1e6, float64(s.OutMWh)/1e6, exactEuros(s.Paid), exactEuros(s.Earned), s.Agreed)
-		if s.Proved {
-			fmt.Fprintf(out, "           agreed before the first Wh, EUR per kWh: roof %s, grid %s, to the house %s, to the grid %s\n", exactEuros(s.Prices.Roof), exactEuros(s.Prices.Grid), exactEuros(s.Prices.House), exactEuros(s.Prices.Export))
-			fmt.Fprintf(out, "           meter key %s\n", s.MeterKey)
-		}
-		if s.OnLedger {
-			fmt.Fprintln(out, "           an entry of the ledger stands for exactly this")
-		}
-		if s.Notes > 0 {
-			fmt.Fprintln(out, "           its notes are covered by the ledger")
-		}
+		printJudged(out, s)
+	}
+	if len(j.Unsettled) > 0 {
+		fmt.Fprintf(out, "signed and never settled, in no sum: %d\n", len(j.Unsettled))
+	}
+	for _, s := range j.Unsettled {
+		printJudged(out, s)
 	}
 	if j.Proved+open > 0 && policy == "" {
 		fmt.Fprintln(c.ErrOrStderr(), "gridveil: hint: the ledger's entries were not looked at; name its policy with --policy FILE")
 	}
 	return nil
+}
+
+func printJudged(out io.Writer, s node.JudgedSession) {
+	fmt.Fprintf(out, "  %s  %.3f kWh in, %.3f kWh out, paid %s EUR, earned %s EUR: %s\n", s.ID, float64(s.InMWh)/1e6, float64(s.OutMWh)/1e6, exactEuros(s.Paid), exactEuros(s.Earned), s.Agreed)
+	if s.Proved {
+		fmt.Fprintf(out, "           agreed before the first Wh, EUR per kWh: roof %s, grid %s, to the house %s, to the grid %s\n", exactEuros(s.Prices.Roof), exactEuros(s.Prices.Grid), exactEuros(s.Prices.House), exactEuros(s.Prices.Export))
+		fmt.Fprintf(out, "           meter key %s\n", s.MeterKey)
+	}
+	if s.OnLedger {
+		fmt.Fprintln(out, "           an entry of the ledger stands for exactly this")
+	}
+	if s.Notes > 0 {
+		fmt.Fprintln(out, "           its notes are covered by the ledger")
+	}
 }
 
 // exactEuros is an amount in millionths to a hundredth of a cent, as prices are.

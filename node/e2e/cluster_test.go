@@ -227,7 +227,9 @@ func (a *author) send(ctx context.Context, n int) {
 			}
 			results, err := a.client.Submit(ctx, raw)
 			if err != nil {
+				a.mu.Lock()
 				a.refused = err
+				a.mu.Unlock()
 				time.Sleep(20 * time.Millisecond) // the service is away: the same bytes again
 				continue
 			}

@@ -250,6 +250,7 @@ func (h *hosting) tick() (time.Duration, error) {
 			return 0, err
 		}
 	}
+	h.warnUnsettled(now)
 	h.expireOffers(now)
 	h.hold(now)
 	return max(next.Sub(now), 10*time.Millisecond), nil

@@ -29,27 +29,35 @@ func (h *hosting) month(q monthAsked) (monthly.Statement, error) {
 		if v.rec.Begun == 0 || v.s.EndedAt == 0 || end.Before(s.From) || !end.Before(s.To) {
 			continue
 		}
-		kase := v.kase()
-		if kase == "refused" || v.s.State != ev.Receipted && !v.s.State.Final() {
-			s.Unbilled++
+		x := h.statement(v)
+		if v.kase() != "refused" && (v.s.State == ev.Receipted || v.s.State.Final()) {
+			list = append(list, x)
 			continue
 		}
-		e, shares := h.settled(v)
-		x := monthly.Session{ID: v.name(), Begin: time.UnixMilli(v.rec.Begun).UTC(), End: end, Case: kase, InMWh: e.In(), OutMWh: e.Out,
-			Paid: shares.Total, Earned: shares.Host - shares.HostOwes}
-		x.Claims = h.purse.Claims(v.claim())
-		x.MeterKey = hex.EncodeToString(h.key.Point)
-		for _, r := range h.readings(v) {
-			x.Readings = append(x.Readings, monthly.Reading{OCMF: r.Raw, OK: r.OK, Verdict: r.Verdict})
+		s.Unbilled++
+		if x.Papers != nil && v.s.State != ev.Receipted && v.open() {
+			s.Unsettled = append(s.Unsettled, x)
 		}
-		if v.host != nil && v.rec.Agreed != nil {
-			if p, ok := v.host.Papers(); ok {
-				x.Papers = monthly.PapersOf(h.env.Net, p, v.rec.Agreed.FeeSheet)
-			}
-		}
-		list = append(list, x)
 	}
 	return monthly.Make(s, list, q.Signed), nil
+}
+
+// statement is the visit as a statement shows it.
+func (h *hosting) statement(v *visit) monthly.Session {
+	e, shares := h.settled(v)
+	x := monthly.Session{ID: v.name(), Begin: time.UnixMilli(v.rec.Begun).UTC(), End: time.UnixMilli(v.s.EndedAt).UTC(), Case: v.kase(), InMWh: e.In(), OutMWh: e.Out,
+		Paid: shares.Total, Earned: shares.Host - shares.HostOwes}
+	x.Claims = h.purse.Claims(v.claim())
+	x.MeterKey = hex.EncodeToString(h.key.Point)
+	for _, r := range h.readings(v) {
+		x.Readings = append(x.Readings, monthly.Reading{OCMF: r.Raw, OK: r.OK, Verdict: r.Verdict})
+	}
+	if v.host != nil && v.rec.Agreed != nil {
+		if p, ok := v.host.Papers(); ok {
+			x.Papers = monthly.PapersOf(h.env.Net, p, v.rec.Agreed.FeeSheet)
+		}
+	}
+	return x
 }
 
 // Month is the statement of a month ("2026-06", of the machine's time zone) of

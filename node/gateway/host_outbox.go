@@ -16,6 +16,7 @@ import (
 	"gridveil/node/ask"
 	"gridveil/node/role"
 	"gridveil/node/store"
+	"gridveil/node/wallet/purse"
 	"gridveil/privacy"
 	"gridveil/privacy/leak"
 	"gridveil/privacy/session"
@@ -309,6 +310,6 @@ const oldRecord = 20
 
 func (h *hosting) warnOutbox(waiting []store.Message) {
 	h.env.Warn.Set(len(waiting) >= oldRecord, role.Warning{Code: "records-waiting", Severity: role.Problem, Title: "Charging records are waiting",
-		Text: fmt.Sprintf("%d messages have not reached the aggregator yet. They are kept for 60 days.", len(waiting)),
+		Text: fmt.Sprintf("%d messages have not reached the aggregator yet. They are kept until their sessions are %d days old.", len(waiting), purse.SessionEnds/(24*time.Hour)),
 		Next: "Check the Internet connection of this home.", After: 30 * time.Minute}, h.env.Clock.Now())
 }

@@ -381,14 +381,14 @@ type deadline struct {
 
 // deadlines lists what a visit waits for. The caller holds mu.
 func (h *hosting) deadlines(v *visit) []deadline {
+	out := h.lockBack(v)
 	if !v.open() {
-		return nil
+		return out
 	}
 	late := h.lag()
 	if v.opening() {
 		late = h.heldLag()
 	}
-	var out []deadline
 	if v.host != nil {
 		if at := v.host.Deadline(); !at.IsZero() {
 			out = append(out, deadline{at.Add(late), func(now time.Time) error {

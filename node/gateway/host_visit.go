@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"gridveil/ev"
@@ -109,6 +107,7 @@ type lockState struct {
 	Value int64  // millionths
 	Asked int64  // UTC ms when change was asked for, 0 for never
 	Over  bool   // the notes are paid, or came back
+	Back  bool   `json:",omitempty"` // nothing was settled: the lock is asked back whole
 }
 
 // outcome is the bill and what became of it.
@@ -193,7 +192,8 @@ func (h *hosting) begin(v *visit, now time.Time) error {
 }
 
 // Visits are kept as long as a session can be contested and its late record be
-// settled; then all that this home knows of a session goes.
+// settled; then all that this home knows of a session goes. One that is not settled
+// or not paid is kept until purse.SessionEnds.
 const (
 	sweepPeriod = 24 * time.Hour
 	visitKeep   = session.LateFor + 14*24*time.Hour
@@ -235,53 +235,6 @@ func (h *hosting) loadVisits() error {
 	return nil
 }
 
-// forgetOld drops visits whose time is over, and what the wallbox said about
-// transactions that belong to no kept visit. Visits that are open stay. The caller
-// holds mu, or has begun nothing yet.
-func (h *hosting) forgetOld(now time.Time) error {
-	over := func(ms int64) bool { return now.Sub(time.UnixMilli(ms)) > visitKeep }
-	kept := map[string]bool{} // event spaces
-	var old [][]byte
-	for id, v := range h.visits {
-		if v != h.current && !v.open() && over(v.rec.Begun) {
-			old = append(old, visitKey(id))
-		} else {
-			kept[string(eventSpace(v.rec.Station, v.s.TransactionID))] = true
-		}
-	}
-	err := h.env.Store.View(func(tx *store.Tx) error {
-		return tx.Each(eventsSpace, func(k, b []byte) error {
-			var e ev.Event
-			if err := json.Unmarshal(b, &e); err != nil {
-				return fmt.Errorf("stored event: %w", err)
-			}
-			if over(e.Received) && !kept[string(k[:len(k)-16])] {
-				old = append(old, k)
-			}
-			return nil
-		})
-	})
-	if err != nil {
-		return err
-	}
-	for part := range slices.Chunk(old, forgetBatch) {
-		err := h.env.Store.Update(func(tx *store.Tx) error {
-			for _, k := range part {
-				if err := tx.Delete(k); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	maps.DeleteFunc(h.visits, func(id visitID, v *visit) bool { return v != h.current && !v.open() && over(v.rec.Begun) })
-	h.swept = now
-	return nil
-}
-
 // wakeVisit restores the parts of a visit that are not stored as such, and
 // repeats what a crash may have cut short.
 func (h *hosting) wakeVisit(v *visit, now time.Time) error {
@@ -305,7 +258,9 @@ func (h *hosting) wakeVisit(v *visit, now time.Time) error {
 	t := h.turn(v, now)
 	if v.host != nil {
 		for _, s := range v.host.Outbox() {
-			t.toAggregator(s.Msg)
+			if !v.rec.Lock.Back { // whose lock went back settles no more
+				t.toAggregator(s.Msg)
+			}
 		}
 	}
 	for _, o := range ev.Outstanding(v.s) {

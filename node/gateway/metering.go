@@ -345,7 +345,7 @@ func (m *metering) sendDue(ctx context.Context) error {
 // sendOne tries the substations in order until one answers; false when none does.
 func (m *metering) sendOne(ctx context.Context, raw []byte) bool {
 	for _, ssn := range substations(m.env) {
-		if err := m.note(len(raw), leak.OwnUtility, leak.Substation); err != nil {
+		if err := m.note(leak.MeterReport, len(raw), leak.OwnUtility, leak.Substation); err != nil {
 			m.env.Log.Error("journal of what left cannot be kept; the report waits", "err", err)
 			return false
 		}
@@ -362,8 +362,8 @@ func (m *metering) sendOne(ctx context.Context, raw []byte) bool {
 }
 
 // note writes down who learns of registers that are about to leave.
-func (m *metering) note(size int, to ...leak.Role) error {
-	e := leak.Entry{Message: leak.MeterReport, Bytes: uint32(size), At: m.env.Clock.Now()}
+func (m *metering) note(what leak.Message, size int, to ...leak.Role) error {
+	e := leak.Entry{Message: what, Bytes: uint32(size), At: m.env.Clock.Now()}
 	copy(e.As[:], m.self)
 	return m.env.Store.Update(func(tx *store.Tx) error {
 		for _, e.To = range to {

@@ -59,6 +59,8 @@ type Judgement struct {
 	Sessions []Judged `json:"sessions"`
 	Proved   int      `json:"proved"`   // sessions whose energy and amounts were recomputed from papers
 	Unproved int      `json:"unproved"` // listed without papers
+	// Unsettled are sessions that were signed and never settled. They are in no count.
+	Unsettled []Judged `json:"unsettled,omitempty"`
 }
 
 // Judged is what one session's papers show.
@@ -114,25 +116,43 @@ func Judge(file io.Reader, policy *ledger.Policy) (j Judgement, err error) {
 		if sums.InMWh, sums.OutMWh, sums.Paid, sums.Earned, err = less(sums, x); err != nil {
 			return j, err
 		}
-		v, err := judge(s.Of, x, policy)
+		v, err := judgeOnce(s.Of, x, policy, seen)
 		if err != nil {
-			return j, fmt.Errorf("%w: session %.16q: %w", ErrStatement, x.ID, err)
-		}
-		if x.Papers != nil && seen[string(x.Papers.Open)] {
-			return j, fmt.Errorf("%w: session %s is listed twice", ErrStatement, x.ID)
+			return j, err
 		}
 		if v.Proved {
 			j.Proved++
-			seen[string(x.Papers.Open)] = true
 		} else {
 			j.Unproved++
 		}
 		j.Sessions = append(j.Sessions, v)
 	}
+	for _, x := range s.Unsettled {
+		v, err := judgeOnce(s.Of, x, policy, seen)
+		if err != nil {
+			return j, err
+		}
+		j.Unsettled = append(j.Unsettled, v)
+	}
 	if sums.InMWh != 0 || sums.OutMWh != 0 || sums.Paid != 0 || sums.Earned != 0 {
 		return j, fmt.Errorf("%w: its sums are not those of its sessions", ErrStatement)
 	}
 	return j, nil
+}
+
+// judgeOnce judges a session that the statement may list only once.
+func judgeOnce(of string, x Session, policy *ledger.Policy, seen map[string]bool) (Judged, error) {
+	v, err := judge(of, x, policy)
+	if err != nil {
+		return v, fmt.Errorf("%w: session %.16q: %w", ErrStatement, x.ID, err)
+	}
+	if x.Papers != nil && seen[string(x.Papers.Open)] {
+		return v, fmt.Errorf("%w: session %s is listed twice", ErrStatement, x.ID)
+	}
+	if v.Proved {
+		seen[string(x.Papers.Open)] = true
+	}
+	return v, nil
 }
 
 // maxSum keeps sums of foreign numbers far from overflow; a session's limits are

@@ -32,7 +32,10 @@ type Statement struct {
 	OutMWh   int64     `json:"out_mwh"`
 	Paid     int64     `json:"paid_micro"`   // by drivers, on their utility's bill
 	Earned   int64     `json:"earned_micro"` // by whose statement it is, in notes; below zero if it owes
-	Unbilled int       `json:"unbilled"`     // ended, and not listed: refused, or not settled yet
+	Unbilled int       `json:"unbilled"`     // ended, and not in Sessions: refused, or not settled yet
+	// Unsettled are those of Unbilled that were signed, with what they would pay and
+	// earn. They are in no sum.
+	Unsettled []Session `json:"unsettled,omitempty"`
 }
 
 // Session is one session that ended in the month.
@@ -127,18 +130,27 @@ func Make(s Statement, list []Session, signed bool) Statement {
 		if x.End.Before(s.From) || !x.End.Before(s.To) {
 			continue
 		}
-		if !signed {
-			x.Readings, x.MeterKey, x.Papers, x.Claims = nil, "", nil, slices.Clone(x.Claims)
-			for i := range x.Claims {
-				x.Claims[i].Proof = nil
-			}
-		}
 		s.Sessions = append(s.Sessions, x)
 		s.InMWh, s.OutMWh = s.InMWh+x.InMWh, s.OutMWh+x.OutMWh
 		s.Paid, s.Earned = s.Paid+x.Paid, s.Earned+x.Earned
 	}
-	slices.SortStableFunc(s.Sessions, func(a, b Session) int { return a.End.Compare(b.End) })
+	for _, list := range [][]Session{s.Sessions, s.Unsettled} {
+		slices.SortStableFunc(list, func(a, b Session) int { return a.End.Compare(b.End) })
+		for i := range list {
+			if !signed {
+				list[i].unsign()
+			}
+		}
+	}
 	return s
+}
+
+// unsign takes out what was signed.
+func (x *Session) unsign() {
+	x.Readings, x.MeterKey, x.Papers, x.Claims = nil, "", nil, slices.Clone(x.Claims)
+	for i := range x.Claims {
+		x.Claims[i].Proof = nil
+	}
 }
 
 // JSON is the statement for programs; fields are only ever added.
@@ -177,18 +189,18 @@ func (s Statement) Text() []byte {
 	if len(s.Sessions) == 0 {
 		fmt.Fprintln(&out, "No session ended in this month.")
 	} else {
-		w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "session\tbegin\tend\tcase\tcharged\tgiven\tpaid\tearned\tledger")
-		for _, x := range s.Sessions {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", x.ID, x.Begin.In(s.From.Location()).Format("2 Jan 15:04"), x.End.In(s.From.Location()).Format("2 Jan 15:04"), x.Case, kWh(x.InMWh), kWh(x.OutMWh), euros(x.Paid), euros(x.Earned), x.ledger())
-		}
+		w := s.table(&out, s.Sessions)
 		fmt.Fprintf(w, "total\t\t\t\t%s\t%s\t%s\t%s\t\n", kWh(s.InMWh), kWh(s.OutMWh), euros(s.Paid), euros(s.Earned))
 		w.Flush() // a bytes.Buffer takes everything
 	}
 	if s.Unbilled > 0 {
 		fmt.Fprintf(&out, "\nEnded and not listed, for they were refused or are not settled yet: %d\n", s.Unbilled)
 	}
-	for _, x := range s.Sessions {
+	if len(s.Unsettled) > 0 {
+		fmt.Fprintln(&out, "\nOf these were signed, and are not settled: nobody has paid them yet")
+		s.table(&out, s.Unsettled).Flush()
+	}
+	for _, x := range slices.Concat(s.Sessions, s.Unsettled) {
 		if len(x.Readings) == 0 {
 			continue
 		}
@@ -198,6 +210,16 @@ func (s Statement) Text() []byte {
 		}
 	}
 	return out.Bytes()
+}
+
+// table writes one line per session; what goes below it may be added before Flush.
+func (s Statement) table(out *bytes.Buffer, list []Session) *tabwriter.Writer {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "session\tbegin\tend\tcase\tcharged\tgiven\tpaid\tearned\tledger")
+	for _, x := range list {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", x.ID, x.Begin.In(s.From.Location()).Format("2 Jan 15:04"), x.End.In(s.From.Location()).Format("2 Jan 15:04"), x.Case, kWh(x.InMWh), kWh(x.OutMWh), euros(x.Paid), euros(x.Earned), x.ledger())
+	}
+	return w
 }
 
 func kWh(mWh int64) string {

@@ -10,6 +10,7 @@ import (
 	"gridveil/ev/guest"
 	"gridveil/node/ask"
 	"gridveil/node/store"
+	"gridveil/node/wallet/purse"
 	"gridveil/privacy"
 	"gridveil/privacy/session"
 )
@@ -80,7 +81,6 @@ type step struct {
 const (
 	maxSteps = 64
 	maxTrips = 256 // sessions that may be under way at once
-	tripKeep = session.KeepFor + 60*24*time.Hour
 )
 
 var tripSpace = store.SpaceSession.Key([]byte("trip"), []byte{0})
@@ -131,24 +131,41 @@ func (w *Wallet) loadTrips() error {
 const forgetBatch = 400
 
 // forgetTrips drops sessions whose time is over: nothing can be claimed or contested
-// any more. The caller holds mu, or has begun nothing yet.
+// any more, and what the purse still waits for on their behalf ends with them. The
+// caller holds mu, or has begun nothing yet.
 func (w *Wallet) forgetTrips(now time.Time) error {
 	var old []tripID
+	unpaid := 0
+	edit := w.purse.Edit()
 	err := w.env.Store.Update(func(tx *store.Tx) error {
-		return tx.Each(tripSpace, func(k, v []byte) error {
+		err := tx.Each(tripSpace, func(k, v []byte) error {
 			r, err := decode[record](v, "session")
-			if err != nil || now.Sub(time.UnixMilli(r.Begun)) <= tripKeep {
+			if err != nil || now.Sub(time.UnixMilli(r.Begun)) <= purse.SessionEnds {
 				return err
 			}
 			if len(old) == forgetBatch {
 				return store.ErrStop
 			}
 			old = append(old, r.ID)
+			if claim := hex.EncodeToString(r.ID[:]); edit.Pending(claim) {
+				unpaid++
+				if err := edit.GiveUp(now, claim, 0); err != nil {
+					return err
+				}
+			}
 			return tx.Delete(k)
 		})
+		if err != nil || unpaid == 0 {
+			return err
+		}
+		return edit.Write(tx)
 	})
+	edit.Close(err)
 	if err != nil {
 		return err
+	}
+	if unpaid > 0 {
+		w.env.Log.Warn("sessions dropped that were never paid", "sessions", unpaid)
 	}
 	for _, id := range old {
 		delete(w.trips, id)

@@ -188,10 +188,26 @@ func (h *Host) Due(p Party) int64 {
 	return 0
 }
 
-// Collect signs a request for notes: row is blinded for Due(p) in the keys of
-// month epoch. It returns ErrNotDue before the receipt.
+// Lapse is the lock of a session that was never settled, millionths, and from
+// when it may be collected whole, as PartyChange. It is zero without a confirmed
+// lock, and once the receipt is here.
+func (h *Host) Lapse() (value int64, from time.Time) {
+	if h.phase == Done || h.locked == 0 {
+		return 0, time.Time{}
+	}
+	a, err := ParseAnswer(h.answer)
+	if err != nil { // no lock is confirmed before the answer
+		return 0, time.Time{}
+	}
+	return h.locked, time.Unix(int64(a.Expires), 0).Add(LateFor)
+}
+
+// Collect signs a request for notes: row is blinded for Due(p), or for a lapsed
+// lock, in the keys of month epoch. It returns ErrNotDue for what is neither; a
+// lock that has not lapsed yet the aggregator refuses.
 func (h *Host) Collect(p Party, epoch uint32, row note.Row) (Collect, error) {
-	if h.Due(p) == 0 {
+	lapse, _ := h.Lapse()
+	if h.Due(p) == 0 && (p != PartyChange || lapse == 0) {
 		return Collect{}, ErrNotDue
 	}
 	c := Collect{Session: h.Session(), Party: p, Epoch: epoch, Row: row}

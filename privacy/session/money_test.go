@@ -106,13 +106,45 @@ func TestLockOfASessionThatNeverSettles(t *testing.T) {
 	for _, p := range reply.Put {
 		w.EVAGG.Store[string(p.Key)] = p.Value
 	}
-	c := session.Collect{Session: r.Host.Session(), Party: session.PartyChange, Epoch: 202603}
-	c.Sign(world.Net, r.HostKey())
+	if _, err := r.Host.Collect(session.PartyChange, 202603, note.Row{}); !errors.Is(err, session.ErrNotDue) {
+		t.Errorf("before the lock is confirmed: got %v, want ErrNotDue", err)
+	}
+	if _, err := r.Host.Step(w.Now, reply.Msg); err != nil {
+		t.Fatal(err)
+	}
+	value, from := r.Host.Lapse()
+	if value != 20_000 || from.Before(w.Now.Add(session.LateFor)) || from.After(w.Now.Add(session.LateFor+48*time.Hour)) {
+		t.Errorf("the lock lapses with %d at %v", value, from)
+	}
+	if _, err := r.Host.Collect(session.PartyHost, 202603, note.Row{}); !errors.Is(err, session.ErrNotDue) {
+		t.Errorf("earnings of nothing: got %v, want ErrNotDue", err)
+	}
+	c, err := r.Host.Collect(session.PartyChange, 202603, note.Row{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, _, _, err := w.EVAGG.Settler.Claim(w.Now, c.Bytes()); !errors.Is(err, session.ErrNotDue) {
 		t.Errorf("at once: got %v, want ErrNotDue", err)
 	}
-	claim, _, _, err := w.EVAGG.Settler.Claim(w.Now.Add(session.LateFor+48*time.Hour), c.Bytes())
+	if _, _, _, err := w.EVAGG.Settler.Claim(from, c.Bytes()); !errors.Is(err, session.ErrNotDue) {
+		t.Errorf("at the last moment: got %v, want ErrNotDue", err)
+	}
+	for _, p := range reply.Put {
+		if left := p.Until.Sub(from); left < session.LateFor {
+			t.Errorf("what the claim needs is kept for %v after it lapsed", left)
+		}
+	}
+	claim, _, back, err := w.EVAGG.Settler.Claim(from.Add(time.Second), c.Bytes())
 	if err != nil || claim.Minor != 2 {
-		t.Errorf("after %v: got %d, %v, want 2", session.LateFor, claim.Minor, err)
+		t.Fatalf("after %v: got %d, %v, want 2", session.LateFor, claim.Minor, err)
+	}
+	for _, p := range back.Put {
+		w.EVAGG.Store[string(p.Key)] = p.Value
+	}
+	if err := errors.Join(r.Charge(), r.Finish()); err != nil {
+		t.Fatal(err)
+	}
+	if r.Host.Phase() != session.Settling || !errors.Is(errors.Join(r.Errors...), session.ErrCollected) {
+		t.Errorf("a settlement against a lock that went back: %v, %v", r.Host.Phase(), r.Errors)
 	}
 }

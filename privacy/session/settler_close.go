@@ -76,7 +76,8 @@ func (x *Settled) read(d *dec) {
 // It returns ErrUnknown for a session that was not authorised here (send the
 // AuthReq first), ErrDuplicate for other bytes than before, and ErrSignature,
 // ErrMismatch, ErrAmount, ErrNotWholeCents, ErrBand, ErrNoLock, ErrEvidence or
-// an error of Price for a session that does not hold.
+// an error of Price for a session that does not hold, and ErrCollected for one
+// whose lock the host took back.
 func (s *Settler) Settle(now time.Time, msg []byte) (Reply, *Settled, error) {
 	x, err := ParseSettle(msg)
 	if err != nil {
@@ -96,6 +97,9 @@ func (s *Settler) Settle(now time.Time, msg []byte) (Reply, *Settled, error) {
 	a, err := s.session(name)
 	if err != nil {
 		return Reply{}, nil, err
+	}
+	if s.cfg.Get(key(byClaim, name, byte(PartyChange))) != nil {
+		return Reply{}, nil, ErrCollected // only a lapsed lock is claimed before the settlement
 	}
 	line, fee, err := s.judge(now, &a, &x)
 	if err != nil {

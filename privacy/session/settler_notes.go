@@ -58,7 +58,9 @@ func (s *Settler) Locked(now time.Time, l *Lock, value int64) (Reply, error) {
 	e.i64(value)
 	e.raw(rc.What[:])
 	e.blob(rc.Bytes())
-	return Reply{Msg: rc.Bytes(), Put: []Put{{key(byLock, l.Session), e, s.keepUntil(now, &a)}}}, nil
+	// The host has as long to ask for a lapsed lock as it had to settle.
+	until := s.keepUntil(now, &a).Add(LateFor)
+	return Reply{Msg: rc.Bytes(), Put: []Put{{key(byLock, l.Session), e, until}, {key(bySession, l.Session), a.bytes(), until}}}, nil
 }
 
 // Claim is a Collect that may be paid.

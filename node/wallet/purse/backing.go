@@ -50,10 +50,19 @@ type proofJob struct {
 	At    int64 // next try, not before, UTC ms
 }
 
+// UnpaidAfter is from when on the owner is told that what a session earned is not
+// paid, SessionEnds when a session is dropped even so, counted from its begin: an
+// authorisation may come LateFor after it, and is not kept longer than KeepFor.
+const (
+	UnpaidAfter  = 14 * 24 * time.Hour
+	SessionEnds  = session.LateFor + session.KeepFor
+	droppedShown = 30 * 24 * time.Hour
+)
+
 const (
 	proofWithin = 6 * time.Hour // bounds the random time between tries for one entry
 	proofLate   = 3 * 24 * time.Hour
-	backingKeep = session.KeepFor + 60*24*time.Hour
+	backingKeep = SessionEnds
 )
 
 var backingSpace = store.SpaceNote.Key([]byte("backing"), []byte{0})
@@ -140,6 +149,19 @@ func (p *Purse) warn() {
 	p.cfg.Warn.Set(len(p.state.Uncovered) > 0, role.Warning{Code: "notes-not-covered", Severity: role.Problem, Title: "Notes came without an entry that covers them",
 		Text: fmt.Sprintf("The ledger's entry that the aggregator named does not cover what %d of your claims asked for. The notes are here and stay good; what the aggregator entered for them is wrong.", len(p.state.Uncovered)),
 		Next: "Print the month's statement with --signed --json, which holds the answer and the entry, and give it to your utility or a verifier."}, now)
+	unpaid := 0
+	for _, j := range p.state.Jobs {
+		if now.Sub(time.UnixMilli(j.At)) > UnpaidAfter {
+			unpaid++
+		}
+	}
+	p.cfg.Warn.Set(unpaid > 0, role.Warning{Code: "notes-not-paid", Severity: role.Problem, Title: "The aggregator does not pay notes",
+		Text: fmt.Sprintf("%d claims have gone unanswered for two weeks. A claim ends %d days after its session began; nobody pays it then.", unpaid, SessionEnds/(24*time.Hour)),
+		Next: "Print the month's statement with --signed --json, which proves the claim, keep it, and ask the aggregator's operator for the notes."}, now)
+	dropped := p.state.Dropped > 0 && now.Sub(time.UnixMilli(p.state.DroppedAt)) <= droppedShown
+	p.cfg.Warn.Set(dropped, role.Warning{Code: "sessions-dropped-unpaid", Severity: role.Notice, Title: "Sessions were dropped that nobody paid",
+		Text: fmt.Sprintf("%d sessions were %d days old and never settled or paid. This node has dropped them with their keys, as everybody else has.", p.state.Dropped, SessionEnds/(24*time.Hour)),
+		Next: "If statements of their months were printed with --signed --json, they still prove what was charged: take them to the aggregator's operator."}, now)
 	p.cfg.Warn.Set(late, role.Warning{Code: "notes-not-proved", Severity: role.Notice, Title: "Some notes are not proved on the ledger yet",
 		Text: "For three days nobody has shown this node a final entry that backs them. The notes are here and stay good.",
 		Next: "If this node was offline, nothing: it goes on asking. Else ask the aggregator's operator why the entry is not shown."}, now)

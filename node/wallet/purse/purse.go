@@ -110,6 +110,8 @@ type state struct {
 	Account    ledger.Account // at the own utility
 	HasAccount bool
 	Redeemed   int64 // minor units handed in so far
+	Dropped    int   // sessions that ended unpaid, of late
+	DroppedAt  int64 // and when the newest of them was dropped, UTC ms
 }
 
 // job is one claim until its notes are here.
@@ -273,6 +275,29 @@ func (e *Edit) end(op uint64, f func(*note.Wallet, uint64) error) error {
 	return nil
 }
 
+// GiveUp ends what a session that is dropped unpaid has left: its claims, and its
+// payment op unless that is 0. The owner is told for a month.
+func (e *Edit) GiveUp(now time.Time, session string, op uint64) error {
+	s := &e.p.state
+	for _, j := range s.Jobs {
+		if j.Claim.Session != session || j.Op == 0 {
+			continue
+		}
+		if err := e.end(j.Op, (*note.Wallet).Abort); err != nil {
+			return err
+		}
+	}
+	s.Jobs = slices.DeleteFunc(s.Jobs, func(j job) bool { return j.Claim.Session == session })
+	if now.Sub(time.UnixMilli(s.DroppedAt)) > droppedShown {
+		s.Dropped = 0
+	}
+	s.Dropped, s.DroppedAt = s.Dropped+1, now.UnixMilli()
+	if op == 0 {
+		return nil
+	}
+	return e.Spent(op) // whether it was taken nobody can say any more: its notes are not offered twice
+}
+
 // Write stages the change.
 func (e *Edit) Write(tx *store.Tx) error { return e.p.save(tx) }
 
@@ -292,7 +317,14 @@ func (e *Edit) Close(err error) {
 func (p *Purse) Pending(session string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.ContainsFunc(p.state.Jobs, func(j job) bool { return j.Claim.Session == session })
+	return p.state.pending(session)
+}
+
+// Pending is Purse.Pending inside a change.
+func (e *Edit) Pending(session string) bool { return e.p.state.pending(session) }
+
+func (s *state) pending(session string) bool {
+	return slices.ContainsFunc(s.Jobs, func(j job) bool { return j.Claim.Session == session })
 }
 
 // Cover finds the smallest amount of at least need minor units that the notes at

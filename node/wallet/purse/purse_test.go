@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -278,6 +279,53 @@ func TestExactAmountsArePaidOrTakenBack(t *testing.T) {
 	}
 	if got := s.purse.Standing(); got.Swapped != 1_000-uint64(minor) {
 		t.Errorf("paid: %+v", got)
+	}
+}
+
+// TestClaimsThatNobodyAnswersAreToldAndEnd drops a session whose claim is under way.
+func TestClaimsThatNobodyAnswersAreToldAndEnd(t *testing.T) {
+	s := newScene(t)
+	s.clock.now = s.clock.now.AddDate(0, 0, -14) // all of it within the month of the market's keys
+	s.earn("first", 300)
+	s.earn("second", 200)
+	s.bank.lose = 1
+	s.round()
+	if codes := s.warned(); strings.Contains(codes, "notes-not-paid") {
+		t.Errorf("warned at once: %s", codes)
+	}
+	s.clock.now = s.clock.now.Add(UnpaidAfter + time.Hour)
+	s.round()
+	if codes := s.warned(); !strings.Contains(codes, "notes-not-paid") {
+		t.Errorf("after two weeks: %s", codes)
+	}
+	e := s.purse.Edit()
+	err := e.GiveUp(s.clock.now, "first", 0)
+	if !e.Pending("second") || e.Pending("first") {
+		t.Error("another session's claim ended")
+	}
+	if err == nil {
+		err = s.store.Update(e.Write)
+	}
+	if e.Close(err); err != nil {
+		t.Fatal(err)
+	}
+	s.open()
+	s.round()
+	if codes := s.warned(); !strings.Contains(codes, "sessions-dropped-unpaid") || s.purse.Standing().Waiting != 200 {
+		t.Errorf("after the end of one: %s, %+v", codes, s.purse.Standing())
+	}
+	s.bank.lose = 0
+	for range 10 {
+		s.clock.now = s.clock.now.Add(time.Hour)
+		s.round()
+	}
+	if x := s.purse.Standing(); x.Waiting != 0 || x.Fresh+x.Swapped+x.Leaving+x.Expected != 200 {
+		t.Errorf("the other is paid: %+v", x)
+	}
+	s.clock.now = s.clock.now.Add(droppedShown)
+	s.round()
+	if codes := s.warned(); strings.Contains(codes, "sessions-dropped-unpaid") {
+		t.Errorf("a month later: %s", codes)
 	}
 }
 
