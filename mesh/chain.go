@@ -1,6 +1,10 @@
 package mesh
 
-import "fmt"
+import (
+	"fmt"
+
+	"gridveil/mesh/member"
+)
 
 // Chain is the host's own certificate chain, leaf first, for showing it to somebody who cannot know it, such as the
 // recipient of an onion message. The caller must not change it.
@@ -8,6 +12,19 @@ func (h *Host) Chain() [][]byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.chain
+}
+
+// ChainOf is the certificate chain of a backbone member that this node has met, leaf first: the one that ends last.
+func (h *Host) ChainOf(k member.Key) (chain [][]byte, ok bool) {
+	h.trust.Lock()
+	defer h.trust.Unlock()
+	var newest Member
+	for _, m := range h.roll.Members(h.clock.Now()) {
+		if m.Key == k && m.NotAfter.After(newest.NotAfter) {
+			newest = m
+		}
+	}
+	return h.roll.Chain(newest.CertHash)
 }
 
 // Judge says whose certificate chain it is, if the chain is valid now and not revoked. It does not say that the shower

@@ -2,11 +2,14 @@ package node
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"gridveil/node/alarm"
+	"gridveil/node/evidence"
+	"gridveil/node/metering"
 	"gridveil/node/model"
 	"gridveil/node/report"
 	"gridveil/node/utility"
@@ -86,22 +89,62 @@ func (n *Node) acknowledge(prefix string) (string, error) {
 	if n.Config.Role == "gateway" {
 		who = model.RoleUser
 	}
-	list, err := n.alarms()
+	id, err := n.named(prefix)
 	if err != nil {
 		return "", err
 	}
-	var hit []string
-	for _, a := range list {
-		if len(prefix) >= 4 && strings.HasPrefix(a.ID, strings.ToLower(prefix)) {
-			hit = append(hit, a.ID)
+	return hex.EncodeToString(id[:]), alarm.OpenInbox(n.Store).Acknowledge(n.viewer(), id, who, n.Clock.Now())
+}
+
+// named finds the alarm among the newest whose id begins so.
+func (n *Node) named(prefix string) (id alarm.ID, err error) {
+	stored, err := n.newest()
+	if err != nil {
+		return id, err
+	}
+	hits := 0
+	for _, s := range stored {
+		x := s.Event.ID()
+		if len(prefix) >= 4 && strings.HasPrefix(hex.EncodeToString(x[:]), strings.ToLower(prefix)) {
+			id, hits = x, hits+1
 		}
 	}
-	if len(hit) != 1 {
-		return "", fmt.Errorf("%d alarms begin with %q: give at least four digits that name one\nnext: `gridveil alarm list` shows them", len(hit), prefix)
+	if hits != 1 {
+		return id, fmt.Errorf("%d alarms begin with %q: give at least four digits that name one\nnext: `gridveil alarm list` shows them", hits, prefix)
 	}
-	var id alarm.ID
-	if _, err := hex.Decode(id[:], []byte(hit[0])); err != nil {
-		return "", err
+	return id, nil
+}
+
+// shower is a role that knows what proves the events of others.
+type shower interface {
+	AlarmView(id alarm.ID) (v metering.View, ok bool, err error)
+}
+
+// alarmEvidence collects what proves an event to outsiders: of this node itself, or,
+// at a head-end or utility, of a device that it serves.
+func (n *Node) alarmEvidence(prefix string) (evidence.Raised, error) {
+	id, err := n.named(prefix)
+	if err != nil {
+		return evidence.Raised{}, err
 	}
-	return hit[0], alarm.OpenInbox(n.Store).Acknowledge(n.viewer(), id, who, n.Clock.Now())
+	if r, ok := n.Role.(shower); ok {
+		if v, ok, err := r.AlarmView(id); err != nil || ok {
+			return evidence.RaisedFrom(v), err
+		}
+	}
+	stored, err := n.newest()
+	if err != nil {
+		return evidence.Raised{}, err
+	}
+	for _, s := range stored {
+		if s.Event.ID() != id {
+			continue
+		}
+		if s.Event.Source != n.viewer() {
+			return evidence.Raised{}, errors.New("this node holds the event and not the key of the device that raised it\nnext: ask the head-end or the utility, by the same id")
+		}
+		raw, err := s.Event.Encode()
+		return evidence.Raised{Key: n.ID.Member.Key[:], Chain: n.Host.Chain(), Event: raw}, err
+	}
+	return evidence.Raised{}, errors.New("the alarm is no longer among the newest")
 }

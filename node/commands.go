@@ -66,6 +66,13 @@ func (n *Node) commands() {
 		}
 		return n.acknowledge(id)
 	})
+	n.Control.Handle("alarm-evidence", func(_ context.Context, in json.RawMessage) (any, error) {
+		var id string
+		if err := json.Unmarshal(in, &id); err != nil {
+			return nil, errors.New("want the beginning of an alarm's id")
+		}
+		return n.alarmEvidence(id)
+	})
 	n.meshCommands()
 	n.Control.Handle("doctor", func(ctx context.Context, _ json.RawMessage) (any, error) { return n.doctor(ctx), nil })
 	n.Control.Handle("store-check", func(ctx context.Context, _ json.RawMessage) (any, error) {

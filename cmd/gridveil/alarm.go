@@ -37,7 +37,7 @@ func alarmCommand() *cobra.Command {
 			return nil
 		},
 	}
-	return group("alarm", "Alarms and events of this node", list, ack)
+	return group("alarm", "Alarms and events of this node", list, ack, alarmEvidence())
 }
 
 func printAlarms(w io.Writer, all []node.Alarm) error {

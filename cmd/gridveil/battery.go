@@ -2,8 +2,11 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
+	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -11,7 +14,7 @@ import (
 )
 
 func batteryCommand() *cobra.Command {
-	return group("battery", "The home's battery, and what one can hide of a household's load", append(batteryHome(), batterySim(), batteryScore(), batteryLeak(), batteryLimit(), batteryPareto(), batteryReport(), batteryStudy())...)
+	return group("battery", "The home's battery, and what one can hide of a household's load", append(batteryHome(), batterySim(), batteryScore(), batteryLeak(), batteryParties(), batteryLimit(), batteryPareto(), batteryReport(), batteryStudy())...)
 }
 
 func batterySim() *cobra.Command {
@@ -89,6 +92,68 @@ covers: the minutes in which the battery stood at a limit of power or charge.`,
 	c.Flags().Float64Var(&power, "power", 3000, "inverter limit in W")
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return c
+}
+
+func batteryParties() *cobra.Command {
+	var b node.BatteryParties
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "parties FILE", Short: "How much each party learns of a recorded home, in bits a day",
+		Long: `Rates each day of the file for every party that a home deals with: utility, head-end,
+substation, the neighbourhood's sum, aggregator, guests, verifiers, a stranger on the line.
+A figure is an upper bound on the mutual information with what the party reads, as a mean over
+the days: the length of a code for the meter's energies at the period at which they are
+reported, the values that the fields of a day's messages can take, or the entropy of a sum
+shared by its homes. "nothing" has no field or a test behind it; "no figure" says why. Where
+the file has meter_w, the meter is rated; with soc_wh also its mask, by model. The Privacy
+page of a home shows the same figures of its own day.`,
+		Example: "  gridveil battery parties home.csv\n  gridveil battery parties --period 24h --homes 100 --sessions 1 --json home.csv",
+		Args:    oneArg("a CSV file: time,load_w[,meter_w,soc_wh]"),
+		RunE: func(c *cobra.Command, args []string) error {
+			b.In = args[0]
+			p, err := b.Run(c.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), p)
+			}
+			return writeParties(c.OutOrStdout(), p)
+		},
+	}
+	f := c.Flags()
+	f.DurationVar(&b.Period, "period", 15*time.Minute, "time between reported readings")
+	f.Float64Var(&b.Step, "step", 1, "step of the meter's register in Wh")
+	f.IntVar(&b.Homes, "homes", 20, "homes of the neighbourhood's sum, 0 for none")
+	f.IntVar(&b.Sessions, "sessions", 0, "guests' cars a day, an hour each")
+	f.IntVar(&b.Learn, "learn", 4, "days that are learned from and not rated")
+	f.BoolVar(&b.Lab, "lab", false, "a trial network without cover traffic")
+	f.Float64Var(&b.Capacity, "cap", 5000, "capacity in Wh of the battery in a masked file")
+	f.Float64Var(&b.Power, "power", 3000, "its inverter limit in W")
+	f.BoolVar(&asJSON, "json", false, "print one JSON object")
+	return c
+}
+
+func writeParties(w io.Writer, p node.PartyFigures) error {
+	fmt.Fprintf(w, "bits a day at most, mean of %d days, readings every %s\n", p.Days, p.Period)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "party\tof the load\tof charging\trests on")
+	for _, l := range p.Parties {
+		load := l.Load.Words
+		if l.Load.ModelWords != "" {
+			load += ", " + l.Load.ModelWords
+		}
+		rests := l.Load.Basis
+		if l.Charging.Basis != rests {
+			rests += "; " + l.Charging.Basis
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", l.Party, load, l.Charging.Words, rests)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w, "of load and charging together a party learns at most the sum of its two figures")
+	return err
 }
 
 func batteryLimit() *cobra.Command {

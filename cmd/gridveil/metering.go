@@ -142,5 +142,5 @@ func meterCommand() *cobra.Command {
 			}
 			return printJSON(c.OutOrStdout(), rows)
 		},
-	})
+	}, meterEvidence())
 }

@@ -15,11 +15,11 @@ import (
 )
 
 func verifyCommand() *cobra.Command {
-	var policy, meterKey string
+	var policy, meterKey, network string
 	var receiptKeys []string
 	var asJSON bool
 	c := &cobra.Command{
-		Use: "verify DIR... | EVIDENCE | STATEMENT | RECORDS", Short: "Verify an exported ledger, evidence against one, a month's statement or signed meter records, from files alone",
+		Use: "verify DIR... | EVIDENCE | STATEMENT | RECORDS", Short: "Verify an exported ledger, evidence, a month's statement or signed meter records, from files alone",
 		Long: `Recomputes everything: each entry's form and signatures, every rule, balance, commitment,
 blind note, netting, tile and cosignature, and every statement, journal and payment file.
 No node, no database and no network are needed. Without --policy the export's own policy
@@ -36,11 +36,16 @@ session: who signed the prices before the first Wh and the result, what the mete
 and amounts; with --policy also whether entries of the ledger cover the notes. That a meter's key
 is the meter's, its label tells.
 
+Of evidence of a meter's reports or of an alarm, as gridveil meter evidence and gridveil alarm
+evidence write it, it says what was signed, and by which key. With --network, the network's rules from
+somebody you trust, it also says as whom the network certified that key. Whether the certificate was
+revoked, and whether there are other reports, no file can say.
+
 Of signed meter records, as the XML file that charging stations and portals hand to customers or as
 one OCMF record in a text file, it says of each whether its signature verifies, and how much energy
 each session's records prove. Without --meter-key the key that came with a record is used, which
 vouches for itself only: the meter's label shows the right one.`,
-		Example: "  gridveil verify ./day/export\n  gridveil verify ./export --policy utility.policy\n  gridveil verify E1-300.gvx --policy utility.policy\n  gridveil verify june.json --policy utility.policy\n  gridveil verify charging.xml --meter-key 3059301306072A8648CE3D...",
+		Example: "  gridveil verify ./day/export\n  gridveil verify ./export --policy utility.policy\n  gridveil verify E1-300.gvx --policy utility.policy\n  gridveil verify june.json --policy utility.policy\n  gridveil verify reports.json --network network.toml\n  gridveil verify charging.xml --meter-key 3059301306072A8648CE3D...",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usage("want the folder of an export, or a file: evidence, a statement in JSON or signed meter records")
@@ -48,6 +53,12 @@ vouches for itself only: the meter's label shows the right one.`,
 			return nil
 		},
 		RunE: func(c *cobra.Command, args []string) error {
+			if node.IsMeterEvidence(args[0]) {
+				return verifyMeterEvidence(c, args[0], network, asJSON)
+			}
+			if network != "" {
+				return usage("--network is for evidence of a meter's reports or of an alarm, and %s is none", args[0])
+			}
 			if strings.HasSuffix(args[0], ".json") {
 				return verifyStatement(c, args[0], policy, asJSON)
 			}
@@ -77,6 +88,7 @@ vouches for itself only: the meter's label shows the right one.`,
 	c.Flags().StringVar(&policy, "policy", "", "policy file: which log, which verifiers, how many of them")
 	c.Flags().StringArrayVar(&receiptKeys, "receipt-key", nil, "for evidence of a broken receipt: the aggregator's receipt key, 64 hex digits")
 	c.Flags().StringVar(&meterKey, "meter-key", "", "for signed meter records: the key on the meter's label, in hex or base64")
+	c.Flags().StringVar(&network, "network", "", "for evidence of reports or of an alarm: network.toml, its signatures beside it, or their folder")
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return c
 }

@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"gridveil/ledger"
 	"gridveil/ledger/internal/tile"
@@ -11,8 +15,13 @@ import (
 )
 
 // stepBytes bounds what is fetched before it is applied: a new verifier replays
-// years in steps, and memory holds one.
-const stepBytes = 8 << 20
+// years in steps, and memory holds two, the second of which is verified while the
+// first is stored.
+const stepBytes = 1 << 20
+
+// fetches is how many bundles are asked for at once: what lies between is mostly
+// the way there and back.
+const fetches = 4
 
 // errOther means that what was fetched does not give the checkpoint's root: the
 // source is wrong, or the log has another history than ours.
@@ -38,49 +47,92 @@ type follower struct {
 // log has signed as msg. It returns *badEntry, errOther, an error of the network,
 // or one wrapping ErrHalted.
 func (f *follower) follow(ctx context.Context, c ledger.Checkpoint, msg []byte) error {
-	for {
-		size, _ := f.store.Size()
-		if size >= c.Size {
-			return nil
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	ahead := func(size uint64) <-chan step {
+		next := make(chan step, 1)
+		wg.Go(func() { next <- f.prepare(ctx, size, c.Size) })
+		return next
+	}
+	size, _ := f.store.Size()
+	if size >= c.Size {
+		return nil
+	}
+	for next := ahead(size); next != nil; {
+		x := <-next
+		if x.err != nil {
+			return x.err
 		}
-		entries, err := f.fetch(ctx, size, c.Size)
-		if err != nil {
+		if err := f.prove(ctx, size, x.leaves, c); err != nil {
 			return err
 		}
-		leaves := make([]ledger.Hash, len(entries))
-		for i := range entries {
-			leaves[i] = ledger.LeafHash(entries[i])
-		}
-		if err := f.prove(ctx, size, leaves, c); err != nil {
-			return err
-		}
-		if to := size + uint64(len(entries)); to < c.Size {
+		next = nil
+		if to := size + uint64(len(x.leaves)); to < c.Size {
 			// What is stored now stands under this checkpoint and no cosigned one:
 			// keep it to convict the log should it show another history later.
 			if err := f.store.PutNote(notePending, msg); err != nil {
 				return err
 			}
+			next = ahead(to)
 		}
-		if err := f.apply(size, entries); err != nil {
+		if err := f.apply(size, x); err != nil {
 			return err
 		}
+		size += uint64(len(x.leaves))
 	}
+	return nil
+}
+
+// step is a run of entries on its way into the store.
+type step struct {
+	leaves []ledger.Hash
+	list   []*store.Pending
+	err    error
+}
+
+// prepare fetches the entries from size on, up to the end or stepBytes, and
+// verifies them as far as the state of now tells how.
+func (f *follower) prepare(ctx context.Context, size, end uint64) (x step) {
+	entries, err := f.fetch(ctx, size, end)
+	if err != nil {
+		return step{err: err}
+	}
+	for _, raw := range entries {
+		p, err := f.store.Parse(raw)
+		if err != nil {
+			p = &store.Pending{Leaf: ledger.LeafHash(raw), Err: err} // unless one before it is refused
+		}
+		x.leaves, x.list = append(x.leaves, p.Leaf), append(x.list, p)
+	}
+	f.store.Holds(x.list, runtime.GOMAXPROCS(0)) // who is wrong is found when it is applied
+	return x
 }
 
 // fetch gets the entries from size on, up to the end or stepBytes.
 func (f *follower) fetch(ctx context.Context, size, end uint64) (out [][]byte, err error) {
 	bytes := 0
-	for at := size; at < end && bytes < stepBytes; {
-		block := at / tile.Width
-		width := int(min(tile.Width, end-block*tile.Width))
-		list, err := f.from.bundle(ctx, block, width)
-		if err != nil {
+	for at := size; at < end && bytes < stepBytes; at = size + uint64(len(out)) {
+		first := at / tile.Width
+		lists := make([][][]byte, min(fetches, (end-1)/tile.Width-first+1))
+		g, ctx := errgroup.WithContext(ctx)
+		for i := range lists {
+			g.Go(func() (err error) {
+				block := first + uint64(i)
+				lists[i], err = f.from.bundle(ctx, block, int(min(tile.Width, end-block*tile.Width)))
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
 			return nil, err
 		}
-		for _, e := range list[at%tile.Width:] {
-			out, bytes = append(out, e), bytes+len(e)
+		lists[0] = lists[0][at%tile.Width:]
+		for _, list := range lists {
+			for _, e := range list {
+				out, bytes = append(out, e), bytes+len(e)
+			}
 		}
-		at = size + uint64(len(out))
 	}
 	return out, nil
 }
@@ -117,18 +169,10 @@ func (f *follower) tree(ctx context.Context, c ledger.Checkpoint) tileReader {
 
 // apply runs entries that are proved to be in the log through the machine and
 // persists them, all or none.
-func (f *follower) apply(size uint64, entries [][]byte) error {
-	list := make([]*store.Pending, len(entries))
-	for i, raw := range entries {
-		p, err := f.store.Parse(raw)
-		if err != nil {
-			p = &store.Pending{Leaf: ledger.LeafHash(raw), Err: err} // unless one before it is refused
-		}
-		list[i] = p
-	}
-	bad, err := f.store.TakeAll(list)
+func (f *follower) apply(size uint64, x step) error {
+	bad, err := f.store.TakeAll(x.list)
 	if bad >= 0 {
-		return &badEntry{size + uint64(bad), list[bad].Leaf, err}
+		return &badEntry{size + uint64(bad), x.leaves[bad], err}
 	}
 	if err != nil {
 		return err

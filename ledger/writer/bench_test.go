@@ -2,6 +2,7 @@ package writer_test
 
 import (
 	"context"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,7 +21,7 @@ import (
 
 const (
 	batch   = 1024
-	batches = 12 // of a log before the benchmark starts a new one
+	batches = 48 // of a log before the benchmark starts a new one
 	waiting = 4  // batches that a submitter may have waiting, a divisor of batches
 )
 
@@ -153,43 +154,62 @@ func BenchmarkPipeline(b *testing.B) {
 }
 
 // BenchmarkReplay measures a verifier that follows a log from the start, rate
-// against the rate of verifying alone on all processors.
+// against the rate of verifying alone on all processors and against that of the
+// writer (writer-ratio). A far one waits 20 ms for each answer.
 func BenchmarkReplay(b *testing.B) {
 	s := logs(b, "transfer")
-	alone := yardstick(b, s)
 	tw := earnest(b, s)
 	cfg := tw.WriterConfig()
 	cfg.Policy = ledger.NewPolicy(tw.Policy.Log)
 	w, _ := tw.Writer(cfg)
 	tw.Submit(w, s.Log[:2])
-	for at := 2; at < len(s.Log); at += batch {
-		tw.Submit(w, s.Log[at:at+batch])
+	start := time.Now()
+	for part := range slices.Chunk(s.Log[2:], waiting*batch) {
+		tw.Submit(w, part)
 	}
+	written := float64(len(s.Log)) / time.Since(start).Seconds()
 	tw.Final(w, uint64(len(s.Log)))
 	_, msg := w.Final()
-	var used time.Duration
-	for b.Loop() {
-		b.StopTimer()
-		alone.measure(b, batches)
-		v := tw.VerifierConfig("uta")
-		v.Dir = b.TempDir()
-		x, err := verifier.Open(v)
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
-		start := town.CPU(b)
-		if _, err := x.Observe(context.Background(), msg); err != nil {
-			b.Fatal(err)
-		}
-		used += town.CPU(b) - start
-		b.StopTimer()
-		x.Close()
-		b.StartTimer()
+	for name, away := range map[string]time.Duration{"near": 0, "far": 20 * time.Millisecond} {
+		b.Run(name, func(b *testing.B) {
+			alone := yardstick(b, s)
+			var used time.Duration
+			for b.Loop() {
+				b.StopTimer()
+				alone.measure(b, batches)
+				v := tw.VerifierConfig("uta")
+				v.Dir, v.Transport = b.TempDir(), distant{v.Transport, away}
+				x, err := verifier.Open(v)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+				start := town.CPU(b)
+				if _, err := x.Observe(context.Background(), msg); err != nil {
+					b.Fatal(err)
+				}
+				used += town.CPU(b) - start
+				b.StopTimer()
+				x.Close()
+				b.StartTimer()
+			}
+			entries := float64(b.N * len(s.Log))
+			b.ReportMetric(alone.each()*entries/float64(used.Nanoseconds()), "ratio")
+			b.ReportMetric(entries/b.Elapsed().Seconds()/written, "writer-ratio")
+			b.ReportMetric(entries/b.Elapsed().Seconds(), "entries/s")
+		})
 	}
-	entries := b.N * len(s.Log)
-	b.ReportMetric(alone.each()*float64(entries)/float64(used.Nanoseconds()), "ratio")
-	b.ReportMetric(float64(entries)/b.Elapsed().Seconds(), "entries/s")
+}
+
+// distant answers after a while.
+type distant struct {
+	http.RoundTripper
+	away time.Duration
+}
+
+func (d distant) RoundTrip(r *http.Request) (*http.Response, error) {
+	time.Sleep(d.away)
+	return d.RoundTripper.RoundTrip(r)
 }
 
 // BenchmarkReceipt measures how long a lone operator waits for its receipt,

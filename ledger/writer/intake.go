@@ -327,7 +327,8 @@ func (in *intake) slowed() (names []string) {
 	return names
 }
 
-// refuse answers everything that waits, and whatever comes, with a refusal.
+// refuse answers everything that waits, and whatever comes, with a refusal. Who was
+// a suspect is none when entries are taken again: its rest may have had no end.
 func (in *intake) refuse(refusal func() error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -339,4 +340,5 @@ func (in *intake) refuse(refusal func() error) {
 		q.jobs = nil
 	}
 	in.turn = nil
+	clear(in.queues)
 }

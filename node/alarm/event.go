@@ -290,22 +290,49 @@ func (e Event) Open(keyOf func(day uint16) (report.DayKey, bool)) (device [16]by
 	if e.Flags&Sealed == 0 {
 		return e.Device, string(e.Detail), nil
 	}
-	if len(e.Detail) != MaxDetail {
-		return device, "", fmt.Errorf("%w: box of %d bytes", ErrInvalidEvent, len(e.Detail))
+	key, err := e.BoxKey(keyOf)
+	if err != nil {
+		return device, "", err
+	}
+	return e.OpenWith(key)
+}
+
+// BoxKey derives the key of a sealed event's box, which opens this event alone.
+func (e Event) BoxKey(keyOf func(day uint16) (report.DayKey, bool)) (b report.BoxKey, err error) {
+	if err := e.boxed(); err != nil {
+		return b, err
 	}
 	key, ok := keyOf(binary.BigEndian.Uint16(e.Detail))
 	if !ok {
-		return device, "", report.ErrOpen
+		return b, report.ErrOpen
 	}
-	plain, err := key.OpenBox([]byte(sealLabel), e.Source[:], e.Detail[2:])
+	return key.BoxKey([]byte(sealLabel), e.Detail[2:])
+}
+
+// OpenWith is Open for an outsider who was shown the key of the box.
+func (e Event) OpenWith(key report.BoxKey) (device [16]byte, detail string, err error) {
+	if err := e.boxed(); err != nil {
+		return device, "", err
+	}
+	plain, err := key.Open(e.Source[:], e.Detail[2:])
 	if err != nil {
 		return device, "", err
+	}
+	if len(plain) != 16+1+maxSealedText {
+		return device, "", fmt.Errorf("%w: sealed detail", ErrInvalidEvent)
 	}
 	n := int(plain[16])
 	if n > maxSealedText || !printable(plain[17:17+n]) || len(bytes.Trim(plain[17+n:], "\x00")) != 0 {
 		return device, "", fmt.Errorf("%w: sealed detail", ErrInvalidEvent)
 	}
 	return [16]byte(plain[:16]), string(plain[17 : 17+n]), nil
+}
+
+func (e Event) boxed() error {
+	if e.Flags&Sealed == 0 || len(e.Detail) != MaxDetail {
+		return fmt.Errorf("%w: box of %d bytes", ErrInvalidEvent, len(e.Detail))
+	}
+	return nil
 }
 
 // Bitmap is a set of roster ordinals: bit ordinal-1, low bit first, without

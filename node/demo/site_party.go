@@ -124,7 +124,7 @@ func (s *Site) homeSees(l *look, m *Member, g *gateway.Gateway) []web.Pair {
 	}
 	out := []web.Pair{
 		{Name: "its own load", Value: fmt.Sprintf("every minute of the last day; %s now, while the meter shows %s", site.Watts(f.Load), site.Watts(f.Meter))},
-		{Name: "its journal", Value: fmt.Sprintf("%s left today; together they tell at most %s bits", site.Plural(left, "message", "messages"), site.Count(int64(view.Bits+.5)))},
+		{Name: "its journal", Value: site.Plural(left, "message", "messages") + " left today; its Privacy page says how much they tell whom"},
 	}
 	return append(append(out, s.guests(l, m)...), site.Neighbourhood(g)...)
 }

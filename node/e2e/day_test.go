@@ -61,6 +61,7 @@ var steps = []step{
 	{"host and driver prove it to an outsider", false, (*day).proofs},
 	{"the utility reads the meter now", true, (*day).readNow},
 	{"readings become a bill without a gap", false, (*day).bill},
+	{"what the meter reported is proved to an outsider", false, (*day).evidence},
 	{"memory and time to ready", true, (*day).footprint},
 	{"every store is sound and everybody stops in order", true, (*day).stopAll},
 }

@@ -55,6 +55,7 @@ func New(ctx context.Context, env *role.Env, hw Hardware) (*Gateway, error) {
 		}
 	}
 	g.batteryCommands()
+	g.proofCommands()
 	if env.Config.Hosts() {
 		if g.hosting, err = newHosting(env, g.journal, g.mask); err != nil {
 			return nil, fmt.Errorf("wallbox: %w", err)

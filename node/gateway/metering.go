@@ -20,6 +20,7 @@ import (
 	"gridveil/node/meter"
 	"gridveil/node/meter/p1"
 	"gridveil/node/meter/replay"
+	wire "gridveil/node/metering"
 	"gridveil/node/model"
 	"gridveil/node/report"
 	"gridveil/node/role"
@@ -74,6 +75,7 @@ func (g *Gateway) openMeter(ctx context.Context, hw Hardware) error {
 	}
 	m.onFrame = g.frame
 	m.queue = report.OpenQueue(g.env.Store, report.ClassEnergy, g.env.ID.Key)
+	m.queue.Final = m.keepEvidence
 	if m.order, err = loadOrder(g.env.Store); err != nil {
 		return err
 	}
@@ -343,7 +345,7 @@ func (m *metering) sendDue(ctx context.Context) error {
 // sendOne tries the substations in order until one answers; false when none does.
 func (m *metering) sendOne(ctx context.Context, raw []byte) bool {
 	for _, ssn := range substations(m.env) {
-		if err := m.note(len(raw), leak.OwnUtility, leak.Substation); err != nil {
+		if err := m.note(leak.MeterReport, len(raw), leak.OwnUtility, leak.Substation); err != nil {
 			m.env.Log.Error("journal of what left cannot be kept; the report waits", "err", err)
 			return false
 		}
@@ -360,8 +362,8 @@ func (m *metering) sendOne(ctx context.Context, raw []byte) bool {
 }
 
 // note writes down who learns of registers that are about to leave.
-func (m *metering) note(size int, to ...leak.Role) error {
-	e := leak.Entry{Message: leak.MeterReport, Bytes: uint32(size), At: m.env.Clock.Now()}
+func (m *metering) note(what leak.Message, size int, to ...leak.Role) error {
+	e := leak.Entry{Message: what, Bytes: uint32(size), At: m.env.Clock.Now()}
 	copy(e.As[:], m.self)
 	return m.env.Store.Update(func(tx *store.Tx) error {
 		for _, e.To = range to {
@@ -476,7 +478,7 @@ func (m *metering) takeOrder(_ context.Context, _ mesh.Member, req []byte) ([]by
 	if err != nil {
 		return nil, err
 	}
-	return versionAnswer(version), nil
+	return wire.OrderAnswer{Version: version, Chain: m.env.Host.Chain()}.Encode(), nil
 }
 
 // install keeps an order that is newer than the one in force, and gives the
@@ -500,10 +502,6 @@ func (m *metering) install(o *model.Order, raw []byte) (uint32, error) {
 	}
 	m.poke()
 	return o.Version, nil
-}
-
-func versionAnswer(v uint32) []byte {
-	return []byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}
 }
 
 func (m *metering) ownHeadend(id model.SourceID) bool {
@@ -573,7 +571,11 @@ func (g *Gateway) forget(now time.Time) error {
 		}
 		m := 0
 		err = g.env.Store.Update(func(tx *store.Tx) (err error) {
-			m, err = meter.Forget(tx, meterName, now.Add(-forgetAfter).UnixMilli(), forgetBatch)
+			if m, err = meter.Forget(tx, meterName, now.Add(-forgetAfter).UnixMilli(), forgetBatch); err != nil || g.metered == nil {
+				return err
+			}
+			old, err := g.metered.forgetEvidence(tx, now)
+			m = max(m, old)
 			return err
 		})
 		if err != nil || n < forgetBatch && m < forgetBatch {

@@ -61,7 +61,7 @@ func (m *metering) readNow(ctx context.Context, _ mesh.Member, req []byte) ([]by
 		return nil, fmt.Errorf("answer on demand: %w", err)
 	}
 	raw := msg.Encode()
-	if err := m.note(len(raw), leak.OwnUtility, leak.Substation); err != nil {
+	if err := m.note(leak.ReadNow, len(raw), leak.OwnUtility, leak.Substation); err != nil {
 		return nil, errors.New("the answer cannot be noted in the home's journal now")
 	}
 	return raw, nil

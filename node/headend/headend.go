@@ -102,6 +102,7 @@ func New(env *role.Env) (*Headend, error) {
 	env.Host.Handle(mesh.Alarm, h.takeAlarm)
 	env.Host.Handle(mesh.Order, h.takeReference)
 	env.Host.Handle(mesh.ReadNow, h.readNow)
+	h.commands()
 	return h, nil
 }
 
@@ -372,10 +373,15 @@ func (h *Headend) deliver(ctx context.Context, r reference, order []byte) {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
 		answer, err := h.env.Host.Call(call, ssn.Peer, mesh.Order, slices.Concat(r.Gateway[:], order))
 		cancel()
-		if err != nil || len(answer) != 4 {
+		if err != nil {
 			continue // not connected there, or it holds another order: the next one, or later
 		}
-		h.confirm(r, binary.BigEndian.Uint32(answer))
+		a, err := metering.ParseOrderAnswer(answer)
+		if err != nil {
+			continue
+		}
+		h.keepChain(r.Gateway, a.Chain)
+		h.confirm(r, a.Version)
 		return
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"gridveil/mesh"
 	"gridveil/mesh/member"
 	"gridveil/node/alarm"
+	"gridveil/node/evidence"
 	"gridveil/node/metering"
 	"gridveil/node/model"
 	"gridveil/node/report"
@@ -117,6 +118,9 @@ func (h *Headend) commit(r reference, hd report.Header, body report.Body, now ti
 		}
 		head = head.Advance(hd)
 		if err := report.SaveHead(tx, hd.Source, hd.Class, head); err != nil {
+			return err
+		}
+		if err := evidence.Keep(tx, r.UsagePoint, hd, body, 1); err != nil {
 			return err
 		}
 		for _, rd := range readings {
@@ -308,12 +312,13 @@ func (h *Headend) takeAlarm(_ context.Context, from mesh.Member, req []byte) ([]
 	if !known { // the substation's own: for whoever runs this head-end
 		ref.utility = h.env.Host.Self().Operator
 	}
-	_, detail, err := n.Event.Open(h.dayKey)
-	if err != nil {
-		detail = "the detail does not open: its key is gone"
-	}
 	now := h.env.Clock.Now()
-	view := metering.View{UsagePoint: ref.UsagePoint, Source: n.Source, Received: now.UnixMilli(), Detail: detail, Event: n.Raw}
+	view := metering.View{UsagePoint: ref.UsagePoint, Source: n.Source, Received: now.UnixMilli(), Chain: h.chainOf(n.Source, n.Event.At), Event: n.Raw}
+	if _, view.Detail, err = n.Event.Open(h.dayKey); err != nil {
+		view.Detail = "the detail does not open: its key is gone"
+	} else if key, err := n.Event.BoxKey(h.dayKey); err == nil {
+		view.BoxKey = &key
+	}
 	if err := h.keepAlarm(n.Event, view, ref.utility); err != nil {
 		return nil, &mesh.BusyError{After: time.Second}
 	}
@@ -325,6 +330,9 @@ func (h *Headend) keepAlarm(e alarm.Event, view metering.View, utility string) e
 	id, fresh := e.ID(), false
 	err := h.env.Store.Update(func(tx *store.Tx) (err error) {
 		if fresh, err = h.inbox.TakeTx(tx, e, [16]byte(view.UsagePoint)); err != nil || !fresh {
+			return err
+		}
+		if err := tx.Set(viewKey(id), view.Encode()); err != nil {
 			return err
 		}
 		return h.alarms.PutTx(tx, store.Message{ID: id[:], Kind: "alarm", To: utility, Body: view.Encode(), At: h.env.Clock.Now()})
@@ -379,7 +387,7 @@ func (h *Headend) raise(e alarm.Event, up model.UsagePoint, utility string, now 
 	}
 	raw, eerr := e.Encode()
 	if err = errors.Join(err, eerr); err == nil {
-		err = h.keepAlarm(e, metering.View{UsagePoint: up, Source: h.env.Host.Self().Key, Received: e.At, Detail: string(e.Detail), Event: raw}, utility)
+		err = h.keepAlarm(e, metering.View{UsagePoint: up, Source: h.env.Host.Self().Key, Received: e.At, Detail: string(e.Detail), Chain: h.env.Host.Chain(), Event: raw}, utility)
 	}
 	if err != nil {
 		h.env.Log.Error("event could not be stored", "err", err)

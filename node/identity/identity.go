@@ -211,6 +211,17 @@ func SaveBundle(dir string, raw, sig []byte) error {
 	return durable.WriteFile(filepath.Join(dir, SignatureFile), sig)
 }
 
+// ReadBundle reads a network's rules, for whoever is no member: the path of
+// network.toml, with its signatures beside it in network.toml.sig, or the folder of
+// both. That they are the right network's, the reader knows from where it got them.
+func ReadBundle(path string) (*member.Bundle, error) {
+	if filepath.Base(path) == BundleFile {
+		path = filepath.Dir(path)
+	}
+	b, _, err := readBundle(path)
+	return b, err
+}
+
 func readBundle(dir string) (*member.Bundle, []byte, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, BundleFile))
 	if err != nil {

@@ -216,20 +216,8 @@ func DecodeBody(h Header, raw []byte) (Body, error) {
 	}
 	d := &reader{b: raw}
 	var b Body
-	copy(b.Seed[:], d.take(32))
-	last := model.Channel(0)
-	for range h.Channels {
-		col := d.take(3)
-		if d.bad {
-			break
-		}
-		c := Column{Channel: model.Channel(binary.BigEndian.Uint16(col)), Scale: col[2]}
-		if c.Channel <= last || c.Scale > maxScale {
-			d.fail()
-		}
-		last = c.Channel
-		b.Columns = append(b.Columns, c)
-	}
+	copy(b.Seed[:], d.take(seedSize))
+	b.Columns = d.columns(h.Channels)
 	// A segment takes at least two bytes: never allocate for more than can be there.
 	if d.bad || int(h.Meters) > len(d.b)/2 {
 		return Body{}, fmt.Errorf("%w: body too short for its header", ErrInvalidReport)
@@ -285,6 +273,24 @@ func uvarintLen(v uint64) int { return max(1, (bits.Len64(v)+6)/7) }
 func (d *reader) varint() int64 {
 	u := d.uvarint(math.MaxUint64)
 	return int64(u>>1) ^ -int64(u&1)
+}
+
+// columns reads n channels, ascending.
+func (d *reader) columns(n uint16) (out []Column) {
+	last := model.Channel(0)
+	for range n {
+		col := d.take(columnSize)
+		if d.bad {
+			return nil
+		}
+		c := Column{Channel: model.Channel(binary.BigEndian.Uint16(col)), Scale: col[2]}
+		if c.Channel <= last || c.Scale > maxScale {
+			d.fail()
+		}
+		last = c.Channel
+		out = append(out, c)
+	}
+	return out
 }
 
 func (d *reader) segment(cols []Column, before uint32, slots uint16) Meter {

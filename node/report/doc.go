@@ -10,9 +10,10 @@
 //
 // # Guarantees
 //
-//   - The signature covers the content (a Merkle root over salted segments), not
-//     the wrapper: sealing anew for another day needs no new signature, and one
-//     customer's evidence is header, segment and path without any neighbour.
+//   - The signature covers the content (a Merkle root over salted leaves, one
+//     for each meter), not the wrapper: sealing anew for another day needs no new
+//     signature, and one customer's evidence is header, leaf and path without any
+//     neighbour.
 //   - Encodings are bijective: a byte string decodes to at most one value, and
 //     that value encodes to the same bytes.
 //   - A record that lacks identifier, register, status or quality does not parse.

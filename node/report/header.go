@@ -62,15 +62,21 @@ type Header struct {
 	Rules    uint32 // version of the rules that set the flags
 	Root     [32]byte
 	Sig      [ed25519.SignatureSize]byte
+
+	// First says that it is of the first layout, "GVR1", whose root does not hold
+	// the channels: it is taken, and proves nothing to outsiders.
+	First bool
 }
 
 // HeaderSize is the encoded size of a header.
 const HeaderSize = 192
 
 const (
-	headerMagic  = "GVR1"
+	headerMagic  = "GVR2"
+	headerDomain = "gridveil/report/v2\x00"
+	firstMagic   = "GVR1"
+	firstDomain  = "gridveil/report/v1\x00"
 	signedHeader = 128
-	headerDomain = "gridveil/report/v1\x00"
 )
 
 // Limits of a report. A source splits what exceeds them.
@@ -84,7 +90,11 @@ const (
 // Encode gives the 192 bytes of h.
 func (h Header) Encode() []byte {
 	b := make([]byte, 0, HeaderSize)
-	b = append(b, headerMagic...)
+	if h.First {
+		b = append(b, firstMagic...)
+	} else {
+		b = append(b, headerMagic...)
+	}
 	b = append(b, byte(h.Class), byte(h.Profile))
 	b = binary.BigEndian.AppendUint16(b, uint16(h.Flags))
 	b = append(b, h.Source[:]...)
@@ -105,8 +115,8 @@ func (h Header) Encode() []byte {
 // DecodeHeader parses exactly 192 bytes and checks every field's range. It
 // returns an error wrapping ErrInvalidReport.
 func DecodeHeader(b []byte) (Header, error) {
-	if len(b) != HeaderSize || !bytes.Equal(b[:4], []byte(headerMagic)) {
-		return Header{}, fmt.Errorf("%w: not a GVR1 header", ErrInvalidReport)
+	if len(b) != HeaderSize || !bytes.Equal(b[:4], []byte(headerMagic)) && !bytes.Equal(b[:4], []byte(firstMagic)) {
+		return Header{}, fmt.Errorf("%w: not a GVR2 header", ErrInvalidReport)
 	}
 	h := Header{
 		Class: Class(b[4]), Profile: model.TAF(b[5]), Flags: Flags(binary.BigEndian.Uint16(b[6:])),
@@ -116,6 +126,7 @@ func DecodeHeader(b []byte) (Header, error) {
 		Meters: binary.BigEndian.Uint32(b[80:]), Roster: binary.BigEndian.Uint32(b[84:]),
 		Unc: binary.BigEndian.Uint32(b[88:]), Rules: binary.BigEndian.Uint32(b[92:]),
 		Root: [32]byte(b[96:128]), Sig: [64]byte(b[128:192]),
+		First: string(b[:4]) == firstMagic,
 	}
 	return h, h.check()
 }
@@ -162,7 +173,11 @@ func (h *Header) Sign(key ed25519.PrivateKey) {
 }
 
 func (h Header) signed() []byte {
-	return append([]byte(headerDomain), h.Encode()[:signedHeader]...)
+	domain := headerDomain
+	if h.First {
+		domain = firstDomain
+	}
+	return append([]byte(domain), h.Encode()[:signedHeader]...)
 }
 
 // Verify checks that pub is the source's key and signed h. It returns

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
@@ -10,12 +11,12 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// leaf is salt || segment, salted so that a neighbour's leaf hash cannot be
+// leaf is salt || content, salted so that a neighbour's leaf hash cannot be
 // tried against guessed readings.
-func leaf(seed [32]byte, ordinal uint32, segment []byte) []byte {
+func leaf(seed [32]byte, ordinal uint32, content []byte) []byte {
 	m := hmac.New(sha256.New, seed[:])
 	m.Write(binary.BigEndian.AppendUint32(nil, ordinal))
-	return append(m.Sum(nil)[:16:16], segment...)
+	return append(m.Sum(nil)[:saltSize:saltSize], content...)
 }
 
 // tree holds the stored hashes of a small tlog tree in memory.
@@ -44,27 +45,44 @@ func buildTree(leaves []tlog.Hash) (tree, error) {
 	return t, nil
 }
 
-// Leaves are the leaf hashes of b in meter order, 32 bytes per meter: all that
-// has to be kept to prove a customer's segment later.
-func (b Body) Leaves(slots uint16) ([]tlog.Hash, error) {
-	_, segments, err := b.encode(slots)
+// leaves are the salted leaves of b in meter order. Each stands for itself: salt
+// 16 || columns || segment whose step is the ordinal. Leaves of the first layout are
+// salt || segment as it lies in the body.
+func (b Body) leaves(slots uint16, first bool) (out [][]byte, err error) {
+	raw, segments, err := b.encode(slots)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]tlog.Hash, len(segments))
-	for i, s := range segments {
-		out[i] = tlog.RecordHash(leaf(b.Seed, b.Meters[i].Ordinal, s))
+	columns := raw[seedSize : seedSize+columnSize*len(b.Columns)]
+	for i := range b.Meters {
+		content := segments[i]
+		if !first {
+			if content, err = b.appendSegment(bytes.Clone(columns), &b.Meters[i], 0, slots); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, leaf(b.Seed, b.Meters[i].Ordinal, content))
 	}
 	return out, nil
 }
 
-// Root is the RFC 6962 root over the salted segments.
-func (b Body) Root(slots uint16) ([32]byte, error) {
-	leaves, err := b.Leaves(slots)
+// Root is the RFC 6962 root over the salted leaves.
+func (b Body) Root(slots uint16) ([32]byte, error) { return b.root(slots, false) }
+
+func (b Body) root(slots uint16, first bool) ([32]byte, error) {
+	leaves, err := b.leaves(slots, first)
 	if err != nil {
 		return [32]byte{}, err
 	}
-	return rootOf(leaves)
+	return rootOf(hashes(leaves))
+}
+
+func hashes(leaves [][]byte) []tlog.Hash {
+	out := make([]tlog.Hash, len(leaves))
+	for i, l := range leaves {
+		out[i] = tlog.RecordHash(l)
+	}
+	return out
 }
 
 func rootOf(leaves []tlog.Hash) ([32]byte, error) {
@@ -76,52 +94,9 @@ func rootOf(leaves []tlog.Hash) ([32]byte, error) {
 	return [32]byte(root), err
 }
 
-// Evidence shows one customer what was reported about its meter, without any
-// neighbour: header, salted segment and Merkle path.
-type Evidence struct {
-	Header Header
-	Index  int64
-	Leaf   []byte // salt 16 || segment
-	Path   []tlog.Hash
-}
-
-// Prove makes the evidence of the meter with the ordinal.
-func Prove(h Header, b Body, ordinal uint32) (Evidence, error) {
-	leaves, err := b.Leaves(h.Slots)
-	if err != nil {
-		return Evidence{}, err
-	}
-	_, segments, err := b.encode(h.Slots)
-	if err != nil {
-		return Evidence{}, err
-	}
-	t, err := buildTree(leaves)
-	if err != nil {
-		return Evidence{}, err
-	}
-	for i, m := range b.Meters {
-		if m.Ordinal != ordinal {
-			continue
-		}
-		path, err := tlog.ProveRecord(int64(len(leaves)), int64(i), t)
-		return Evidence{Header: h, Index: int64(i), Leaf: leaf(b.Seed, ordinal, segments[i]), Path: path}, err
-	}
-	return Evidence{}, fmt.Errorf("%w: meter is not in the report", ErrInvalidReport)
-}
-
-// Check verifies the path against the header's root; the caller verifies the
-// header's signature.
-func (e Evidence) Check() error {
-	err := tlog.CheckRecord(e.Path, int64(e.Header.Meters), tlog.Hash(e.Header.Root), e.Index, tlog.RecordHash(e.Leaf))
-	if err != nil {
-		return fmt.Errorf("%w: evidence does not lead to the signed root", ErrInvalidReport)
-	}
-	return nil
-}
-
 // CheckBody re-computes the root of an opened body against its header.
 func CheckBody(h Header, b Body) error {
-	root, err := b.Root(h.Slots)
+	root, err := b.root(h.Slots, h.First)
 	if err != nil {
 		return err
 	}

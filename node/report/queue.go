@@ -49,6 +49,10 @@ type Queue struct {
 	key   ed25519.PrivateKey
 	self  model.SourceID
 
+	// Final, if set, sees each report that is finally acknowledged, signed as it was
+	// sent, inside the update that trims it. It is set before the first send.
+	Final func(tx *store.Tx, h Header, b Body) error
+
 	mu     sync.Mutex
 	sent   map[uint64]time.Time // when to try again, by sequence number
 	quiet  time.Time            // nothing before this time
@@ -290,7 +294,10 @@ func (q *Queue) trim(tx *store.Tx, c *chain, a Ack) (n uint64, err error) {
 			n = a.Seq - c.seq
 		}
 	}
-	for range n {
+	for _, e := range all[:n] {
+		if err := q.final(tx, e); err != nil {
+			return 0, err
+		}
 		c.done++
 		if err := tx.Delete(q.draftKey(c.done)); err != nil {
 			return 0, err
@@ -298,6 +305,17 @@ func (q *Queue) trim(tx *store.Tx, c *chain, a Ack) (n uint64, err error) {
 	}
 	c.seq, c.hash, c.restart = a.Seq, a.Hash, n == 0
 	return n, nil
+}
+
+func (q *Queue) final(tx *store.Tx, e entry) error {
+	if q.Final == nil {
+		return nil
+	}
+	b, err := DecodeBody(e.header, e.body)
+	if err != nil {
+		return fmt.Errorf("%w: %w", store.ErrDamaged, err)
+	}
+	return q.Final(tx, e.header, b)
 }
 
 // OnRefusal applies a refusal and returns it as an error when a person or

@@ -238,37 +238,6 @@ func TestRecordLackingAColumnDoesNotParse(t *testing.T) {
 	}
 }
 
-func TestEvidenceShowsOneCustomerOnly(t *testing.T) {
-	_, key := testKeys(1)
-	for _, n := range []int{1, 2, 7} {
-		var all []Series
-		for i := range n {
-			all = append(all, series(uint32(i*3+1), 4, nil))
-		}
-		drafts, err := Build(rand.Reader, profile, roster(n), window(4), all)
-		if err != nil {
-			t.Fatal(err)
-		}
-		h, _, err := drafts[0].header(model.SourceID{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		h.Seq = 1
-		h.Sign(key)
-		e, err := Prove(h, drafts[0].Body, uint32(n*3-2))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := e.Check(); err != nil {
-			t.Errorf("%d meters: %v", n, err)
-		}
-		e.Leaf[len(e.Leaf)-1] ^= 1
-		if err := e.Check(); err == nil {
-			t.Errorf("%d meters: altered segment verifies", n)
-		}
-	}
-}
-
 func TestRootIsRFC6962(t *testing.T) {
 	a, b, c := tlog.RecordHash([]byte("a")), tlog.RecordHash([]byte("b")), tlog.RecordHash([]byte("c"))
 	want := tlog.NodeHash(tlog.NodeHash(a, b), c)

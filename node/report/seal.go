@@ -7,6 +7,8 @@ import (
 	"io"
 
 	"github.com/cloudflare/circl/hpke"
+	"golang.org/x/crypto/chacha20poly1305"
+	"golang.org/x/crypto/cryptobyte"
 )
 
 // DayKey is the head-end's X25519 pair of one day. The private half is
@@ -140,6 +142,18 @@ func SealBox(rnd io.Reader, key [32]byte, info, aad, plain []byte) ([]byte, erro
 
 // OpenBox opens what SealBox made, or returns ErrOpen.
 func (k DayKey) OpenBox(info, aad, box []byte) ([]byte, error) {
+	ctx, err := k.opener(info, box)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := ctx.Open(box[32:], aad)
+	if err != nil {
+		return nil, ErrOpen
+	}
+	return plain, nil
+}
+
+func (k DayKey) opener(info, box []byte) (hpke.Opener, error) {
 	if len(box) < BoxOverhead {
 		return nil, ErrOpen
 	}
@@ -155,7 +169,44 @@ func (k DayKey) OpenBox(info, aad, box []byte) ([]byte, error) {
 	if err != nil {
 		return nil, ErrOpen
 	}
-	plain, err := ctx.Open(box[32:], aad)
+	return ctx, nil
+}
+
+// BoxKey opens one box and nothing else: key 32 || nonce 12 of its AEAD, as RFC 9180
+// derives them. It may be shown to an outsider; the day key may not.
+type BoxKey [chacha20poly1305.KeySize + chacha20poly1305.NonceSize]byte
+
+// BoxKey derives the key of one box, or returns ErrOpen.
+func (k DayKey) BoxKey(info, box []byte) (b BoxKey, err error) {
+	ctx, err := k.opener(info, box)
+	if err != nil {
+		return b, err
+	}
+	raw, err := ctx.MarshalBinary()
+	if err != nil {
+		return b, fmt.Errorf("%w: key of a box: %w", ErrOpen, err)
+	}
+	// role 1 | KEM, KDF, AEAD 6 | then each behind its length u8: exporter secret, key, nonce, sequence number
+	s := cryptobyte.String(raw)
+	var exporter, key, nonce cryptobyte.String
+	if !s.Skip(7) || !s.ReadUint8LengthPrefixed(&exporter) || !s.ReadUint8LengthPrefixed(&key) || !s.ReadUint8LengthPrefixed(&nonce) || len(key)+len(nonce) != len(b) {
+		return b, fmt.Errorf("%w: key of a box", ErrOpen)
+	}
+	copy(b[copy(b[:], key):], nonce)
+	return b, nil
+}
+
+// Open opens the box whose key b is, or returns ErrOpen. No other box and no other
+// content opens with it.
+func (b BoxKey) Open(aad, box []byte) ([]byte, error) {
+	if len(box) < BoxOverhead {
+		return nil, ErrOpen
+	}
+	aead, err := chacha20poly1305.New(b[:chacha20poly1305.KeySize])
+	if err != nil {
+		return nil, fmt.Errorf("%w: key of a box", ErrOpen)
+	}
+	plain, err := aead.Open(nil, b[chacha20poly1305.KeySize:], box[32:], aad)
 	if err != nil {
 		return nil, ErrOpen
 	}

@@ -25,7 +25,14 @@ type Names func(leak.Role) string
 // Left tells what left the house of g on the day of now, from its own journal.
 func Left(ref web.HomeRef, g *gateway.Gateway, now time.Time, names Names, stays []string) web.Left {
 	view, entries := g.Left(now)
-	return LeftView(ref, view, entries, names, stays)
+	l := LeftView(ref, view, entries, names, stays)
+	told, err := g.Told(now)
+	if err != nil {
+		l.NotTold = "The figures need the readings of the last days, and the store did not give them: " + err.Error() + "."
+		return l
+	}
+	tell(&l, view, told)
+	return l
 }
 
 // LeftView is Left of a journal's day; entries may be missing, then no line says

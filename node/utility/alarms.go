@@ -26,6 +26,7 @@ type Delivery struct {
 	Detail     string
 	At         time.Time // here
 	Class      alarm.Class
+	View       metering.View // as the head-end showed it
 }
 
 // takeAlarm keeps an event that a head-end of this operator shows, once,
@@ -69,7 +70,7 @@ func (u *Utility) takeAlarm(_ context.Context, from mesh.Member, req []byte) ([]
 
 // list adds a delivery to the newest ones. The caller holds mu.
 func (u *Utility) list(v metering.View, e alarm.Event, at time.Time) {
-	u.delivered = append(u.delivered, Delivery{ID: e.ID(), UsagePoint: v.UsagePoint, Event: e, Detail: v.Detail, At: at, Class: u.rules.View(e).Class})
+	u.delivered = append(u.delivered, Delivery{ID: e.ID(), UsagePoint: v.UsagePoint, Event: e, Detail: v.Detail, At: at, Class: u.rules.View(e).Class, View: v})
 	u.delivered = u.delivered[max(0, len(u.delivered)-maxDelivered):]
 }
 
@@ -105,6 +106,19 @@ func (u *Utility) Alarms() []Delivery {
 		out = append(out, u.delivered[i])
 	}
 	return out
+}
+
+// AlarmView gives a delivery with what proves it; ok is false for one that is not
+// among the newest.
+func (u *Utility) AlarmView(id alarm.ID) (v metering.View, ok bool, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, d := range u.delivered {
+		if d.ID == id {
+			return d.View, true, nil
+		}
+	}
+	return v, false, nil
 }
 
 // Acknowledge notes that a role of this utility took care of an event.

@@ -177,6 +177,13 @@ func (f fixture) Left(_ context.Context, home string) (Left, bool) {
 	l := Left{Home: HomeRef{home, "Home"}, Day: "1 June 2026", Stays: []string{"The true load of any minute."}}
 	if !f.empty {
 		l.Lines = []LeftLine{{What: "meter report", To: "your utility (northgrid)", As: "3C9A-41", Why: "your meter's registers", Count: 12, Bytes: 18_204, Learns: "contract, registers and day", Bits: 96, Last: noon}}
+		about := 9.3
+		l.Told = []ToldLine{{"your utility", ToldFigure{Words: "612.4 bits", ModelWords: "about 9.3 by model", Basis: "a code's length", Rests: "the registers' energies of each report's slots, faults and single readings; by the model of the mask, which needs four days", Model: &about},
+			ToldFigure{Words: "nothing", Basis: "no field for it", Rests: "no message to it has a field for it"}},
+			{"a stranger on your line", ToldFigure{Words: "nothing", Basis: "a test", Rests: "the line carries the same whether you are at home or not", Test: "TestAStrangerOnTheLineCannotTellABusyHomeFromAnIdleOne"},
+				ToldFigure{Words: "no figure", Basis: "no figure", Rests: "the network has no cover traffic: who talks when can be seen"}}}
+	} else {
+		l.NotTold = "The figures need the readings of the last days, and the store did not give them."
 	}
 	return l, home == "home-1" || home == "home-2"
 }

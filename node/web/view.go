@@ -388,6 +388,26 @@ type Left struct {
 	Messages int
 	Bytes    int64
 	Stays    []string // what never left, in sentences
+	Told     []ToldLine
+	NotTold  string // why there are no figures, a sentence
+}
+
+// ToldLine is how much one party learnt of a home in a day.
+type ToldLine struct {
+	Party          string
+	Load, Charging ToldFigure
+}
+
+// ToldFigure is an upper bound in bits, or says that there is none.
+type ToldFigure struct {
+	Words      string // "212.4 bits", "nothing", "no figure"
+	ModelWords string // "about 9.3 by model"; empty without one
+	Basis      string // what it rests on, in a few words
+	Rests      string // the same as a sentence
+	Test       string // that shows a "nothing"
+	// AtMost and Model are in bits; nil where there is no figure.
+	AtMost *float64 `json:",omitempty"`
+	Model  *float64 `json:",omitempty"`
 }
 
 // Mask is how well a home's battery hides its load: the second half of the Privacy

@@ -75,10 +75,21 @@ func (r Role) String() string {
 	return fmt.Sprintf("role %d", byte(r))
 }
 
+// Subject is what a field tells about.
+type Subject byte
+
+// Subjects of fields.
+const (
+	Who      Subject = 1 // names the home, its contract or devices, the same every day
+	Load     Subject = 2 // what the home takes from the grid, and when
+	Charging Subject = 3 // a charging session
+)
+
 // Field is one thing a recipient reads.
 type Field struct {
 	Name   string
 	Sphere Sphere
+	About  Subject
 	// Values is how many values of it can be told apart; 1 for what is random
 	// or the same for everybody.
 	Values uint64
@@ -100,6 +111,17 @@ func (r *Row) Bits() float64 {
 	var sum float64
 	for _, f := range r.Fields {
 		sum += f.Bits()
+	}
+	return sum
+}
+
+// About is the upper bound of what one such message tells about a subject.
+func (r *Row) About(s Subject) float64 {
+	var sum float64
+	for _, f := range r.Fields {
+		if f.About == s {
+			sum += f.Bits()
+		}
 	}
 	return sum
 }

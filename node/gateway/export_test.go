@@ -1,0 +1,4 @@
+package gateway
+
+// CurveOf is curveOf for tests that compare with the command line.
+var CurveOf = curveOf
