@@ -226,7 +226,7 @@ func TestASealAsItsUserSeesIt(t *testing.T) {
 	}
 	author.turn(p.Next)
 	author.send(t.Context(), 100)
-	shows(t, page, "Logs of this ledger", p.Origin, p.Next, fmt.Sprintf("sealed, %d entries", p.Entries+1), "✓ <span data-live=\"watch-word\">sound")
+	shows(t, page, "Logs of this ledger", p.Origin, p.Next, "sealed, sound to its end", fmt.Sprintf(`data-label="Entries">%d<`, p.Entries+1), "✓ <span data-live=\"watch-word\">sound")
 	author.has(log)
 	ask(p.Next, p.Origin+": sealed, ")
 	// Who comes after the seal has the policy of the next log, and ends the same way.

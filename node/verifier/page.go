@@ -51,7 +51,7 @@ func (p WatchPage) Watch() web.Watch {
 		v.Entry = fmt.Sprintf("Entry %d, leaf %s: %s. Nothing from there on was replayed or signed here.", e.Index, e.Leaf, e.Text)
 	}
 	for _, x := range r.Shards {
-		v.Shards = append(v.Shards, web.Pair{Name: x.Origin, Value: x.String()})
+		v.Shards = append(v.Shards, web.WatchLog(x))
 	}
 	for _, f := range r.Evidence {
 		v.Evidence = append(v.Evidence, web.WatchFile(f))

@@ -93,7 +93,7 @@ func TestAWatchGoesOnToTheNextLog(t *testing.T) {
 	}
 	s := httptest.NewServer(page)
 	t.Cleanup(s.Close)
-	for _, want := range []string{watchtest.Origin, nextLog, "sealed, 30 entries", "Logs of this ledger", r.Shards[0].Root} {
+	for _, want := range []string{watchtest.Origin, nextLog, "✓ sealed, sound to its end", `data-label="Entries">30<`, `data-label="Checked, UTC">` + r.Shards[0].Checked.UTC().Format("2 Jan 2006 15:04"), "✓ open, sound", "Logs of this ledger", r.Shards[0].Root} {
 		if _, body := watchtest.Fetch(t, "GET", s.URL); !strings.Contains(body, want) {
 			t.Errorf("the page does not show %q", want)
 		}

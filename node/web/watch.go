@@ -38,7 +38,15 @@ type Watch struct {
 	Receipts  []WatchPeer
 	Failed    *WatchFailure
 	Key       string
-	Shards    []Pair // the sealed logs before this one, oldest first: origin, and what was checked
+	Shards    []WatchLog // the sealed logs before this one, oldest first; each was found sound to its end
+}
+
+// WatchLog is a sealed log that was checked.
+type WatchLog struct {
+	Origin  string
+	Entries uint64
+	Root    string    // hexadecimal
+	Checked time.Time // zero if that is not known any more
 }
 
 // WatchFile is evidence to download.
