@@ -40,6 +40,9 @@ var changed = []struct{ command, instead, why string }{
 	{"make test", "", "it would run this test again; that the target exists is another test"},
 	{"make build", "", "every command here is run by what it builds"},
 	{`gridveil wallet pay "http://192.0.2.7:8480/g/..." --band 20 --want 15 --data ./car`, "", "it needs a wallbox with a car; node/e2e has one"},
+	{"gridveil meter evidence 3f9a --from 2026-06-01T00:00:00Z --to 2026-07-01T00:00:00Z --out reports.json --data /srv/headend", "", "the first report comes after an hour; node/e2e waits for one of a minute"},
+	{"gridveil alarm evidence 5d0c --out alarm.json --data /srv/uta", "", "nothing has happened; node/demo raises an alarm"},
+	{"gridveil verify reports.json --network network.toml", "", "there is no report yet; the script evidence.txtar judges one"},
 }
 
 // asks are commands whose answer grows while nodes meet: they are repeated until

@@ -4,7 +4,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"gridveil/node/alarm"
@@ -89,30 +88,27 @@ func (n *Node) acknowledge(prefix string) (string, error) {
 	if n.Config.Role == "gateway" {
 		who = model.RoleUser
 	}
-	id, err := n.named(prefix)
+	e, err := n.named(prefix)
 	if err != nil {
 		return "", err
 	}
+	id := e.ID()
 	return hex.EncodeToString(id[:]), alarm.OpenInbox(n.Store).Acknowledge(n.viewer(), id, who, n.Clock.Now())
 }
 
-// named finds the alarm among the newest whose id begins so.
-func (n *Node) named(prefix string) (id alarm.ID, err error) {
-	stored, err := n.newest()
-	if err != nil {
-		return id, err
-	}
-	hits := 0
-	for _, s := range stored {
-		x := s.Event.ID()
-		if len(prefix) >= 4 && strings.HasPrefix(hex.EncodeToString(x[:]), strings.ToLower(prefix)) {
-			id, hits = x, hits+1
+// named finds the one alarm whose id begins so.
+func (n *Node) named(prefix string) (alarm.Event, error) {
+	var hits []alarm.Event
+	if len(prefix) >= 4 {
+		var err error
+		if hits, err = alarm.OpenInbox(n.Store).Find(prefix, maxAlarms); err != nil {
+			return alarm.Event{}, err
 		}
 	}
-	if hits != 1 {
-		return id, fmt.Errorf("%d alarms begin with %q: give at least four digits that name one\nnext: `gridveil alarm list` shows them", hits, prefix)
+	if len(hits) != 1 {
+		return alarm.Event{}, fmt.Errorf("%d alarms begin with %q: give at least four digits that name one\nnext: `gridveil alarm list` shows them", len(hits), prefix)
 	}
-	return id, nil
+	return hits[0], nil
 }
 
 // shower is a role that knows what proves the events of others.
@@ -123,28 +119,18 @@ type shower interface {
 // alarmEvidence collects what proves an event to outsiders: of this node itself, or,
 // at a head-end or utility, of a device that it serves.
 func (n *Node) alarmEvidence(prefix string) (evidence.Raised, error) {
-	id, err := n.named(prefix)
+	e, err := n.named(prefix)
 	if err != nil {
 		return evidence.Raised{}, err
 	}
 	if r, ok := n.Role.(shower); ok {
-		if v, ok, err := r.AlarmView(id); err != nil || ok {
+		if v, ok, err := r.AlarmView(e.ID()); err != nil || ok {
 			return evidence.RaisedFrom(v), err
 		}
 	}
-	stored, err := n.newest()
-	if err != nil {
-		return evidence.Raised{}, err
+	if e.Source != n.viewer() {
+		return evidence.Raised{}, errors.New("this node holds the event and not the key of the device that raised it\nnext: ask the head-end by the same id")
 	}
-	for _, s := range stored {
-		if s.Event.ID() != id {
-			continue
-		}
-		if s.Event.Source != n.viewer() {
-			return evidence.Raised{}, errors.New("this node holds the event and not the key of the device that raised it\nnext: ask the head-end or the utility, by the same id")
-		}
-		raw, err := s.Event.Encode()
-		return evidence.Raised{Key: n.ID.Member.Key[:], Chain: n.Host.Chain(), Event: raw}, err
-	}
-	return evidence.Raised{}, errors.New("the alarm is no longer among the newest")
+	raw, err := e.Encode()
+	return evidence.Raised{Key: n.ID.Member.Key[:], Chain: n.Host.Chain(), Event: raw}, err
 }

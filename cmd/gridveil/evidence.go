@@ -29,7 +29,7 @@ gets it needs no node: gridveil verify FILE --network network.toml.
 
 Ask the head-end that collects the meter, or the home's own gateway, which needs no usage point and
 keeps what it reported for 400 days. A report counts as soon as the head-end has acknowledged it.`,
-		Example: "  gridveil meter evidence 3f9a --from 2026-06-01T00:00:00Z --to 2026-07-01T00:00:00Z --out june.json --data /srv/headend\n  gridveil meter evidence --from 2026-06-01T00:00:00Z --to 2026-07-01T00:00:00Z --out mine.json --data ./home",
+		Example: "  gridveil meter evidence 3f9a --from 2026-06-01T00:00:00Z --to 2026-07-01T00:00:00Z --out reports.json --data /srv/headend\n  gridveil meter evidence --from 2026-06-01T00:00:00Z --to 2026-07-01T00:00:00Z --out mine.json --data ./home",
 		RunE: func(c *cobra.Command, args []string) error {
 			a, err := instant("--from", from)
 			if err != nil {

@@ -87,6 +87,48 @@ func TestEventLimits(t *testing.T) {
 	}
 }
 
+// TestTheKeyOfABoxOpensThatBoxAlone: it may be shown to an outsider.
+func TestTheKeyOfABoxOpensThatBoxAlone(t *testing.T) {
+	day, err := report.NewDayKey(nil, 19_000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyOf := func(d uint16) (report.DayKey, bool) { return day, d == day.Day }
+	var sealed [2]Event
+	var keys [2]report.BoxKey
+	for i := range sealed {
+		e := sample(t)
+		if _, err := e.BoxKey(keyOf); !errors.Is(err, ErrInvalidEvent) {
+			t.Errorf("key of an event without a box: %v", err)
+		}
+		if err := e.Seal(rand.Reader, day.Day, day.Pub); err != nil {
+			t.Fatal(err)
+		}
+		if keys[i], err = e.BoxKey(keyOf); err != nil {
+			t.Fatal(err)
+		}
+		sealed[i] = e
+	}
+	device, text, err := sealed[0].OpenWith(keys[0])
+	wantDevice, want, err2 := sealed[0].Open(keyOf)
+	if err := errors.Join(err, err2); err != nil || device != wantDevice || text != want || text == "" {
+		t.Errorf("opened %x %q, the day key %x %q, %v", device, text, wantDevice, want, err)
+	}
+	if _, _, err := sealed[1].OpenWith(keys[0]); !errors.Is(err, report.ErrOpen) {
+		t.Errorf("another box: %v", err)
+	}
+	for i := range keys[0] {
+		bad := keys[0]
+		bad[i] ^= 1
+		if _, _, err := sealed[0].OpenWith(bad); !errors.Is(err, report.ErrOpen) {
+			t.Errorf("byte %d of the key changed: %v", i, err)
+		}
+	}
+	if _, err := sealed[0].BoxKey(func(uint16) (report.DayKey, bool) { return day, false }); !errors.Is(err, report.ErrOpen) {
+		t.Errorf("without the day's key: %v", err)
+	}
+}
+
 func TestSealedEventHidesDeviceAndText(t *testing.T) {
 	day, err := report.NewDayKey(nil, 19_000)
 	if err != nil {
@@ -367,6 +409,13 @@ func TestInboxTakesOnceAndOnlySCADAAcknowledges(t *testing.T) {
 	got, err := in.List(2, 2)
 	if err != nil || len(got) != 2 || got[0].Place != 3 || got[0].Event.Seq != 3 {
 		t.Errorf("List: %+v, %v", got, err)
+	}
+	id := all[3].ID()
+	name := hex.EncodeToString(id[:])
+	for digits, want := range map[string]int{name: 1, name[:9]: 1, strings.ToUpper(name[:8]): 1, "": 4, name + "00": 0, "not hex": 0} {
+		if hit, err := in.Find(digits, 4); err != nil || len(hit) != want || want == 1 && hit[0].Seq != 4 {
+			t.Errorf("Find %q: %d events, %v, want %d", digits, len(hit), err, want)
+		}
 	}
 	last, err := in.Last([16]byte{7}, 2)
 	if err != nil || len(last) != 2 || last[0].Event.Seq != 5 || last[1].Event.Seq != 4 {

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"gridveil/node/model"
@@ -122,6 +124,38 @@ func (b Inbox) Last(device [16]byte, n int) (out []Stored, err error) {
 			out = append(out, Stored{places[i], e})
 		}
 		return nil
+	})
+	return out, err
+}
+
+// Find returns up to limit events whose id begins with hexadecimal digits, in the
+// order of ids. Anything else than such digits finds nothing.
+func (b Inbox) Find(digits string, limit int) (out []Event, err error) {
+	digits = strings.ToLower(digits)
+	whole, err := hex.DecodeString(digits[:len(digits)&^1])
+	if err != nil {
+		return nil, nil
+	}
+	err = b.st.View(func(tx *store.Tx) error {
+		return tx.Each(store.SpaceEvent.Key([]byte{'i'}, whole), func(key, place []byte) error {
+			if !strings.HasPrefix(hex.EncodeToString(key[2:]), digits) {
+				return nil
+			}
+			if len(out) == limit {
+				return store.ErrStop
+			}
+			at, _ := store.GetU64(place)
+			raw, err := tx.Get(placeKey(at))
+			if err != nil {
+				return err
+			}
+			e, err := Decode(raw)
+			if err != nil {
+				return fmt.Errorf("%w: %w", store.ErrDamaged, err)
+			}
+			out = append(out, e)
+			return nil
+		})
 	})
 	return out, err
 }

@@ -386,7 +386,9 @@ func TestAlarmOvertakesAThousandReports(t *testing.T) {
 		}
 	}
 	st.Clock.SetSpeed(600)
-	st.settled(st.Clock.Now().Add(-time.Minute).Truncate(time.Minute))
+	end := st.Clock.Now().Add(-time.Minute).Truncate(time.Minute)
+	st.settled(end)
+	st.proved(end.Add(-3*time.Hour), end)
 	wantNoNames(t, st.Scene, st.log.text())
 }
 

@@ -26,8 +26,9 @@ import (
 // ErrEvidence says that a file proves nothing.
 var ErrEvidence = errors.New("evidence does not hold")
 
-// MaxFile is the most that a file may have, bytes: a year of hourly reports has 12 MiB.
-const MaxFile = 16 << 20
+// MaxFile is the most that a file may have, bytes: a year of hourly reports of quarter
+// hours has 17 MB.
+const MaxFile = 32 << 20
 
 // Kinds of files.
 const (
@@ -106,7 +107,8 @@ func RaisedFrom(v metering.View) Raised {
 }
 
 // File makes the file of reports, in the order of their numbers, and judges it
-// once. It wraps ErrEvidence when what is held would not convince anybody.
+// once. It wraps ErrEvidence when what is held would not convince anybody, and returns
+// ErrLong when it would not fit.
 func (r Reported) File() ([]byte, Judgement, error) {
 	f := File{Evidence: KindReports, Version: version, Key: fmt.Sprintf("%x", r.Key), Certificate: r.Chain, Unsigned: Unsigned{UsagePoint: fmt.Sprintf("%x", r.UsagePoint)}}
 	list, err := inOrder(r.Reports)
@@ -145,6 +147,9 @@ func (r Raised) File() ([]byte, Judgement, error) {
 
 func (f File) judged() ([]byte, Judgement, error) {
 	raw, err := f.encode()
+	if err == nil && len(raw) > MaxFile {
+		err = ErrLong
+	}
 	if err != nil {
 		return nil, Judgement{}, err
 	}

@@ -340,6 +340,28 @@ func TestAFileAboveItsLimitIsRefused(t *testing.T) {
 	}
 }
 
+// TestAYearOfHourlyReportsFitsOneFile, and one above the limit says what to do.
+func TestAYearOfHourlyReportsFitsOneFile(t *testing.T) {
+	pub, key := newKey(t, 1)
+	hours := 365 * 24
+	if testing.Short() {
+		hours = 240
+	}
+	r := Reported{Key: pub, Reports: signed(t, key, hours, 1)}
+	raw := mustFile(t, r)
+	if size := len(raw) / hours * 365 * 24; size > MaxFile {
+		t.Errorf("a year has %d bytes, the limit is %d", size, MaxFile)
+	}
+	t.Logf("%d bytes a report, %d of them signed", len(raw)/hours, len(r.Reports[0]))
+	if testing.Short() {
+		return
+	}
+	r.Reports = append(r.Reports, r.Reports...)
+	if _, _, err := r.File(); !errors.Is(err, ErrLong) {
+		t.Errorf("two years: %v", err)
+	}
+}
+
 // TestWhatIsKeptComesBack: by span, of one source, and goes when it is old.
 func TestWhatIsKeptComesBack(t *testing.T) {
 	st, err := store.Open(t.TempDir(), store.MasterKey{7}, store.Options{})

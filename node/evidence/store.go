@@ -34,7 +34,7 @@ func Keep(tx *store.Tx, up model.UsagePoint, h report.Header, b report.Body, ord
 // and it is a year of hourly reports.
 const maxKept = 5 << 19
 
-// Errors of Collect.
+// Errors of Collect and File.
 var (
 	ErrNone = errors.New("no report of this meter that can be proved lies in the span")
 	ErrLong = errors.New("the reports of this span do not fit one file: ask for a shorter one")

@@ -39,8 +39,13 @@ func (m *metering) forgetEvidence(tx *store.Tx, now time.Time) (int, error) {
 	return evidence.Forget(tx, model.UsagePoint{}, now.Add(-evidenceKept), forgetBatch)
 }
 
-// evidence collects what proves the house's own reports that overlap from..to.
-func (m *metering) evidence(from, to time.Time) (out evidence.Reported, err error) {
+// Evidence collects what proves the house's own reports that overlap from..to, as far
+// as the head-end has acknowledged them. Its error says why there is none.
+func (g *Gateway) Evidence(from, to time.Time) (out evidence.Reported, err error) {
+	m := g.metered
+	if m == nil {
+		return out, errors.New("this home has no meter\nnext: set meter.source in gridveil.toml; then start the node again")
+	}
 	up := m.ownPoint()
 	out = evidence.Reported{Key: m.self, Chain: m.env.Host.Chain(), UsagePoint: up[:]}
 	err = m.env.Store.View(func(tx *store.Tx) error {
@@ -57,13 +62,10 @@ func (g *Gateway) proofCommands() {
 		if err := json.Unmarshal(in, &q); err != nil {
 			return nil, errors.New("want {usage_point, from, to}")
 		}
-		m := g.metered
-		if m == nil {
-			return nil, errors.New("this home has no meter\nnext: set meter.source in gridveil.toml; then start the node again")
-		}
-		if up := m.ownPoint(); q.UsagePoint != "" && !strings.HasPrefix(hex.EncodeToString(up[:]), q.UsagePoint) {
+		r, err := g.Evidence(q.From, q.To)
+		if err == nil && !strings.HasPrefix(hex.EncodeToString(r.UsagePoint), q.UsagePoint) {
 			return nil, errors.New("this home's meter has another usage point\nnext: leave the usage point out")
 		}
-		return m.evidence(q.From, q.To)
+		return r, err
 	})
 }

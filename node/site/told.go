@@ -25,8 +25,6 @@ func toldFigure(f leak.Figure) web.ToldFigure {
 		out.Words = "no figure"
 	case f.Basis == leak.NoField || f.Basis == leak.Tested:
 		out.Words = "nothing"
-	case f.AtMost == 0:
-		out.Words = "nothing today"
 	default:
 		out.Words = fmt.Sprintf("%.1f bits", f.AtMost)
 	}

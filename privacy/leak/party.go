@@ -162,12 +162,8 @@ func (h Home) metered() Figure {
 			f.Modelled, f.Model, f.Rests = true, min(h.Masked, f.AtMost), f.Rests+"; by the model of the mask, house without car and roof"
 		}
 	}
-	for _, l := range h.Left.Lines {
-		if l.Row.To == OwnUtility && l.Row.Message != MeterReport {
-			b := l.Row.About(Load) * float64(l.Messages)
-			f.AtMost, f.Model = f.AtMost+b, f.Model+b
-		}
-	}
+	b := h.read(Load, OwnUtility, MeterReport)
+	f.AtMost, f.Model = f.AtMost+b, f.Model+b
 	return f
 }
 
@@ -190,29 +186,49 @@ func (h Home) summed() Figure {
 
 // fields is what the day's messages to a role tell by their fields.
 func (h Home) fields(s Subject, to Role) Figure {
-	f := none
+	bits := h.read(s, to, 0)
+	switch {
+	case bits == 0:
+		return none
+	case bits == counted(0, 1):
+		return Figure{Basis: Fields, AtMost: bits, Rests: "that no such message came today"}
+	}
+	return Figure{Basis: Fields, AtMost: bits, Rests: "every value that the fields of today's messages can take, and how many came"}
+}
+
+// read is what the day's messages to a role tell but for one kind; 0 where the
+// table has no field for it.
+func (h Home) read(s Subject, to Role, but Message) (bits float64) {
+	tells := func(r Row) bool { return r.To == to && r.Message != but && r.About(s) > 0 }
+	kinds, n := 0, 0
 	for _, r := range table {
-		if r.To == to && r.About(s) > 0 {
-			f = Figure{Basis: Fields, Rests: "every value that the fields of today's messages can take"}
+		if tells(r) {
+			kinds++
 		}
 	}
 	for _, l := range h.Left.Lines {
-		if l.Row.To == to {
-			f.AtMost += l.Row.About(s) * float64(l.Messages)
+		if tells(l.Row) {
+			bits, n = bits+l.Row.About(s)*float64(l.Messages), n+l.Messages
 		}
 	}
-	if f.Basis == Fields && f.AtMost == 0 {
-		f.Rests = "no such message has left today"
+	if kinds == 0 {
+		return 0
 	}
-	return f
+	return bits + counted(n, kinds)
+}
+
+// counted is the length of a code for how many messages there are, and for which
+// of so many kinds each is: none is told in one bit.
+func counted(n, kinds int) float64 {
+	return float64(2*octave(int64(n)+1)-1) + float64(n)*math.Log2(float64(kinds))
 }
 
 // perSession is what a message that others send tells of each session here.
 func perSession(m Message, to Role, sessions int) Figure {
 	row, _ := Find(m, to) // in the table, else it tells nothing
-	f := Figure{Basis: Fields, AtMost: row.About(Charging) * float64(sessions), Rests: "that a session was somewhere, by the fields of what it is told of each; not where"}
+	f := Figure{Basis: Fields, AtMost: row.About(Charging)*float64(sessions) + counted(sessions, 1), Rests: "how many sessions there were, and the fields of what it is told of each; not where"}
 	if sessions == 0 {
-		f.Rests = "no session has been settled today"
+		f.Rests = "that no session was settled today"
 	}
 	return f
 }
@@ -223,14 +239,15 @@ func (h Home) timing() Figure {
 	if !h.Covered {
 		return Figure{Basis: NoFigure, Rests: "the network has no cover traffic: who talks when can be seen"}
 	}
-	f := Figure{Basis: Fields, Rests: "the second at which each message of a session left"}
+	n := 0
 	for _, l := range h.Left.Lines {
 		if l.Row.To == Guest || l.Row.To == Aggregator {
-			f.AtMost += math.Log2(second) * float64(l.Messages)
+			n += l.Messages
 		}
 	}
-	if f.AtMost == 0 {
-		f.Rests = "no message of a session has left today"
+	f := Figure{Basis: Fields, AtMost: math.Log2(second)*float64(n) + counted(n, 1), Rests: "the second at which each message of a session left"}
+	if n == 0 {
+		f.Rests = "that no message of a session left today"
 	}
 	return f
 }
