@@ -7,11 +7,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gridveil/node/model"
 	"gridveil/node/utility"
 )
 
 func contractCommand() *cobra.Command {
-	return group("contract", "Contracts and bills of a utility", contractOpen(), contractDriver(), contractList(), contractBill())
+	return group("contract", "Contracts and bills of a utility", contractOpen(), contractDriver(), contractList(), contractBill(), contractEdit())
 }
 
 func contractOpen() *cobra.Command {
@@ -105,7 +106,8 @@ func contractBill() *cobra.Command {
 may still come. With --estimate the slots of a gap between two registers are filled in: linearly up
 to two hours, else as the same weekday of the last four weeks, else linearly. The energy is the
 difference of the two registers in any case, and the bill says how many slots were estimated. A gap
-with no register on one side, and a value that a check rejected, still stop it.`,
+with no register on one side, and a value that a check rejected, still stop it; ` + "`gridveil contract edit`" + ` replaces such a value, and the
+bill then lists it with who answers for it.`,
 		Example: "  gridveil contract bill 3f9a --from 2026-06-01T00:00:00Z --to 2026-07-01T00:00:00Z",
 		RunE: func(c *cobra.Command, args []string) error {
 			a, err := instant("--from", from)
@@ -128,6 +130,44 @@ with no register on one side, and a value that a check rejected, still stop it.`
 	c.Flags().BoolVar(&estimate, "estimate", false, "fill gaps between two registers by estimates")
 	_ = c.MarkFlagRequired("from") // the flags exist
 	_ = c.MarkFlagRequired("to")
+	return c
+}
+
+func contractEdit() *cobra.Command {
+	var slot, by, why string
+	var wh int64
+	var export bool
+	c := &cobra.Command{
+		Use: "edit USAGEPOINT", Short: "Replace a register that a check rejected by what the meter shows", Args: oneArg("a usage point, or at least its first four digits"),
+		Long: `Signs an edit of one reading and keeps it: who answers for it, why, the register before and after. The
+reading itself stays as the meter's gateway signed it. Bills take the edit and list it, until the
+head-end pushes another value. Only a value that a check rejected can be edited, and only to one
+that the sound registers around it allow.`,
+		Example: "  gridveil contract edit 3f9a --slot 2026-06-03T10:15:00Z --wh 1234567 --by 'N. Ohm' --why 'display read on site'",
+		RunE: func(c *cobra.Command, args []string) error {
+			at, err := instant("--slot", slot)
+			if err != nil {
+				return err
+			}
+			channel := model.ImportTotal
+			if export {
+				channel = model.ExportTotal
+			}
+			var out any
+			if err := ask(c, "edit-reading", utility.EditAsked{UsagePoint: args[0], Channel: channel, Slot: at.UnixMilli(), Register: wh * 1000, By: by, Why: why}, &out, "utility"); err != nil {
+				return err
+			}
+			return printJSON(c.OutOrStdout(), out)
+		},
+	}
+	c.Flags().StringVar(&slot, "slot", "", "start of the reading's period, RFC 3339")
+	c.Flags().Int64Var(&wh, "wh", 0, "register at the end of the period as the meter showed it, Wh")
+	c.Flags().BoolVar(&export, "export", false, "the register of what was fed in, instead of what was drawn")
+	c.Flags().StringVar(&by, "by", "", "who answers for the value")
+	c.Flags().StringVar(&why, "why", "", "why it is edited, in plain letters")
+	for _, f := range []string{"slot", "wh", "by", "why"} {
+		_ = c.MarkFlagRequired(f) // the flags exist
+	}
 	return c
 }
 

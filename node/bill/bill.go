@@ -107,10 +107,19 @@ type Bill struct {
 	From, To   int64
 	Ends       []Ends
 	Lines      []Line
-	ExcessMWh  int64 // import above the contracted power
-	Slots      int   // slots billed, import and export together
-	Estimated  int   // of these, estimated or edited
+	ExcessMWh  int64    // import above the contracted power
+	Slots      int      // slots billed, import and export together
+	Estimated  int      // of these, estimated or edited
+	Edited     []Edited // values that a person answers for, of the period and the day before it
 	Total      int64
+}
+
+// Edited is a register that a check rejected and a person replaced.
+type Edited struct {
+	Channel       model.Channel
+	Slot          int64  // start, UTC ms
+	Before, After int64  // mWh
+	Why           string // who answers for it, and why
 }
 
 // Compute bills contract c from blocks, which may come in any order and

@@ -111,7 +111,18 @@ func (u *Utility) bill(up model.UsagePoint, from, to time.Time, choose func([]mo
 	if err != nil {
 		return bill.Bill{}, fmt.Errorf("readings: %w", err)
 	}
-	return bill.Compute(bill.Contract{UsagePoint: up, State: c.State, Calendar: cal, From: from.UnixMilli(), To: to.UnixMilli()}, choose(blocks))
+	edits, err := u.Edits(up)
+	if err != nil {
+		return bill.Bill{}, fmt.Errorf("edits of readings: %w", err)
+	}
+	applied := edited(blocks, edits)
+	b, err := bill.Compute(bill.Contract{UsagePoint: up, State: c.State, Calendar: cal, From: from.UnixMilli(), To: to.UnixMilli()}, choose(blocks))
+	for _, x := range applied {
+		if x.Slot >= from.UnixMilli()-dayMS && x.Slot < to.UnixMilli() {
+			b.Edited = append(b.Edited, x)
+		}
+	}
+	return b, err
 }
 
 const dayMS = 86_400_000

@@ -224,6 +224,7 @@ func (u *Utility) commands() {
 		}
 		return u.Open(n)
 	})
+	u.handleEdit()
 	u.env.Control.Handle("contracts", func(context.Context, json.RawMessage) (any, error) { return u.Contracts(), nil })
 	u.env.Control.Handle("bill", func(_ context.Context, in json.RawMessage) (any, error) {
 		var q struct {
