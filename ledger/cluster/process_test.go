@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -97,10 +98,17 @@ func TestMemberProcess(t *testing.T) {
 // TestKilledLeadersLoseNoReceipt kills the leader of three processes while a
 // client submits.
 func TestKilledLeadersLoseNoReceipt(t *testing.T) {
-	kills := 1
+	runs, kills := 1, 1
 	if *long {
-		kills = 30
+		runs, kills = 34, 30
 	}
+	for seed := range runs {
+		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) { killLeaders(t, uint64(seed), kills) })
+	}
+}
+
+func killLeaders(t *testing.T, seed uint64, kills int) {
+	moment := rand.New(rand.NewPCG(seed, 0))
 	const each = 200
 	s := transfers(t, each*(kills+1))
 	ps, c := processes(t, scene.New(t, 2))
@@ -118,7 +126,7 @@ func TestKilledLeadersLoseNoReceipt(t *testing.T) {
 		killed := make(chan struct{})
 		go func() { // waited for below
 			defer close(killed)
-			time.Sleep(time.Duration(i%7) * 5 * time.Millisecond) // somewhere in the load; nothing is proved by it
+			time.Sleep(time.Duration(moment.IntN(60)) * time.Millisecond) // somewhere in the load; nothing is proved by it
 			l.kill()
 		}()
 		send(each*(i+1) + each/2)
