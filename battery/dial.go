@@ -21,7 +21,7 @@ type Dial struct {
 const Stops = 5
 
 // lambdas are the bits that a unit of currency is worth at each stop.
-var lambdas = [Stops]float64{0, 4.3, 10, 17, 43}
+var lambdas = [Stops]float64{0, 4.3, 8.5, 17, 43}
 
 // quarters is how many prices a day has.
 const quarters = 96
